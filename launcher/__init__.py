@@ -1,0 +1,1 @@
+"""From a grid to jobs on a cluster or on this machine. Nothing here imports torch at the top."""

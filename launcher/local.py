@@ -1,0 +1,199 @@
+"""Tasks on this machine through submitit's local executor: as many side by side as there are cores."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from launcher import ledger
+from launcher.tasks import Task
+from launcher.work import run_job
+from study.files import read_json
+from study.paths import StudyPaths
+from study.specs import Resources
+
+POLL_S = 0.2
+
+
+@dataclass
+class Outcome:
+    """failed: task and the log to read. skipped: tasks whose needs failed."""
+
+    failed: list[tuple[Task, Path]] = field(default_factory=list)
+    skipped: list[Task] = field(default_factory=list)
+
+
+def run(
+    tasks: Sequence[Task], paths: StudyPaths, resources: Mapping[str, Resources], code: Path, console: Console
+) -> Outcome:
+    """Run tasks in the foreground, each as soon as its needs are complete and cores are free.
+
+    An interrupt ends what runs and is raised again; nothing complete is lost.
+    """
+    waiting, outcome = list(tasks), Outcome()
+    running: list[_Running] = []
+    cores = len(os.sched_getaffinity(0))
+    number = ledger.next_number(paths.ledger)
+    with _view(console, tasks, paths) as show, _in_snapshot(code):
+        try:
+            while waiting or running:
+                for task in [task for task in waiting if _is_blocked(task, waiting, running, paths)]:
+                    waiting.remove(task)
+                    outcome.skipped.append(task)
+                used = sum(min(_cores(entry.task, resources), cores) for entry in running)
+                ready = [task for task in waiting if _is_ready(task, waiting, running, paths)]
+                for task in ready:
+                    wants = min(_cores(task, resources), cores)
+                    if used + wants <= cores:
+                        waiting.remove(task)
+                        running.append(_start(task, paths, resources[task.kind], number))
+                        used, number = used + wants, number + 1
+                time.sleep(POLL_S)
+                for entry in [entry for entry in running if entry.job.done()]:
+                    running.remove(entry)
+                    if not all(paths.job(job_id).done.is_file() for job_id in entry.task.job_ids):
+                        outcome.failed.append((entry.task, Path(entry.job.paths.stderr)))
+                show(running, outcome)
+        except BaseException:
+            for entry in running:
+                entry.job.cancel()
+            for entry in running:
+                with contextlib.suppress(Exception):
+                    entry.job._process.wait(timeout=15)
+            raise
+    return outcome
+
+
+@dataclass
+class _Running:
+    task: Task
+    job: Any  # submitit.LocalJob
+
+
+def _start(task: Task, paths: StudyPaths, resources: Resources, number: int) -> _Running:
+    from submitit import LocalExecutor
+
+    executor = LocalExecutor(folder=paths.submissions / f"{number:04d}" / "%j")
+    executor.update_parameters(
+        timeout_min=resources.time_min,
+        tasks_per_node=resources.num_tasks,
+        gpus_per_node=resources.gpus_per_node,
+    )
+    ledger.write_intent(paths.ledger, number, task.kind, "local", [task.job_ids])
+    job = executor.submit(run_job, str(paths.root), *task.job_ids)
+    ledger.write_ids(paths.ledger, number, task.kind, "local", {job.job_id: task.job_ids})
+    return _Running(task, job)
+
+
+def _cores(task: Task, resources: Mapping[str, Resources]) -> int:
+    return resources[task.kind].num_tasks * resources[task.kind].cpus_per_task
+
+
+def _unfinished(waiting: Sequence[Task], running: Sequence[_Running]) -> set[str]:
+    return {job_id for task in (*waiting, *(entry.task for entry in running)) for job_id in task.job_ids}
+
+
+def _is_ready(task: Task, waiting: Sequence[Task], running: Sequence[_Running], paths: StudyPaths) -> bool:
+    if task.kind == "analyse":  # runs over whatever the others left
+        return not task.needs & _unfinished(waiting, running)
+    return all(paths.job(need).done.is_file() for need in task.needs)
+
+
+def _is_blocked(task: Task, waiting: Sequence[Task], running: Sequence[_Running], paths: StudyPaths) -> bool:
+    """Whether something it needs has ended without being complete."""
+    ended = task.needs - _unfinished(waiting, running)
+    return task.kind != "analyse" and any(not paths.job(need).done.is_file() for need in ended)
+
+
+@contextlib.contextmanager
+def _in_snapshot(code: Path) -> Iterator[None]:
+    """Start processes in the snapshot: `python -m` puts the working directory first on their path."""
+    before = {key: os.environ.get(key) for key in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    os.environ["PYTHONPATH"] = str(code)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tasks run side by side: their threads would only fight
+    with contextlib.chdir(code):
+        try:
+            yield
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    os.environ.pop(key, None)
+                else:
+                    os.environ[key] = value
+
+
+Show = Callable[[Sequence[_Running], Outcome], None]
+
+
+@contextlib.contextmanager
+def _view(console: Console, tasks: Sequence[Task], paths: StudyPaths) -> Iterator[Show]:
+    """A bar over all tasks and one for each running task; plain lines when this is not a terminal."""
+    if not console.is_terminal:
+        yield _plain_view(console, tasks)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        total = progress.add_task("[bold]tasks", total=len(tasks))
+        bars: dict[str, Any] = {}
+
+        def show(running: Sequence[_Running], outcome: Outcome) -> None:
+            alive = {entry.job.job_id: entry.task for entry in running}
+            for key in [key for key in bars if key not in alive]:
+                progress.remove_task(bars.pop(key))
+            for key, task in alive.items():
+                done, of = _progress(task, paths)
+                if key not in bars:
+                    bars[key] = progress.add_task(f"{task.kind:8} {task.name}")
+                progress.update(bars[key], completed=done, total=of)
+            left = sum(any(not paths.job(j).done.is_file() for j in task.job_ids) for task in tasks)
+            progress.update(total, completed=len(tasks) - left)
+
+        yield show
+
+
+def _plain_view(console: Console, tasks: Sequence[Task]) -> Show:
+    told: set[str] = set()
+    begin = time.monotonic()
+
+    def show(running: Sequence[_Running], outcome: Outcome) -> None:
+        for entry in running:
+            if entry.job.job_id not in told:
+                told.add(entry.job.job_id)
+                now = time.monotonic() - begin
+                console.print(
+                    f"{now:6.0f} s  {len(told)}/{len(tasks)}  {entry.task.kind:8} {entry.task.name}",
+                    highlight=False,
+                )
+
+    return show
+
+
+def _progress(task: Task, paths: StudyPaths) -> tuple[int, int | None]:
+    done, of = 0, 0
+    for job_id in task.job_ids:
+        file = paths.job(job_id).progress
+        if file.is_file():
+            state = read_json(file)
+            done, of = done + state["done"], of + state["total"]
+    return done, of or None

@@ -1,0 +1,150 @@
+"""`calsweep sweep`: plan, find what is missing, run or submit it, show what came out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.prompt import Confirm
+
+from launcher import local, slurm
+from launcher.cli import print_json
+from launcher.cluster import Site, load_site
+from launcher.plan import Plan, build_plan, write_plan
+from launcher.snapshot import take_snapshot
+from launcher.tasks import Task, missing_tasks
+from study.config import Grid, load_grid
+from study.errors import UserError
+from study.files import locked, write_json
+from study.job import KINDS
+from study.paths import StudyPaths
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Submit what is missing of a grid, and only that; on this machine, run it and print the tables."""
+    grid = load_grid(options.grid, options.overrides)
+    plan, site, paths = build_plan(grid), load_site(grid), StudyPaths(grid.study_dir)
+    console = Console(stderr=options.json)
+    with nullcontext(True) if options.dry_run else locked(paths.lock, wait=False) as free:
+        if not free:
+            raise UserError(
+                "another launcher is at work on this study", where=str(paths.root), remedy="wait for it"
+            )
+        busy = slurm.queued_tasks(paths)
+        tasks = missing_tasks(plan, paths, grid.config.evaluate.languages_per_task, busy)
+        _print_plan(plan, tasks, paths, len(busy), console)
+        if options.dry_run:
+            _dry_run(tasks, paths, site, console)
+            if options.json:
+                print_json({"study": plan.study, "tasks": [_task_json(task) for task in tasks]})
+            return 0
+        write_plan(plan, grid, paths)
+        _write_executions(tasks, grid, site, paths)
+        if site.profile is None:
+            return _run_here(tasks, paths, site, options, console)
+        return _submit(tasks, paths, site, options, console)
+
+
+def _print_plan(plan: Plan, tasks: Sequence[Task], paths: StudyPaths, busy: int, console: Console) -> None:
+    of_kind = Counter(job.kind for job in plan.jobs)
+    left = Counter(job.kind for task in tasks for job in task.jobs)
+    done = len(plan.jobs) - sum(left.values()) - busy
+    parts = ", ".join(f"{of_kind[kind]} {kind}" for kind in KINDS if of_kind[kind])
+    console.print(f"[bold]{escape(plan.study)}[/]: {len(plan.jobs)} jobs ({parts})", highlight=False)
+    console.print(
+        f"complete {done}, queued or running {busy}, to do {sum(left.values())} in {len(tasks)} tasks",
+        highlight=False,
+    )
+
+
+def _dry_run(tasks: Sequence[Task], paths: StudyPaths, site: Site, console: Console) -> None:
+    for task in tasks:
+        console.print(f"  {task.kind:8} {escape(task.name)}", highlight=False)
+    if site.profile is None:
+        return
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    code = paths.code / "<code hash>"
+    for kind in [kind for kind in KINDS if any(task.kind == kind for task in tasks)]:
+        group = [task for task in tasks if task.kind == kind]
+        needs = any(task.needs for task in group)
+        dependency = (
+            ("afterany:<evaluations>" if kind == "analyse" else "afterok:<its model's job>") if needs else ""
+        )
+        values = slurm.parameters(kind, group[0], dependency, paths, site.profile, site.resources[kind], code)
+        text = _make_sbatch_string(
+            command="python -u -m submitit.core._submit ...",
+            folder=paths.submissions / "<number>" / "%j",
+            **values,
+        )
+        console.print(f"\n# {kind}: {len(group)} tasks", highlight=False)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _task_json(task: Task) -> dict[str, object]:
+    return {"kind": task.kind, "name": task.name, "jobs": task.job_ids, "needs": sorted(task.needs)}
+
+
+def _write_executions(tasks: Sequence[Task], grid: Grid, site: Site, paths: StudyPaths) -> None:
+    tracking = dataclasses.asdict(grid.config.tracking)
+    for task in tasks:
+        resources = dataclasses.asdict(site.resources[task.kind])
+        for job_id in task.job_ids:
+            write_json(paths.job(job_id).execution, {"resources": resources, "tracking": tracking})
+
+
+def _run_here(
+    tasks: Sequence[Task], paths: StudyPaths, site: Site, options: argparse.Namespace, console: Console
+) -> int:
+    outcome = local.Outcome()
+    if tasks:
+        outcome = local.run(tasks, paths, site.resources, take_snapshot(paths.code), console)
+    if paths.tables.is_dir() and not options.json:
+        from analysis.tables import print_summary
+
+        print_summary(paths.root, console)
+    for task, log in outcome.failed:
+        if task.kind != "analyse" or len(outcome.failed) == 1:
+            console.print(f"[red]failed[/] {task.kind} {escape(task.name)}", highlight=False, soft_wrap=True)
+            console.print(f"  log: {log}", highlight=False, soft_wrap=True)
+    if outcome.skipped:
+        console.print(f"[red]{len(outcome.skipped)} tasks not run[/]: what they need failed", highlight=False)
+    if options.json:
+        failed = [{**_task_json(task), "log": str(log)} for task, log in outcome.failed]
+        skipped = [_task_json(task) for task in outcome.skipped]
+        print_json(
+            {"study": paths.root.name, "folder": str(paths.root), "failed": failed, "skipped": skipped}
+        )
+    return 1 if outcome.failed or outcome.skipped else 0
+
+
+def _submit(
+    tasks: Sequence[Task], paths: StudyPaths, site: Site, options: argparse.Namespace, console: Console
+) -> int:
+    asks = tasks and not options.yes and sys.stdin.isatty() and console.is_terminal
+    if asks and not Confirm.ask(f"Submit {len(tasks)} tasks?", console=console, default=True):
+        return 130
+    placed: dict[str, str] = {}
+    if tasks:
+        slurm.clean_environment()
+        placed = slurm.submit(tasks, paths, site, take_snapshot(paths.code))
+        console.print(
+            f"submitted {len(tasks)} tasks; this command may end now, the jobs go on", highlight=False
+        )
+    else:
+        console.print("nothing to submit", highlight=False)
+    console.print(f"  watch: calsweep status {_shown(paths.root)}", highlight=False, soft_wrap=True)
+    if options.json:
+        print_json({"study": paths.root.name, "folder": str(paths.root), "submitted": placed})
+    return 0
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,0 +1,154 @@
+"""The function a cluster task runs. It takes plain strings: nothing of the launcher is pickled."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from study.config import TrackingConfig
+from study.errors import CalsweepError, JobError
+from study.files import locked, read_json, write_json
+from study.job import Job, job_from
+from study.paths import JobPaths, StudyPaths
+from study.specs import EvalSpec, Resources, Source, TrainSpec
+
+VERSIONS_OF = (
+    "torch",
+    "transformers",
+    "deepspeed",
+    "datasets",
+    "submitit",
+    "wandb",
+    "numpy",
+    "pyarrow",
+    "babel",
+)
+
+
+def run_job(study_dir: str, *job_ids: str) -> None:
+    """Run one job, or several evaluations of one model. Every rank of the task calls this.
+
+    Complete jobs are left alone. A failure is told in each unfinished job's FAILED file and raised.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    paths = StudyPaths(Path(study_dir))
+    rank = int(os.environ.get("SLURM_PROCID", os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0")))
+    with contextlib.ExitStack() as stack:
+        if rank == 0:
+            for job_id in job_ids:
+                # an attempt whose launcher died may still be at work: wait for it, then find its result
+                stack.enter_context(locked(paths.job(job_id).lock))
+        todo = [job_from(read_json(paths.job(job_id).spec)) for job_id in job_ids]
+        todo = [job for job in todo if not paths.job(job.job_id).done.is_file()]
+        if not todo:
+            return
+        if rank == 0:
+            for job in todo:
+                _begin(paths.job(job.job_id))
+        try:
+            _run(paths, todo)
+        except BaseException as error:
+            if rank == 0:
+                for job in todo:
+                    _report(paths.job(job.job_id), error)
+            if isinstance(error, CalsweepError):
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            raise
+
+
+def _run(paths: StudyPaths, jobs: list[Job]) -> None:
+    # torch is imported here and below, never at the top: the launcher imports this module
+    folder = paths.job(jobs[0].job_id)
+    execution = read_json(folder.execution)
+    resources, tracking = Resources(**execution["resources"]), TrackingConfig(**execution["tracking"])
+    if jobs[0].kind == "analyse":
+        _analyse(paths, jobs[0])
+        return
+    spec = jobs[0].spec
+    assert isinstance(spec, TrainSpec | EvalSpec)
+    model_path, revision = _weights(paths, spec.model)
+    if isinstance(spec, TrainSpec):
+        from training.train import train
+
+        train(jobs[0], folder, model_path=model_path, resources=resources, tracking=tracking)
+    else:
+        from evaluation.shard import evaluate
+
+        pairs = [(job, paths.job(job.job_id)) for job in jobs]
+        evaluate(
+            pairs,
+            model_path=model_path,
+            revision=revision,
+            batch_tokens=resources.batch_tokens,
+            tracking=tracking,
+        )
+
+
+def _analyse(paths: StudyPaths, job: Job) -> None:
+    from analysis.dashboard import write_dashboard
+    from analysis.tables import write_tables
+
+    write_tables(paths.root)
+    write_dashboard(paths.root)
+    missing = [need for need in job.needs if not paths.job(need).done.is_file()]
+    if missing:
+        raise JobError(f"{len(missing)} of {len(job.needs)} evaluations are missing; the tables say which")
+    write_json(paths.job(job.job_id).done, {"evaluations": len(job.needs)})
+
+
+def _weights(paths: StudyPaths, source: Source) -> tuple[str, str | None]:
+    """Folder or hub id of a model, and the revision to ask the hub for."""
+    if source.kind == "job":
+        folder = paths.job(source.name)
+        if not folder.done.is_file():
+            raise JobError(f"job {source.name}, whose model this one needs, is not complete")
+        return str(folder.model), None
+    return source.name, source.revision if source.kind == "hub" else None
+
+
+def _begin(folder: JobPaths) -> None:
+    folder.failed.unlink(missing_ok=True)
+    variables = {
+        k: v for k, v in os.environ.items() if k.startswith(("SLURM_JOB", "SLURM_ARRAY", "SLURM_NNODES"))
+    }
+    snapshot = Path(__file__).resolve().parent.parent / "snapshot.json"
+    write_json(
+        folder.env,
+        {
+            "host": platform.node(),
+            "python": platform.python_version(),
+            "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF},
+            "slurm": variables,
+            "code": read_json(snapshot) if snapshot.is_file() else None,
+        },
+    )
+    for stream, log in _logs():
+        link = folder.logs / f"{log.parent.name}.{stream}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(log, link.parent))
+
+
+def _logs() -> Iterator[tuple[str, Path]]:
+    """Where submitit sends this task's output: known only when standard output is a file."""
+    for stream, descriptor in (("out", 1), ("err", 2)):
+        target = Path(f"/proc/self/fd/{descriptor}").resolve()
+        if target.is_file():
+            yield stream, target
+
+
+def _report(folder: JobPaths, error: BaseException) -> None:
+    if folder.done.is_file():
+        return
+    report: dict[str, Any] = {"error": type(error).__name__, "message": str(error).strip() or "no message"}
+    if not isinstance(error, CalsweepError):
+        report["traceback"] = "".join(traceback.format_exception(error))
+    write_json(folder.failed, {**report, "logs": [str(log) for _, log in _logs()]})

@@ -1,0 +1,324 @@
+"""Facts about countries, cities, months and days, and their names in a language. Source: CLDR through Babel.
+
+A `Fact` is language-independent: it holds codes (ISO 3166, ISO 4217, CLDR zone ids), never names. `Names`
+turns a code into a name in one language. Everything here is a pure function of the installed Babel.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+from babel import Locale, localedata
+from babel.core import get_global
+
+SUBJECTS = ("currency", "language", "continent", "city", "calendar")
+
+CONTINENTS = {
+    "Africa": "002",
+    "America": "019",
+    "Asia": "142",
+    "Europe": "150",
+    "Pacific": "009",
+    "Australia": "009",
+}
+"""First segment of a time-zone id -> UN M49 code of the continent, which is how CLDR names continents."""
+
+CONTINENT_CODES = ("002", "019", "142", "150", "009")
+
+CONTINENT_NAMES_ABSENT_FROM_CLDR = {
+    "mg": ("Afrika", "Amerika", "Azia", "Eoropa", "Oseania"),
+    "sn": ("Afrika", "Amerika", "Asia", "Europe", "Oceania"),
+    "ny": ("Africa", "America", "Asia", "Europe", "Oceania"),
+}
+"""Our own, in the order of CONTINENT_CODES."""
+
+ON_SEVERAL_CONTINENTS = frozenset("RU TR CY GE AM AZ KZ EG US CL EC ES PT UM AQ".split())
+"""States that lie, or whose time zones lie, on several continents: never asked "on which continent"."""
+
+SKIPPED_TERRITORIES = frozenset(
+    "AQ BV HM TF GS IO UM CC CX PN PS EH XK TW HK MO AX IM GG JE SJ BL MF BQ SX AC CP DG EA IC TA CQ".split()
+)
+"""Uninhabited, disputed or dependent territories, for which "country" is the wrong or a contested word."""
+
+MAX_QUESTIONS_PER_CURRENCY = 6
+MAX_QUESTIONS_PER_LANGUAGE = 8
+MAX_CITIES_PER_TERRITORY = 2
+
+LEAST_COVERED = ("mg", "sn")
+"""What CLDR names in both of these it names in every other language of the benchmark (except ny and wo)."""
+
+
+class Name(NamedTuple):
+    """A name, and where it comes from.
+
+    cldr    the language's own data
+    root    CLDR's rule for cities: the last part of the zone id
+    manual  CONTINENT_NAMES_ABSENT_FROM_CLDR
+    en      the English name, for want of a better one
+    """
+
+    text: str
+    source: str
+
+
+class Names:
+    """Names in one language. `get(kind, code)`; kinds: territory currency language continent city month
+    day.
+    """
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self._locale = Locale.parse(language)
+        self._english = Locale.parse("en")
+        self._calendar = {
+            "month": _wide_names(language, "months", 12),
+            "day": _wide_names(language, "days", 7),
+        }
+
+    def get(self, kind: str, code: str) -> Name:
+        """An empty text means that neither this language nor English has a name for the code."""
+        if kind in ("month", "day"):
+            return Name(self._calendar[kind][int(code)], "cldr")
+        if kind == "city":
+            return self._city(code)
+        if kind == "continent" and self.language in CONTINENT_NAMES_ABSENT_FROM_CLDR:
+            return Name(
+                CONTINENT_NAMES_ABSENT_FROM_CLDR[self.language][CONTINENT_CODES.index(code)], "manual"
+            )
+        table = {
+            "territory": "territories",
+            "continent": "territories",
+            "currency": "currencies",
+            "language": "languages",
+        }
+        own: Mapping[str, str] = getattr(self._locale, table[kind])
+        english: Mapping[str, str] = getattr(self._english, table[kind])
+        text, source = (own[code], "cldr") if code in own else (english.get(code, ""), "en")
+        if kind == "currency":
+            text = text[:1].upper() + text[1:]  # CLDR writes currencies for the middle of a sentence
+        return Name(text, source)
+
+    def _city(self, zone: str) -> Name:
+        own = self._locale.time_zones.get(zone, {}).get("city")
+        if own:
+            return Name(str(own), "cldr")
+        english = self._english.time_zones.get(zone, {}).get("city")
+        return Name(str(english or zone.split("/")[-1].replace("_", " ")), "root")
+
+
+def _wide_names(language: str, field: str, count: int) -> Mapping[int, str]:
+    """Full month names (keys 1..12) or day names (keys 0..6, Monday first), stand-alone form preferred.
+
+    Trap: not `Locale.months`. Babel 2.18 resolves root's aliases into a dict that all locales share, so the
+    stand-alone names of one locale leak into another, depending on which was loaded first. The unmerged data
+    has no such leak.
+    """
+    raw: Mapping[str, Any] = localedata.load(language, merge_inherited=False)[field]
+    for form in ("stand-alone", "format"):
+        names = raw.get(form, {}).get("wide")
+        if isinstance(names, Mapping) and len(names) == count:  # not so for an alias to another form
+            return {int(key): str(name) for key, name in names.items()}
+    raise LookupError(f"CLDR has no full {field} names for {language}")
+
+
+@cache
+def names_in(language: str) -> Names:
+    return Names(language)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One question without words. `template` is a column of templates.tsv, kinds are those of `Names.get`."""
+
+    subject: str
+    template: str
+    thing_kind: str
+    thing: str
+    """Code of what the question is about: a territory, a time zone (for its city), a month or a day."""
+    answer_kind: str
+    answer: str
+    distractors: tuple[str, ...]
+    """Codes of wrong answers, sorted: of the same continent where there are enough, and never also right."""
+    in_benchmark: bool
+    """False where the answer has no name in many languages. Such facts are asked in English instructions
+    only.
+    """
+
+    @property
+    def fact_id(self) -> str:
+        """Stable and language-independent: cldr/currency/JP, cldr/calendar/month_next/1."""
+        middle = f"calendar/{self.thing_kind}_{self.template}" if self.subject == "calendar" else self.subject
+        return f"cldr/{middle}/{self.thing}"
+
+
+def stable_hash(*parts: object) -> int:
+    """48 bits that do not depend on PYTHONHASHSEED, for seeds and for orderings that look random."""
+    return int(hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()[:12], 16)
+
+
+@cache
+def all_facts() -> tuple[Fact, ...]:
+    """Every fact, in an order that looks random and never changes."""
+    facts = sorted((*_country_facts(), *_calendar_facts()), key=lambda fact: stable_hash(fact.fact_id))
+    kept, per_language = [], Counter[str]()
+    for fact in (
+        facts
+    ):  # English, French, Spanish and Arabic are official in so many countries that they would dominate
+        if fact.subject == "language":
+            per_language[fact.answer] += 1
+            if per_language[fact.answer] > MAX_QUESTIONS_PER_LANGUAGE:
+                continue
+        kept.append(fact)
+    return tuple(kept)
+
+
+@dataclass(frozen=True)
+class _World:
+    """What CLDR says of the world, by territory code; and the codes that the least covered languages have
+    names for.
+    """
+
+    zones: Mapping[str, Sequence[str]]
+    continent: Mapping[str, str]
+    """Only territories whose zones all lie on one continent."""
+    currencies: Mapping[str, Sequence[str]]
+    """Legal tender today."""
+    languages: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    named_territories: frozenset[str]
+    named_currencies: frozenset[str]
+    named_languages: frozenset[str]
+
+    def official(self, territory: str) -> list[str]:
+        spoken = self.languages.get(territory, {}).items()
+        return [
+            code for code, about in spoken if about["official_status"] in ("official", "de_facto_official")
+        ]
+
+    def neighbours(self, territory: str) -> list[str]:
+        """Territories of the same continent (or, like this one, of none), itself included."""
+        return [other for other in self.zones if self.continent.get(other) == self.continent.get(territory)]
+
+
+def _world() -> _World:
+    english = Locale.parse("en").territories
+    time_zones = get_global("territory_zones")
+    zones = {
+        code: [str(zone) for zone in time_zones[code]]
+        for code in sorted(english)
+        if len(code) == 2 and code.isalpha() and code in time_zones and code not in SKIPPED_TERRITORIES
+    }
+    continent = {}
+    for code, ids in zones.items():
+        found = {CONTINENTS.get(zone.split("/")[0]) for zone in ids}
+        only = found.pop() if len(found) == 1 else None
+        if only:
+            continent[code] = only
+    history = get_global("territory_currencies")
+    # History entries are (currency, first day, last day, legal tender?).
+    currencies = {
+        code: [str(entry[0]) for entry in history.get(code, []) if entry[2] is None and entry[3]]
+        for code in zones
+    }
+    first, second = (Locale.parse(language) for language in LEAST_COVERED)
+    return _World(
+        zones=zones,
+        continent=continent,
+        currencies=currencies,
+        languages=get_global("territory_languages"),
+        named_territories=frozenset(set(first.territories) & set(second.territories)),
+        named_currencies=frozenset(set(first.currencies) & set(second.currencies)),
+        named_languages=frozenset(set(first.languages) & set(second.languages)),
+    )
+
+
+def _country_facts() -> Iterable[Fact]:
+    world = _world()
+    per_currency = Counter[str]()
+    for territory in sorted(world.zones.keys() & world.named_territories, key=stable_hash):
+        if len(world.currencies[territory]) == 1:
+            currency = world.currencies[territory][0]
+            per_currency[currency] += 1
+            if per_currency[currency] <= MAX_QUESTIONS_PER_CURRENCY:
+                yield _currency_fact(world, territory)
+        if len(world.official(territory)) == 1:
+            yield _language_fact(world, territory)
+        if territory in world.continent and territory not in ON_SEVERAL_CONTINENTS:
+            here = world.continent[territory]
+            others = tuple(code for code in CONTINENT_CODES if code != here)
+            yield Fact("continent", "continent", "territory", territory, "continent", here, others, True)
+        yield from _city_facts(world, territory)
+
+
+def _currency_fact(world: _World, territory: str) -> Fact:
+    answer = world.currencies[territory][0]
+    near = {
+        world.currencies[other][0]
+        for other in world.neighbours(territory)
+        if len(world.currencies[other]) == 1
+    }
+    anywhere = {codes[0] for codes in world.currencies.values() if codes}
+    pool = (near & world.named_currencies) - {answer}
+    if len(pool) < 3:
+        pool = (anywhere & world.named_currencies) - {answer}
+    in_benchmark = answer in world.named_currencies
+    return Fact(
+        "currency", "currency", "territory", territory, "currency", answer, tuple(sorted(pool)), in_benchmark
+    )
+
+
+def _language_fact(world: _World, territory: str) -> Fact:
+    (answer,) = world.official(territory)
+    also_right = {  # official in some region, or spoken by many: too close to right to be called wrong
+        code
+        for code, about in world.languages[territory].items()
+        if about["official_status"] or about["population_percent"] > 3
+    }
+    near = {code for other in world.neighbours(territory) for code in world.official(other)}
+    pool = (near & world.named_languages) - also_right if territory in world.continent else set()
+    if len(pool) < 3:
+        pool = set(world.named_languages) - also_right
+    in_benchmark = answer in world.named_languages
+    return Fact(
+        "language", "language", "territory", territory, "language", answer, tuple(sorted(pool)), in_benchmark
+    )
+
+
+def _city_facts(world: _World, territory: str) -> Iterable[Fact]:
+    """Cities that name a time zone, unless the name gives the country away (Luxembourg, Guatemala, Mexico
+    City).
+    """
+    country = Locale.parse("en").territories[territory].lower()
+    regions = {*CONTINENTS, "Atlantic", "Indian"}
+    zones = [
+        zone for zone in world.zones[territory] if zone.split("/")[0] in regions and zone.count("/") == 1
+    ]
+    others = [
+        code for code in world.neighbours(territory) if code != territory and code in world.named_territories
+    ]
+    for zone in sorted(zones, key=stable_hash)[:MAX_CITIES_PER_TERRITORY]:
+        city = zone.split("/")[-1].replace("_", " ").lower()
+        if city[:5] not in country and not city.startswith(country[:5]):
+            yield Fact("city", "city", "city", zone, "territory", territory, tuple(sorted(others)), True)
+
+
+def _calendar_facts() -> Iterable[Fact]:
+    for kind, codes in (("month", range(1, 13)), ("day", range(7))):
+        for position, code in enumerate(codes):
+            for template, step in (("next", 1), ("prev", -1)):
+                answer = codes[(position + step) % len(codes)]
+                pool = tuple(str(other) for other in codes if other not in (code, answer))
+                yield Fact("calendar", template, kind, str(code), kind, str(answer), pool, True)
+
+
+def names_by_kind(facts: Iterable[Fact]) -> dict[str, set[str]]:
+    """Kind -> the codes whose names can occur in a row made from these facts, as thing, answer or
+    distractor.
+    """
+    codes: defaultdict[str, set[str]] = defaultdict(set)
+    for fact in facts:
+        codes[fact.thing_kind].add(fact.thing)
+        codes[fact.answer_kind].update((fact.answer, *fact.distractors))
+    return dict(codes)

@@ -1,0 +1,302 @@
+"""grid.yaml and its overrides as frozen dataclasses: defaults < file < command line.
+
+OmegaConf does the merging and the type checks; this file turns its errors into one sentence with the
+key path and the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigKeyError,
+    ConfigTypeError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from study.errors import UserError, nearest
+from study.specs import Hyperparameters, Resources
+
+MODES = ("disabled", "offline", "online")
+KINDS_WITH_RESOURCES = ("prepare", "train", "evaluate", "analyse")
+TRAINING_AXES = ("dataset", *(f.name for f in dataclasses.fields(Hyperparameters)))
+AXES = ("model", *TRAINING_AXES)
+ABBREVIATIONS = {
+    "lr": "learning_rate",
+    "eps": "label_smoothing",
+    "epsilon": "label_smoothing",
+    "smoothing": "label_smoothing",
+}
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """name: `cldr`, `global_mmlu`, `mmlu_prox`, or any name with `path` and `schema`.
+    path: a folder with <language>.parquet or <language>.jsonl.
+    languages: codes, `all`, or buckets (`low`, `mid`, `high`).
+    """
+
+    name: str
+    path: str | None = None
+    schema: str | None = None
+    languages: list[str] = field(default_factory=lambda: ["all"])
+    split: str = "test"
+    num_items: int | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """include_base: evaluate each base model too. languages_per_task: languages behind one model load.
+    benchmarks: each a `BenchmarkConfig`, or just a name.
+    dtype: of the forward pass; log-probabilities are float32 either way.
+    """
+
+    include_base: bool = True
+    benchmarks: list[Any] = field(default_factory=list)
+    protocol: str = "letter"
+    dtype: str = "bf16"
+    languages_per_task: int = 1
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """mode: `disabled`, `offline` (synced later) or `online`. Outside identity."""
+
+    mode: str = "offline"
+    project: str = "calsweep"
+    entity: str | None = None
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """A grid file. `grid` is a product of axes, `train` holds constants under the same names."""
+
+    study: str
+    description: str | None = None
+    prepare: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, Any] = field(default_factory=dict)
+    exclude: list[Any] = field(default_factory=list)
+    train: dict[str, Any] = field(default_factory=dict)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    cluster: str = "local"
+    resources: dict[str, Any] = field(default_factory=dict)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    outputs: str = "outputs"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A loaded grid: the configuration, its benchmarks, and the file it came from."""
+
+    config: GridConfig
+    benchmarks: tuple[BenchmarkConfig, ...]
+    path: Path
+
+    @property
+    def study_dir(self) -> Path:
+        """`outputs` is relative to the working directory, like any output a command is told to write."""
+        return (Path(self.config.outputs) / self.config.study).expanduser().resolve()
+
+    def find(self, name: str) -> Path | None:
+        """An existing file or folder: absolute, or relative to the grid's folder or the working directory."""
+        plain = Path(name).expanduser()
+        for candidate in (self.path.parent / plain, Path.cwd() / plain):  # an absolute `plain` wins in a join
+            if candidate.exists():
+                return candidate.resolve()
+        return None
+
+
+@dataclass(frozen=True)
+class ClusterProfile:
+    """A site: how its SLURM is asked. `executor: local` is this machine."""
+
+    executor: str = "slurm"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    array_parallelism: int = 64
+    max_array_size: int = 1000
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    srun_args: list[str] = field(default_factory=list)
+    setup: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, Any] = field(default_factory=dict)
+
+
+def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
+    """Read, merge and check a grid.
+
+    Raises UserError for a missing or unreadable file, an unknown key, a wrong type, an axis that is not
+    a list, is empty or holds a value twice.
+    """
+    if not path.is_file():
+        raise UserError(
+            "no such file", where=str(path), remedy="give the path of a grid, e.g. examples/demo.yaml"
+        )
+    merged = OmegaConf.merge(_load_yaml(path), _dotlist(overrides))
+    config = _checked(GridConfig, merged, path.name)
+    _check_grid(config, path.name)
+    benchmarks = tuple(
+        checked_section(
+            BenchmarkConfig,
+            {"name": b} if isinstance(b, str) else b,
+            f"{path.name}: evaluate.benchmarks[{i}]",
+        )
+        for i, b in enumerate(config.evaluate.benchmarks)
+    )
+    return Grid(config=config, benchmarks=benchmarks, path=path.resolve())
+
+
+def load_profile(path: Path) -> ClusterProfile:
+    """Read a cluster profile; raises UserError like `load_grid`."""
+    profile: ClusterProfile = _checked(ClusterProfile, _load_yaml(path), path.name)
+    if profile.executor != "slurm":
+        raise UserError(
+            f"'{profile.executor}' is unknown", where=f"{path.name}: executor", remedy="write slurm"
+        )
+    _check_resources(profile.resources, path.name)
+    return profile
+
+
+def resources_for(kind: str, *layers: dict[str, Any]) -> Resources:
+    """Resources of one kind of job: defaults < profile < grid."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(layer.get(kind) or {})
+    return Resources(**merged)
+
+
+def checked_section(schema: type[Any], values: Any, where: str) -> Any:
+    """`values` as the dataclass `schema`, with OmegaConf's type checks; errors name `where.key`."""
+    if not isinstance(values, dict):
+        raise UserError(
+            "not a mapping of keys to values", where=where, remedy="write key: value lines below it"
+        )
+    return _checked(schema, OmegaConf.create(values), where)
+
+
+def _load_yaml(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"not valid YAML ({problem})", where=f"{path.name}{line}", remedy="correct it"
+        ) from None
+    if not isinstance(loaded, DictConfig):
+        raise UserError("not a mapping of keys to values", where=path.name, remedy="see examples/smoke.yaml")
+    return loaded
+
+
+def _dotlist(overrides: Sequence[str]) -> DictConfig:
+    for item in overrides:
+        if not re.match(r"^[A-Za-z_][\w.\-\[\]]*=", item):
+            raise UserError(
+                f"'{item}' is not key=value", where="command line", remedy="e.g. train.num_steps=10"
+            )
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(str(error).splitlines()[0], where="command line", remedy="quote the value") from None
+
+
+def _checked(schema: type[Any], values: Any, where: str) -> Any:
+    def place(key: str) -> str:
+        # below a file's name comes ": key", below a key path ".key"
+        return (f"{where}.{key}" if ": " in where else f"{where}: {key}") if key else where
+
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise UserError("is missing", where=missing[0], remedy="give it a value")
+        return OmegaConf.to_object(merged)
+    except ConfigKeyError as error:
+        key = str(error.full_key or error.key)
+        raise UserError("unknown key", where=place(key), remedy=_suggest_key(schema, key)) from None
+    except (ValidationError, ConfigTypeError, InterpolationResolutionError) as error:
+        problem = (error.msg or str(error)).splitlines()[0]
+        raise UserError(
+            f"wrong type or value ({problem})", where=place(str(error.full_key or "")), remedy="correct it"
+        ) from None
+    except UserError as error:  # a missing value, or a range check of the dataclass itself
+        raise UserError(error.what, where=place(error.where), remedy=error.remedy) from None
+
+
+def _suggest_key(schema: type[Any], key: str) -> str:
+    *parents, leaf = key.split(".")
+    sections = {"evaluate": EvaluateConfig, "tracking": TrackingConfig}
+    schema = sections.get(parents[0], schema) if parents else schema
+    leaf = ABBREVIATIONS.get(leaf, leaf)
+    if schema is GridConfig and leaf in AXES:
+        return f"did you mean 'grid.{leaf}=[...]' or 'train.{leaf}'?"
+    return nearest(leaf, (f.name for f in dataclasses.fields(schema)))
+
+
+def _check_grid(config: GridConfig, where: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.\-]*", config.study):
+        raise UserError(
+            f"'{config.study}' cannot name a folder",
+            where=f"{where}: study",
+            remedy="use letters, digits, - and _",
+        )
+    if config.tracking.mode not in MODES:
+        raise UserError(
+            f"'{config.tracking.mode}' is unknown",
+            where=f"{where}: tracking.mode",
+            remedy=nearest(config.tracking.mode, MODES),
+        )
+    if config.evaluate.languages_per_task < 1:
+        raise UserError("must be 1 or more", where=f"{where}: evaluate.languages_per_task", remedy="write 1")
+    for axis, values in config.grid.items():
+        place = f"{where}: grid.{axis}"
+        if axis not in AXES:
+            raise UserError("unknown axis", where=place, remedy=nearest(ABBREVIATIONS.get(axis, axis), AXES))
+        if not isinstance(values, list):
+            raise UserError("an axis is a list", where=place, remedy=f"write [{values}]")
+        if not values:
+            raise UserError(
+                "an axis must not be empty", where=place, remedy="give a value or remove the axis"
+            )
+        doubled = [v for i, v in enumerate(values) if v in values[:i]]
+        if doubled:
+            raise UserError(f"{doubled[0]!r} occurs twice", where=place, remedy="remove one")
+    for key in config.train:
+        if key not in TRAINING_AXES:
+            raise UserError(
+                "unknown key",
+                where=f"{where}: train.{key}",
+                remedy=nearest(ABBREVIATIONS.get(key, key), TRAINING_AXES),
+            )
+        if key in config.grid:
+            raise UserError(
+                "is an axis of the grid too", where=f"{where}: train.{key}", remedy="keep one of them"
+            )
+    if "model" not in config.grid:
+        raise UserError(
+            "is missing", where=f"{where}: grid.model", remedy="list the models, e.g. grid.model: [org/name]"
+        )
+    _check_resources(config.resources, where)
+
+
+def _check_resources(resources: dict[str, Any], where: str) -> None:
+    for kind, values in resources.items():
+        if kind not in KINDS_WITH_RESOURCES:
+            raise UserError(
+                "unknown kind of job",
+                where=f"{where}: resources.{kind}",
+                remedy=nearest(kind, KINDS_WITH_RESOURCES),
+            )
+        checked_section(Resources, values, f"{where}: resources.{kind}")

@@ -1,0 +1,51 @@
+"""The one exception family.
+
+CalsweepError
+├── UserError      a mistake in a grid, a path or a command: one sentence, exit code 2, no traceback
+├── RecordError    records on disk that are missing, doubled, torn or foreign
+└── JobError       a job that cannot go on for a reason its log should state in one sentence
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CalsweepError(Exception):
+    """Base of every error raised on purpose by this project."""
+
+
+class UserError(CalsweepError):
+    """A user's mistake, told as one sentence: what is wrong, where (a key path or a file), what to do."""
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        sentence = f"{where}: {what}" if where else what
+        super().__init__(f"{sentence}; {remedy}" if remedy else sentence)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # keyword-only arguments do not survive the default pickling of exceptions
+        return (_rebuild_user_error, (self.what, self.where, self.remedy))
+
+
+def _rebuild_user_error(what: str, where: str, remedy: str) -> UserError:
+    return UserError(what, where=where, remedy=remedy)
+
+
+class RecordError(CalsweepError):
+    """Prediction records that cannot be used as they are."""
+
+
+class JobError(CalsweepError):
+    """A job cannot run; the message says why and what to change."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A remedy naming the valid name closest to `name`, or all of them when none is close."""
+    names = sorted(set(valid))
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
+    if close:
+        best = next(n for n in names if n.lower() == close[0])
+        return f"did you mean '{best}'?"
+    return "valid: " + ", ".join(names) if names else "there are none"

@@ -1,0 +1,119 @@
+"""Every file and folder name of a study, once. Nothing is named by a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class JobPaths:
+    """The folder of one job, `jobs/<job_id>/`."""
+
+    root: Path
+
+    @property
+    def spec(self) -> Path:
+        """The job as planned: id, kind, needs, cell, spec."""
+        return self.root / "spec.json"
+
+    @property
+    def execution(self) -> Path:
+        """How the latest attempt runs it: resources and tracking, both outside identity."""
+        return self.root / "execution.json"
+
+    @property
+    def env(self) -> Path:
+        """Where the latest attempt ran: host, versions, git, SLURM variables."""
+        return self.root / "env.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The exported Hugging Face folder of a prepare or train job."""
+        return self.root / "model"
+
+    @property
+    def metrics(self) -> Path:
+        """Training scalars, one JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def predictions(self) -> Path:
+        return self.root / "predictions"
+
+    @property
+    def progress(self) -> Path:
+        """`{"done": int, "total": int, "unit": str}`, rewritten while the job runs."""
+        return self.root / "progress.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def failed(self) -> Path:
+        """Why the latest attempt failed; removed when an attempt starts."""
+        return self.root / "FAILED"
+
+    @property
+    def done(self) -> Path:
+        """Written last: everything else in the folder is complete."""
+        return self.root / "DONE"
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """The folder of a study, `<outputs>/<study>/`."""
+
+    root: Path
+
+    @property
+    def grid(self) -> Path:
+        """The grid as resolved at the latest sweep, defaults and overrides included."""
+        return self.root / "grid.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def ledger(self) -> Path:
+        """What was submitted, one JSON object a line, appended before and after each submission."""
+        return self.root / "ledger.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def code(self) -> Path:
+        """Snapshots of the code, one folder for each content hash."""
+        return self.root / "code"
+
+    @property
+    def submissions(self) -> Path:
+        """submitit's own folders: pickles and the batch scripts."""
+        return self.root / "submissions"
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    @property
+    def dashboard(self) -> Path:
+        return self.root / "dashboard.html"
+
+    def job(self, job_id: str) -> JobPaths:
+        return JobPaths(self.root / "jobs" / job_id)

@@ -1,0 +1,259 @@
+"""What a job computes, fully resolved: the identity of a job is the hash of its spec.
+
+What does not change a result (resources, micro-batch, ZeRO stage, tracking) is not in a spec.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from study.errors import UserError, nearest
+
+TEMPLATES = ("plain", "tulu")
+DTYPES = ("fp32", "bf16")
+PROTOCOLS = ("letter", "option_text")
+SCHEMAS = ("global_mmlu", "mmlu_prox")
+ARCHITECTURES = ("llama",)
+
+
+def _require(condition: bool, name: str, remedy: str) -> None:
+    if not condition:
+        raise UserError("out of range", where=name, remedy=remedy)
+
+
+def _one_of(value: str, valid: tuple[str, ...], name: str) -> None:
+    if value not in valid:
+        raise UserError(f"'{value}' is unknown", where=name, remedy=nearest(value, valid))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pinned weights or data.
+
+    kind: `hub` (name is a hub id), `local` (name is an absolute path), `embedded` (name is a preset that
+        ships with this project), `job` (name is the id of a job of the same plan), `scratch` (no weights:
+        the model is built from a config).
+    revision: a commit, a content hash or a data version, at least 12 hex. A job's revision is its id.
+    """
+
+    kind: Literal["hub", "local", "embedded", "job", "scratch"]
+    name: str
+    revision: str
+
+    def identity(self) -> dict[str, str]:
+        """The part that identifies content: a local folder may move without becoming another one."""
+        if self.kind == "local":
+            return {"kind": self.kind, "revision": self.revision}
+        return {"kind": self.kind, "name": self.name, "revision": self.revision}
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A model built from a config with a word-level tokenizer, for `prepare` jobs."""
+
+    architecture: str = "llama"
+    hidden_size: int = 128
+    intermediate_size: int = 256
+    num_layers: int = 2
+    num_heads: int = 4
+    max_position_embeddings: int = 256
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of(self.architecture, ARCHITECTURES, "architecture")
+        for name in (
+            "hidden_size",
+            "intermediate_size",
+            "num_layers",
+            "num_heads",
+            "max_position_embeddings",
+        ):
+            _require(getattr(self, name) >= 1, f"{name}", "give a positive number")
+        _require(self.hidden_size % self.num_heads == 0, "hidden_size", "make it a multiple of num_heads")
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Everything a training run is told besides its model and data. Each may be an axis of the grid.
+
+    learning_rate: peak, after warm-up.
+    label_smoothing: epsilon of q_y = 1 - eps + eps/V, in [0, 1).
+    seed: of data order, sub-sampling and dropout.
+    num_examples: rows drawn from the dataset by seed; None for all. Generated datasets make this many.
+    num_epochs, num_steps: length of the run; num_steps wins when given.
+    global_batch_size: examples per optimizer step, over all ranks and micro-batches.
+    max_length_tokens: longer examples are cut at the end.
+    warmup_ratio: share of steps with linear warm-up; linear decay to zero follows.
+    max_grad_norm: clipping of the global gradient norm.
+    """
+
+    learning_rate: float = 1e-5
+    label_smoothing: float = 0.0
+    seed: int = 42
+    num_examples: int | None = None
+    num_epochs: int = 2
+    num_steps: int | None = None
+    global_batch_size: int = 128
+    max_length_tokens: int = 4096
+    template: str = "tulu"
+    dtype: str = "bf16"
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        _one_of(self.template, TEMPLATES, "template")
+        _one_of(self.dtype, DTYPES, "dtype")
+        _require(self.learning_rate > 0, "learning_rate", "give a positive number")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", "give a number in [0, 1)")
+        _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", "give a share in [0, 1]")
+        _require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1/beta2", "give numbers in [0, 1)")
+        _require(self.weight_decay >= 0, "weight_decay", "give 0 or more")
+        _require(self.max_grad_norm > 0, "max_grad_norm", "give a positive number")
+        _require(self.max_length_tokens >= 2, "max_length_tokens", "give 2 or more")
+        for name in ("num_epochs", "global_batch_size"):
+            _require(getattr(self, name) >= 1, name, "give 1 or more")
+        for name in ("num_steps", "num_examples"):
+            _require(getattr(self, name) is None or getattr(self, name) >= 1, name, "give 1 or more, or null")
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """One supervised fine-tuning run; with `scratch` set, one model trained from nothing."""
+
+    model: Source
+    dataset: Source
+    hyper: Hyperparameters
+    scratch: Scratch | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.scratch is not None) == (self.model.kind == "scratch")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A multiple-choice benchmark, parallel over languages.
+
+    schema: the columns of its rows. num_items: the first N items of the split, None for all.
+    """
+
+    name: str
+    source: Source
+    schema: str
+    split: str = "test"
+    num_items: int | None = None
+
+    def __post_init__(self) -> None:
+        _one_of(self.schema, SCHEMAS, "schema")
+        _require(self.num_items is None or self.num_items >= 1, "num_items", "give 1 or more")
+
+
+@dataclass(frozen=True)
+class EvalSpec:
+    """One shard: one model on one language of one benchmark under one protocol."""
+
+    model: Source
+    benchmark: Benchmark
+    language: str
+    protocol: str = "letter"
+    dtype: str = "bf16"
+
+    def __post_init__(self) -> None:
+        _one_of(self.protocol, PROTOCOLS, "protocol")
+        _one_of(self.dtype, DTYPES, "dtype")
+
+
+@dataclass(frozen=True)
+class AnalyseSpec:
+    """Tables and dashboard over a set of evaluate jobs."""
+
+    evaluations: tuple[str, ...]
+
+
+Spec: TypeAlias = TrainSpec | EvalSpec | AnalyseSpec
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one task asks of the cluster, and how it uses it. Outside identity.
+
+    tasks_per_node: one rank each. mem_gib: per node. time_min: wall clock.
+    micro_batch_size: examples per rank and forward pass. zero_stage: DeepSpeed's stage, 1 to 3.
+    batch_tokens: padded tokens per forward pass of an evaluation.
+    """
+
+    nodes: int = 1
+    tasks_per_node: int = 1
+    cpus_per_task: int = 1
+    gpus_per_node: int = 0
+    mem_gib: float = 4
+    time_min: int = 60
+    micro_batch_size: int = 8
+    zero_stage: int = 2
+    batch_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        for name in (
+            "nodes",
+            "tasks_per_node",
+            "cpus_per_task",
+            "time_min",
+            "micro_batch_size",
+            "batch_tokens",
+        ):
+            _require(getattr(self, name) >= 1, f"{name}", "give 1 or more")
+        _require(self.gpus_per_node >= 0, "gpus_per_node", "give 0 or more")
+        _require(self.mem_gib > 0, "mem_gib", "give a positive number")
+        _require(
+            self.zero_stage in (1, 2, 3),
+            "zero_stage",
+            "give 1, 2 or 3: at stage 0 in bf16 DeepSpeed takes a dummy optimizer step at start-up",
+        )
+
+    @property
+    def num_tasks(self) -> int:
+        return self.nodes * self.tasks_per_node
+
+
+def to_dict(spec: Any) -> dict[str, Any]:
+    """A spec as plain JSON values, for files and W&B's config."""
+    result: dict[str, Any] = dataclasses.asdict(spec)
+    return result
+
+
+def identity(spec: Spec) -> dict[str, Any]:
+    """The spec as plain JSON values without what does not identify it (the place of local content)."""
+
+    def reduce(value: Any) -> Any:
+        if isinstance(value, Source):
+            return value.identity()
+        if dataclasses.is_dataclass(value):
+            return {f.name: reduce(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, tuple | list):
+            return [reduce(item) for item in value]
+        return value
+
+    result = reduce(spec)
+    assert isinstance(result, dict)
+    return result
+
+
+def train_spec_from(data: dict[str, Any]) -> TrainSpec:
+    scratch = data["scratch"]
+    return TrainSpec(
+        model=Source(**data["model"]),
+        dataset=Source(**data["dataset"]),
+        hyper=Hyperparameters(**data["hyper"]),
+        scratch=Scratch(**scratch) if scratch is not None else None,
+    )
+
+
+def eval_spec_from(data: dict[str, Any]) -> EvalSpec:
+    benchmark = dict(data["benchmark"])
+    benchmark["source"] = Source(**benchmark["source"])
+    return EvalSpec(**{**data, "model": Source(**data["model"]), "benchmark": Benchmark(**benchmark)})

@@ -1,0 +1,117 @@
+"""W&B, one run per job. Its failure never kills a job: it is reported in the job's log and tracking stops.
+
+The run id is the job id, so that a requeued job continues its run instead of starting a second one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from study.config import TrackingConfig
+from study.job import Job
+from study.paths import JobPaths
+from study.specs import EvalSpec
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """A W&B run that swallows W&B's own failures, or nothing at all when tracking is disabled."""
+
+    def __init__(self, run: Any | None) -> None:
+        self._run = run
+
+    def log(self, scalars: Mapping[str, float | int]) -> None:
+        """Log scalars. Lists and arrays do not belong here: records are files."""
+        self._guard(lambda run: run.log(dict(scalars)))
+
+    def save(self, file: Path, base: Path) -> None:
+        """Stream a finished file to the run, under its path relative to `base`."""
+        self._guard(lambda run: run.save(str(file), base_path=str(base), policy="now"))
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        self._guard(lambda run: run.summary.update(dict(values)))
+
+    def finish(self, exit_code: int) -> None:
+        self._guard(lambda run: run.finish(exit_code=exit_code))
+
+    def _guard(self, call: Callable[[Any], object]) -> None:
+        if self._run is None:
+            return
+        try:
+            call(self._run)
+        except (
+            Exception
+        ):  # whatever a remote service or its SDK does, the job goes on: see the module's docstring
+            logger.exception("W&B failed; this job goes on without it")
+            self._run = None
+
+
+@contextmanager
+def track(config: TrackingConfig, job: Job, folder: JobPaths, *, tags: tuple[str, ...] = ()) -> Iterator[Run]:
+    """The W&B run of one job, finished with exit code 0 or 1."""
+    run = Run(_start(config, job, folder, tags))
+    try:
+        yield run
+    except BaseException:
+        run.finish(1)
+        raise
+    run.finish(0)
+
+
+def group_of(job: Job) -> str:
+    """Runs of one training cell belong together: the training run and all evaluations of its model."""
+    source = job.spec.model if isinstance(job.spec, EvalSpec) else None
+    return (
+        source.name
+        if source is not None and source.kind == "job"
+        else job.job_id
+        if source is None
+        else job.name
+    )
+
+
+def _start(config: TrackingConfig, job: Job, folder: JobPaths, tags: tuple[str, ...]) -> Any | None:
+    if config.mode == "disabled":
+        return None
+    # one WANDB_DIR per job: the `latest-run` link and the staging area are not made for sharing
+    staging = folder.root / "wandb" / "staging"
+    defaults = {
+        "WANDB_SILENT": "true",
+        "WANDB_ERROR_REPORTING": "false",
+        "WANDB_DATA_DIR": str(staging),
+        "WANDB_CACHE_DIR": str(staging / "cache"),
+        "WANDB_CONFIG_DIR": str(staging / "config"),
+        # the default of 15 s leaves an empty file behind a job that is killed early
+        "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1",
+        "WANDB__SERVICE_WAIT": "120",
+    }
+    os.environ["WANDB_DIR"] = str(folder.root)
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+    data = job.to_dict()
+    try:
+        import wandb
+
+        return wandb.init(
+            project=config.project,
+            entity=config.entity,
+            mode=config.mode,  # type: ignore[arg-type]
+            dir=str(folder.root),
+            id=job.job_id,
+            resume="allow",
+            name=job.name,
+            group=group_of(job),
+            job_type=job.kind,
+            tags=[job.kind, *tags],
+            config={"cell": data["cell"], "spec": data["spec"], "needs": data["needs"]},
+            settings=wandb.Settings(console="off", x_disable_stats=True),
+        )
+    except Exception:  # see the module's docstring
+        logger.exception("W&B could not start a run; this job goes on without it")
+        return None

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning with DeepSpeed ZeRO: one visible loop in train.py."""

@@ -1,0 +1,118 @@
+"""One training run: the one visible loop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource as unix_resource
+import time
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from study.config import TrackingConfig
+from study.errors import JobError
+from study.files import append_line, write_json
+from study.job import Job
+from study.paths import JobPaths
+from study.specs import Resources, TrainSpec
+from study.tracking import Run, track
+from training import data, export, model, zero
+
+logger = logging.getLogger(__name__)
+LOG_EVERY_STEPS = 10
+PROGRESS_EVERY_S = 0.5
+
+
+def train(
+    job: Job, folder: JobPaths, *, model_path: str, resources: Resources, tracking: TrackingConfig
+) -> None:
+    """Train, export to `folder.model`, mark done. Every rank of the task calls this.
+
+    Raises JobError when the data have no target, the batch does not divide, or the loss is not finite.
+    """
+    world = zero.join()
+    try:
+        if world.rank == 0:
+            with track(tracking, job, folder) as run:
+                summary = _train(job, folder, model_path, resources, world, run)
+                run.summarise(summary)
+            write_json(folder.done, summary)
+        else:
+            _train(job, folder, model_path, resources, world, None)
+    finally:
+        zero.leave()
+
+
+def _train(
+    job: Job, folder: JobPaths, model_path: str, resources: Resources, world: zero.World, run: Run | None
+) -> dict[str, float]:
+    spec = job.spec
+    assert isinstance(spec, TrainSpec)
+    hyper = spec.hyper
+    torch.manual_seed(hyper.seed)
+    micro, accumulation = zero.accumulation_steps(hyper, resources, world.size)
+
+    lm, tokenizer = model.load(spec, model_path)
+    dataset = data.tokenise(data.load_rows(spec.dataset, hyper), tokenizer, hyper, spec.dataset.name)
+    steps = data.num_steps(dataset, hyper)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    if dataset.num_dropped and world.rank == 0:
+        logger.warning("%d rows have no target token and were dropped", dataset.num_dropped)
+
+    engine = zero.engine(
+        model.LossModel(lm, hyper.label_smoothing), hyper, resources.zero_stage, micro, accumulation, steps
+    )
+    engine.train()
+    if world.rank == 0:
+        folder.metrics.unlink(missing_ok=True)  # of an attempt that did not end
+    begin = told = time.monotonic()
+    tokens_seen = 0
+    for step, batch in enumerate(data.global_batches(len(dataset), hyper, steps), start=1):
+        target_tokens = data.num_target_tokens(dataset, batch)
+        loss_total = torch.zeros((), device=world.device)
+        for indices in data.micro_batches(dataset, batch, micro, world.rank, world.size):
+            arrays = data.collate(dataset, indices, pad)
+            input_ids, mask, labels = (
+                torch.from_numpy(a).to(world.device, non_blocking=True) for a in arrays
+            )
+            loss_sum, _ = engine(input_ids, mask, labels)
+            # DeepSpeed divides by accumulation steps and averages over ranks; what is wanted is the mean over
+            # the target tokens of the whole global batch, however they fall into micro-batches
+            engine.backward(loss_sum * (accumulation * world.size / target_tokens))
+            engine.step()
+            loss_total += loss_sum.detach()
+            tokens_seen += int(arrays[1].sum())
+        if step % LOG_EVERY_STEPS == 0 or step in (1, steps):
+            dist.all_reduce(loss_total)
+            loss = loss_total.item() / target_tokens
+            if not np.isfinite(loss):
+                raise JobError(
+                    f"the loss is {loss} at step {step}: lower the learning rate, or check the data"
+                )
+            if run is not None:
+                scalars = {
+                    "step": step,
+                    "loss": loss,
+                    "grad_norm": float(engine.get_global_grad_norm()),
+                    "learning_rate": engine.get_lr()[0],
+                    "tokens_per_s": tokens_seen * world.size / (time.monotonic() - begin),
+                    "peak_memory_gib": _peak_memory_gib(world.device),
+                }
+                append_line(folder.metrics, json.dumps(scalars))
+                run.log(scalars)
+        if world.rank == 0 and (time.monotonic() - told > PROGRESS_EVERY_S or step == steps):
+            told = time.monotonic()
+            write_json(folder.progress, {"done": step, "total": steps, "unit": "steps"})
+
+    export.save_model(lm, tokenizer, job, folder.model, zero_stage=resources.zero_stage, world=world)
+    dist.barrier()
+    return {"steps": steps, "examples": len(dataset), "dropped": dataset.num_dropped, "loss": loss}
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    """Most memory this rank has held: of the device, or of the process where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return unix_resource.getrusage(unix_resource.RUSAGE_SELF).ru_maxrss / 2**20
