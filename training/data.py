@@ -217,16 +217,17 @@ def num_target_tokens(dataset: TokenDataset, batch: npt.NDArray[np.int64]) -> in
 
 def collate(
     dataset: TokenDataset, batch: npt.NDArray[np.int64], pad_token_id: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Right-padded (input_ids, attention_mask, labels), each (B, L) int64; labels are not shifted."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Right-padded (input_ids, labels), each (B, L) int64; labels are not shifted.
+
+    No attention mask: under causal attention no token sees the padding behind it.
+    """
     longest = max(dataset.length(i) for i in batch)
     input_ids = np.full((len(batch), longest), pad_token_id, dtype=np.int64)
-    mask = np.zeros((len(batch), longest), dtype=np.int64)
     labels = np.full((len(batch), longest), IGNORE_INDEX, dtype=np.int64)
     for row, example in enumerate(batch):
         begin, end = dataset.offsets[example], dataset.offsets[example + 1]
         ids, size = dataset.tokens[begin:end], end - begin
         input_ids[row, :size] = ids
-        mask[row, :size] = 1
         labels[row, :size] = np.where(dataset.is_target[begin:end], ids, IGNORE_INDEX)
-    return input_ids, mask, labels
+    return input_ids, labels

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from study.job import Job
@@ -53,13 +52,12 @@ def save_model(
 
 
 def _gathered(lm: PreTrainedModel, world: World) -> dict[str, Any]:
-    """The whole weights on rank 0, from the shards of ZeRO-3; a tied head comes out under both names."""
+    """The whole weights on rank 0, from the shards of ZeRO-3; a tied head is stored once, as elsewhere."""
     import deepspeed
 
     state: dict[str, Any] = {}
-    for name, parameter in lm.named_parameters(remove_duplicate=False):
+    for name, parameter in lm.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             if world.rank == 0:
                 state[name] = parameter.detach().to("cpu", copy=True)
-    state.update({name: buffer.detach() for name, buffer in lm.named_buffers() if torch.is_tensor(buffer)})
-    return {name: state[name] for name in lm.state_dict() if name in state}
+    return state

@@ -67,11 +67,9 @@ class LossModel(nn.Module):
         self.label_smoothing = label_smoothing
         self.softcap: float | None = getattr(lm.config, "final_logit_softcapping", None)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """All (B, L); labels not shifted. Returns (loss_sum, num_tokens) of this micro-batch."""
-        hidden = self.lm.get_decoder()(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
+    def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Both (B, L), right-padded; labels not shifted. Returns (loss_sum, num_tokens) of this micro-batch."""
+        hidden = self.lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
         shifted = labels[:, 1:].reshape(-1)
         return linear_cross_entropy(
             hidden[:, :-1].reshape(-1, hidden.shape[-1]),

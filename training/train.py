@@ -74,16 +74,14 @@ def _train(
         loss_total = torch.zeros((), device=world.device)
         for indices in data.micro_batches(dataset, batch, micro, world.rank, world.size):
             arrays = data.collate(dataset, indices, pad)
-            input_ids, mask, labels = (
-                torch.from_numpy(a).to(world.device, non_blocking=True) for a in arrays
-            )
-            loss_sum, _ = engine(input_ids, mask, labels)
+            input_ids, labels = (torch.from_numpy(array).to(world.device) for array in arrays)
+            loss_sum, _ = engine(input_ids, labels)
             # DeepSpeed divides by accumulation steps and averages over ranks; what is wanted is the mean over
             # the target tokens of the whole global batch, however they fall into micro-batches
             engine.backward(loss_sum * (accumulation * world.size / target_tokens))
             engine.step()
             loss_total += loss_sum.detach()
-            tokens_seen += int(arrays[1].sum())
+            tokens_seen += sum(dataset.length(i) for i in indices)
         if step % LOG_EVERY_STEPS == 0 or step in (1, steps):
             dist.all_reduce(loss_total)
             loss = loss_total.item() / target_tokens

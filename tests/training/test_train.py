@@ -1,0 +1,135 @@
+"""The whole training run on real DeepSpeed: ranks, ZeRO stages and accumulation must not change it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from submitit import LocalExecutor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from study.config import TrackingConfig
+from study.job import Job
+from study.paths import JobPaths
+from study.specs import Hyperparameters, Resources, Scratch, Source, TrainSpec
+from training.train import train
+
+HYPER = Hyperparameters(
+    learning_rate=1e-3,
+    label_smoothing=0.1,
+    seed=0,
+    num_examples=64,
+    num_steps=3,
+    global_batch_size=16,
+    template="plain",
+    dtype="fp32",
+    max_grad_norm=0.5,
+)
+SPEC = TrainSpec(
+    Source("scratch", "word-level", "0" * 12),
+    Source("embedded", "cldr-pretrain", "0" * 12),
+    HYPER,
+    Scratch(hidden_size=32, intermediate_size=64, num_heads=2),
+)
+JOB = Job("prepare", SPEC, needs=(), cell={"model": "tiny"})
+
+
+def run(folder: Path, ranks: int, micro: int, zero_stage: int) -> JobPaths:
+    """Train in processes of its own, as a sweep does; gives up after five minutes."""
+    executor = LocalExecutor(folder / "submitit")
+    executor.update_parameters(tasks_per_node=ranks, timeout_min=5)
+    paths = JobPaths(folder / "job")
+    resources = Resources(tasks_per_node=ranks, micro_batch_size=micro, zero_stage=zero_stage)
+    executor.submit(
+        train, JOB, paths, model_path="", resources=resources, tracking=TrackingConfig(mode="disabled")
+    ).results()
+    return paths
+
+
+def metrics(paths: JobPaths) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in paths.metrics.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> JobPaths:
+    return run(tmp_path_factory.mktemp("baseline"), ranks=1, micro=16, zero_stage=1)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "micro", "zero_stage"), [(1, 2, 2), (2, 8, 2), (2, 2, 3)], ids=["1x8", "2 ranks", "2 ranks ZeRO-3"]
+)
+def test_the_run_does_not_depend_on_how_it_is_spread(
+    baseline: JobPaths, tmp_path: Path, ranks: int, micro: int, zero_stage: int
+) -> None:
+    other = run(tmp_path, ranks, micro, zero_stage)
+    for want, found in zip(metrics(baseline), metrics(other), strict=True):
+        # the norm is taken before clipping and before Adam, which would both hide a wrong scale
+        assert found["grad_norm"] == pytest.approx(want["grad_norm"], rel=2e-5)
+        assert found["loss"] == pytest.approx(want["loss"], rel=2e-5)
+        assert found["learning_rate"] == want["learning_rate"]
+    want, found = (load_file(paths.model / "model.safetensors") for paths in (baseline, other))
+    assert want.keys() == found.keys()
+    for name, tensor in want.items():
+        # Adam divides by tiny second moments: rounding may move a weight by a share of the learning rate
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=HYPER.learning_rate * 0.05)
+
+
+def test_first_step_equals_plain_torch(baseline: JobPaths) -> None:
+    from study.cldr.instructions import DEMO_SHARES
+    from training import data, model
+    from training.wordlevel import cldr_tokenizer
+
+    tokenizer = cldr_tokenizer(DEMO_SHARES)
+    assert SPEC.scratch is not None
+    lm = model.build(SPEC.scratch, tokenizer, seed=0).double()
+    dataset = data.tokenise(data.load_rows(SPEC.dataset, HYPER), tokenizer, HYPER, "x")
+    losses = []
+    for example in next(iter(data.global_batches(len(dataset), HYPER, 1))):
+        ids = torch.tensor(dataset.tokens[dataset.offsets[example] : dataset.offsets[example + 1]]).long()
+        target = torch.tensor(dataset.is_target[dataset.offsets[example] : dataset.offsets[example + 1]])
+        logits = lm(input_ids=ids[None]).logits[0, :-1]
+        losses.append(
+            torch.nn.functional.cross_entropy(
+                logits[target[1:]], ids[1:][target[1:]], label_smoothing=0.1, reduction="none"
+            )
+        )
+    loss = torch.cat(losses).mean()
+    loss.backward()
+    norm = torch.sqrt(sum((p.grad**2).sum() for p in lm.parameters() if p.grad is not None))
+    first = metrics(baseline)[0]
+    assert first["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert first["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_export_is_an_ordinary_folder(baseline: JobPaths) -> None:
+    lm = AutoModelForCausalLM.from_pretrained(baseline.model)
+    tokenizer = AutoTokenizer.from_pretrained(baseline.model)
+    stored = load_file(baseline.model / "model.safetensors")
+    for name, tensor in lm.state_dict().items():
+        if name in stored:
+            assert torch.equal(tensor, stored[name])
+    assert len(tokenizer) == lm.config.vocab_size
+    card = (baseline.model / "README.md").read_text()
+    assert JOB.job_id in card
+    assert '"label_smoothing": 0.1' in card
+    assert json.loads(baseline.done.read_text())["steps"] == 3
+    assert json.loads(baseline.progress.read_text()) == {"done": 3, "total": 3, "unit": "steps"}
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    from training.zero import lr_factor
+
+    factors = [lr_factor(step, warmup=2, steps=6) for step in range(7)]
+    assert factors == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+def test_global_batch_must_divide() -> None:
+    from study.errors import JobError
+    from training.zero import accumulation_steps
+
+    assert accumulation_steps(Hyperparameters(global_batch_size=128), Resources(micro_batch_size=8), 4) == (8, 4)
+    assert accumulation_steps(Hyperparameters(global_batch_size=4), Resources(micro_batch_size=8), 2) == (2, 1)
+    with pytest.raises(JobError, match="no multiple of 3 ranks x micro_batch_size"):
+        accumulation_steps(Hyperparameters(global_batch_size=128), Resources(), 3)
