@@ -1,0 +1,72 @@
+"""One multiple-choice item, and what the readers of benchmark rows share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from study.errors import RecordError
+
+MAX_OPTIONS = 10
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True)
+class Item:
+    """example_id: the same question in every language of a benchmark.
+
+    options: 2 to 10, in the order of their letters. label: index of the right one.
+    """
+
+    example_id: str
+    subject: str
+    question: str
+    options: tuple[str, ...]
+    label: int
+
+
+def text(row: Mapping[str, Any], column: str, where: str) -> str:
+    """A column that must hold text.
+
+    Raises RecordError when the column is missing or holds something else.
+    """
+    value = cell(row, column, where)
+    if not isinstance(value, str):
+        raise RecordError(f"{where}: {column} is {value!r}, expected text")
+    return value
+
+
+def cell(row: Mapping[str, Any], column: str, where: str) -> Any:
+    """A column that must exist; its value may be null.
+
+    Raises RecordError when it does not.
+    """
+    if column not in row:
+        raise RecordError(f"{where}: there is no column '{column}'; columns are {sorted(row)}")
+    return row[column]
+
+
+def filled_options(values: list[Any], where: str) -> tuple[str, ...] | None:
+    """The options up to the first absent one (null or blank), or None when a later one is filled.
+
+    With such a gap the options can be neither closed up (letters and label would shift) nor shown.
+    Raises RecordError for an option that is not text.
+    """
+    for value in values:
+        if value is not None and not isinstance(value, str):
+            raise RecordError(f"{where}: option {value!r} is not text")
+    filled = [value is not None and value.strip() != "" for value in values]
+    count = filled.index(False) if False in filled else len(filled)
+    return None if any(filled[count:]) else tuple(values[:count])
+
+
+def letter_index(answer: Any, num_options: int, where: str) -> int:
+    """The index of an answer letter.
+
+    Raises RecordError when it is no letter of an option that exists.
+    """
+    letters = LETTERS[:num_options]
+    if not isinstance(answer, str) or len(answer) != 1 or answer not in letters:
+        raise RecordError(f"{where}: answer is {answer!r}, expected one of {', '.join(letters)}")
+    return letters.index(answer)

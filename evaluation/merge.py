@@ -1,0 +1,61 @@
+"""Are the parts of a shard its own, and are they all there?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from evaluation.benchmarks import Item
+from study import records
+from study.errors import RecordError
+
+NAMED = 3
+
+
+def read_own_part(path: Path, items: Sequence[Item], info: records.ShardInfo) -> pa.Table:
+    """A part left by an earlier attempt of this very job.
+
+    Raises RecordError when it is torn, belongs to another job, or holds other items than its name says.
+    """
+    try:
+        table, found = records.read_part(path)
+    except pa.ArrowInvalid as error:
+        raise RecordError(f"{path}: torn ({error}); remove it and the parts after it") from None
+    if found != info:
+        raise RecordError(f"{path}: belongs to {found}, this job is {info}")
+    lo, hi = records.part_range(path)
+    expected = [(item.example_id, item.label) for item in items[lo:hi]]
+    stored = list(zip(table["example_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+    if stored != expected:
+        raise RecordError(f"{path}: its examples or labels are not items {lo} to {hi} of this benchmark")
+    return table
+
+
+def check_complete(folder: Path, items: Sequence[Item]) -> list[Path]:
+    """The parts in `folder`, when together they hold every item exactly once and nothing else.
+
+    Raises RecordError naming the first few example ids that are missing, doubled or foreign.
+    """
+    paths = records.parts(folder)
+    found: Counter[str] = Counter()
+    for path in paths:
+        table, _ = records.read_part(path)
+        found.update(str(example_id) for example_id in table["example_id"].to_pylist())
+    expected = [item.example_id for item in items]
+    known = set(expected)
+    problems: dict[str, list[str]] = {
+        "missing": [i for i in expected if i not in found],
+        "doubled": [i for i, count in found.items() if count > 1],
+        "foreign": [i for i in found if i not in known],
+    }
+    told = [f"{len(ids)} {what} ({_first(ids)})" for what, ids in problems.items() if ids]
+    if told:
+        raise RecordError(f"{folder}: of {len(expected)} examples {', '.join(told)}")
+    return paths
+
+
+def _first(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")

@@ -1,0 +1,268 @@
+"""Whole shards on a tiny model: records, resume, refusal, and what W&B is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation import shard
+from evaluation.benchmarks import load_items
+from study import records
+from study.config import TrackingConfig
+from study.errors import JobError, RecordError
+from study.job import Job
+from study.paths import JobPaths
+from study.specs import Benchmark, EvalSpec, Source
+from tests.evaluation.tiny import make_llama, make_tokenizer, save
+from tests.wandb_reader import read_finished_run, run_files
+
+NUM_ITEMS = 11
+PART_SIZE = 4
+DISABLED = TrackingConfig(mode="disabled")
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(make_llama(), make_tokenizer(bos=True), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard, "PART_SIZE", PART_SIZE)
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    """Two languages, options of mixed lengths."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    for language in ("sw", "en"):
+        rows = [
+            {
+                "sample_id": f"s/{i}",
+                "subject": "ab"[i % 2],
+                "question": f"{language} {'?' * (i * 7 % 5)}",
+                **{f"option_{k}": f"{k} {i}" * (1 + i % 3) for k in "abcd"},
+                "answer": "ABCD"[i % 4],
+            }
+            for i in range(NUM_ITEMS)
+        ]
+        (folder / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Benchmark("mine", Source("local", str(folder), "1" * 16), "global_mmlu")
+
+
+def make_job(benchmark: Benchmark, language: str = "sw", protocol: str = "letter") -> Job:
+    spec = EvalSpec(Source("job", "b" * 16, "b" * 16), benchmark, language, protocol, "fp32")
+    return Job("evaluate", spec, ("b" * 16,), {"model": "org/tiny", "learning_rate": 1e-5})
+
+
+def run(job: Job, folder: JobPaths, model_folder: Path, **kwargs: Any) -> None:
+    options = {"batch_tokens": 500, "tracking": DISABLED, **kwargs}
+    shard.evaluate([(job, folder)], model_path=str(model_folder), revision=None, **options)
+
+
+@pytest.mark.parametrize("protocol", ["letter", "option_text"])
+def test_a_shard_is_scored_whole_and_marked_last(
+    protocol: str, benchmark: Benchmark, model_folder: Path, tmp_path: Path
+) -> None:
+    job, folder = make_job(benchmark, protocol=protocol), JobPaths(tmp_path)
+    seen: list[tuple[int, int, bool]] = []
+    run(job, folder, model_folder, on_progress=lambda _, n, of: seen.append((n, of, folder.done.exists())))
+    assert seen == [(0, 11, False), (4, 11, False), (8, 11, False), (11, 11, False)]
+
+    table, info = records.read_predictions(folder.predictions)
+    assert info.model == f"org/tiny@{'b' * 16}"
+    assert (info.job_id, info.language, info.protocol) == (job.job_id, "sw", protocol)
+    items = load_items(benchmark, "sw")
+    assert table["example_id"].to_pylist() == [item.example_id for item in items]
+    assert table["label"].to_pylist() == [item.label for item in items]
+    rows = table.to_pylist()
+    assert {len(row["scores"]) for row in rows} == {4}
+    assert all(score < 0 and math.isfinite(score) for row in rows for score in row["scores"])
+    if protocol == "letter":
+        masses = [np.exp(row["scores"]).sum() for row in rows]
+        assert table["option_mass"].to_pylist() == pytest.approx(masses, rel=1e-5)
+        assert table["option_num_tokens"].null_count == NUM_ITEMS
+    else:
+        # bytes, with the space before the option
+        lengths = [[len(f" {option}") for option in item.options] for item in items]
+        assert table["option_num_tokens"].to_pylist() == lengths
+        assert table["option_mass"].null_count == NUM_ITEMS
+
+    done = json.loads(folder.done.read_text())
+    assert (done["job_id"], done["num_items"], done["num_skipped"]) == (job.job_id, NUM_ITEMS, 0)
+    assert done["parts"] == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in records.parts(folder.predictions)
+    }
+    assert json.loads(folder.progress.read_text()) == {"done": 11, "total": 11, "unit": "items"}
+
+
+@pytest.mark.parametrize("protocol", ["letter", "option_text"])
+def test_a_killed_shard_goes_on_and_ends_with_identical_records(
+    protocol: str, benchmark: Benchmark, model_folder: Path, tmp_path: Path
+) -> None:
+    job = make_job(benchmark, protocol=protocol)
+    whole, killed = JobPaths(tmp_path / "whole"), JobPaths(tmp_path / "killed")
+    run(job, whole, model_folder)
+
+    def die_after_the_first_part(_: Job, done: int, total: int) -> None:
+        if done == PART_SIZE:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(job, killed, model_folder, on_progress=die_after_the_first_part)
+    assert not killed.done.exists()
+    (first,) = records.parts(killed.predictions)
+    untouched = first.stat().st_mtime_ns
+    run(job, killed, model_folder)
+    assert first.stat().st_mtime_ns == untouched
+    assert digests(killed) == digests(whole)
+    assert killed.done.read_bytes() == whole.done.read_bytes()
+
+
+def test_a_lost_last_part_is_scored_again(benchmark: Benchmark, model_folder: Path, tmp_path: Path) -> None:
+    job, folder = make_job(benchmark), JobPaths(tmp_path)
+    run(job, folder, model_folder)
+    before = digests(folder)
+    records.parts(folder.predictions)[-1].unlink()
+    folder.done.unlink()
+    run(job, folder, model_folder)
+    assert digests(folder) == before
+
+
+def test_parts_without_a_marker_are_checked_and_marked(
+    benchmark: Benchmark, model_folder: Path, tmp_path: Path
+) -> None:
+    job, folder = make_job(benchmark), JobPaths(tmp_path)
+    run(job, folder, model_folder)
+    marker = folder.done.read_bytes()
+    folder.done.unlink()
+    run(job, folder, model_folder)
+    assert folder.done.read_bytes() == marker
+
+
+def test_foreign_parts_are_refused(benchmark: Benchmark, model_folder: Path, tmp_path: Path) -> None:
+    swahili, english = JobPaths(tmp_path / "sw"), JobPaths(tmp_path / "en")
+    run(make_job(benchmark, "sw"), swahili, model_folder)
+    english.predictions.mkdir(parents=True)
+    part = records.parts(swahili.predictions)[0]
+    (english.predictions / part.name).write_bytes(part.read_bytes())
+    with pytest.raises(RecordError, match="belongs to"):
+        run(make_job(benchmark, "en"), english, model_folder)
+    assert not english.done.exists()
+
+
+def test_a_shard_whose_records_are_not_its_items_is_never_done(
+    benchmark: Benchmark, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = shard._predict
+
+    def doubling(*args: Any) -> list[records.Prediction]:
+        first, *_, last = predicted = predict(*args)
+        return [*predicted[:-1], first if last.example_id == "s/10" else last]
+
+    monkeypatch.setattr(shard, "_predict", doubling)
+    folder = JobPaths(tmp_path)
+    with pytest.raises(RecordError, match=r"1 missing \(s/10\), 1 doubled \(s/8\)"):
+        run(make_job(benchmark), folder, model_folder)
+    assert not folder.done.exists()
+
+
+def test_done_jobs_are_skipped_and_the_model_is_loaded_once(
+    benchmark: Benchmark, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = []
+    load_model = shard.load_model
+
+    def counting(*args: Any) -> Any:
+        loads.append(args)
+        return load_model(*args)
+
+    monkeypatch.setattr(shard, "load_model", counting)
+    jobs = [(make_job(benchmark, code), JobPaths(tmp_path / code)) for code in ("sw", "en")]
+    for _ in range(2):
+        shard.evaluate(jobs, model_path=str(model_folder), revision=None, batch_tokens=500, tracking=DISABLED)
+    assert loads == [(str(model_folder), None, "fp32")]
+    assert all(folder.done.exists() for _, folder in jobs)
+
+
+def test_jobs_of_two_models_are_a_mistake_of_the_caller(
+    benchmark: Benchmark, model_folder: Path, tmp_path: Path
+) -> None:
+    one = make_job(benchmark)
+    assert isinstance(one.spec, EvalSpec)
+    other = replace(one, spec=replace(one.spec, model=Source("job", "c" * 16, "c" * 16)))
+    jobs = [(one, JobPaths(tmp_path / "one")), (other, JobPaths(tmp_path / "other"))]
+    with pytest.raises(AssertionError):
+        shard.evaluate(jobs, model_path=str(model_folder), revision=None, batch_tokens=9, tracking=DISABLED)
+
+
+def test_a_model_that_is_not_there_is_one_sentence(benchmark: Benchmark, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(JobError, match="cannot load the model"):
+        run(make_job(benchmark), JobPaths(tmp_path / "job"), tmp_path / "empty")
+
+
+def test_pickled_weights_are_not_read(benchmark: Benchmark, model_folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    model = make_llama()
+    folder = save(model, make_tokenizer(), tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(JobError, match="cannot load the model"):
+        run(make_job(benchmark), JobPaths(tmp_path / "job"), folder)
+
+
+def test_an_offline_run_has_config_scalars_and_files(
+    benchmark: Benchmark, model_folder: Path, tmp_path: Path
+) -> None:
+    job, folder = make_job(benchmark), JobPaths(tmp_path / "job")
+    folder.root.mkdir()
+    tracking = TrackingConfig(mode="offline", project="tests")
+
+    def die_after_the_first_part(_: Job, done: int, total: int) -> None:
+        if done == PART_SIZE:
+            raise JobError("killed")
+
+    with pytest.raises(JobError):
+        run(job, folder, model_folder, tracking=tracking, on_progress=die_after_the_first_part)
+    time.sleep(1.1)  # the folder of an offline run is named by the second
+    run(job, folder, model_folder, tracking=tracking)
+
+    killed, whole = (read_finished_run(path) for path in run_files(folder.root))
+    assert (killed.exit_code, whole.exit_code) == (1, 0)
+    assert killed.run_id == whole.run_id == job.job_id
+    assert whole.group == "b" * 16
+    assert whole.job_type == "evaluate"
+    assert whole.name == job.name
+    assert set(whole.tags) == {"evaluate", "mine", "sw", "letter"}
+    assert whole.config["spec"]["language"] == "sw"
+    assert whole.config["cell"] == {"model": "org/tiny", "learning_rate": 1e-5}
+    assert [row["num_items"] for row in killed.history + whole.history] == [4, 8, 11]
+
+    # the parts of both attempts go with the run that is synced last
+    assert {Path(name).name for name in whole.files if name.endswith(".parquet")} == {
+        path.name for path in records.parts(folder.predictions)
+    }
+    table, _ = records.read_predictions(folder.predictions)
+    scores = np.array(table["scores"].to_pylist())
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    last = whole.history[-1]
+    assert last["accuracy"] == pytest.approx(np.mean(scores.argmax(axis=1) == table["label"].to_numpy()))
+    assert last["confidence_raw"] == pytest.approx(np.exp(scores.max(axis=1)).mean())
+    assert last["confidence_renormalised"] == pytest.approx(shares.max(axis=1).mean())
+    assert last["items_per_s"] > 0
+
+
+def digests(folder: JobPaths) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in records.parts(folder.predictions)
+    }
