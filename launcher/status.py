@@ -101,7 +101,7 @@ def print_status(plan: Plan, statuses: list[JobStatus], console: Console) -> Non
     for status in statuses:
         spec = status.job.spec
         if isinstance(spec, EvalSpec):
-            groups.setdefault(f"{status.job.name.split(' · ')[0]} · {spec.benchmark.name}", []).append(status)
+            groups.setdefault(f"{status.job.cell_name} · {spec.benchmark.name}", []).append(status)
         else:
             table.add_row(status.job.name, status.job.kind, f"[{STYLE[status.state]}]{status.state}")
     for name, members in groups.items():

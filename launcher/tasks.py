@@ -29,7 +29,7 @@ class Task:
         if len(self.jobs) == 1:
             return self.jobs[0].name
         codes = " ".join(job.spec.language for job in self.jobs if isinstance(job.spec, EvalSpec))
-        return f"{self.jobs[0].name.split(' · ')[0]} · {codes}"
+        return f"{self.jobs[0].cell_name} · {codes}"
 
 
 def missing_tasks(

@@ -43,18 +43,27 @@ class Job:
         return digest({"kind": self.kind, "spec": identity(self.spec)})
 
     @property
-    def name(self) -> str:
-        """What people call it: `cldr-tiny/cldr-instruct lr=0.001 eps=0.1 seed=0 · cldr sw`."""
+    def cell_name(self) -> str:
+        """What people call its cell: `cldr-tiny/cldr-instruct lr=0.001 eps=0.1 seed=0`."""
         short = {"learning_rate": "lr", "label_smoothing": "eps"}
-        head = "/".join(
-            str(self.cell[k]).rstrip("/").split("/")[-1] for k in ("model", "dataset") if k in self.cell
-        )
-        axes = [f"{short.get(k, k)}={v:g}" if isinstance(v, float) else f"{short.get(k, k)}={v}"
-                for k, v in self.cell.items() if k not in ("model", "dataset")]  # fmt: skip
+        places = [str(self.cell[axis]) for axis in ("model", "dataset") if axis in self.cell]
+        head = "/".join(place.rstrip("/").split("/")[-1] for place in places)
+        axes = [
+            f"{short.get(axis, axis)}={value:g}"
+            if isinstance(value, float)
+            else f"{short.get(axis, axis)}={value}"
+            for axis, value in self.cell.items()
+            if axis not in ("model", "dataset")
+        ]
+        return " ".join([head, *axes]).strip() or self.kind
+
+    @property
+    def name(self) -> str:
+        """The cell's name, and for an evaluation its shard: `... · cldr sw`."""
         tail = (
-            [f"· {self.spec.benchmark.name} {self.spec.language}"] if isinstance(self.spec, EvalSpec) else []
+            f" · {self.spec.benchmark.name} {self.spec.language}" if isinstance(self.spec, EvalSpec) else ""
         )
-        return " ".join([head, *axes, *tail]).strip() or self.kind
+        return self.cell_name + tail
 
     def to_dict(self) -> dict[str, Any]:
         return {

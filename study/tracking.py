@@ -65,15 +65,9 @@ def track(config: TrackingConfig, job: Job, folder: JobPaths, *, tags: tuple[str
 
 
 def group_of(job: Job) -> str:
-    """Runs of one training cell belong together: the training run and all evaluations of its model."""
-    source = job.spec.model if isinstance(job.spec, EvalSpec) else None
-    return (
-        source.name
-        if source is not None and source.kind == "job"
-        else job.job_id
-        if source is None
-        else job.name
-    )
+    """Runs of one cell belong together: the training run and every evaluation of its model."""
+    model = job.spec.model.revision if isinstance(job.spec, EvalSpec) else job.job_id
+    return f"{job.cell_name} ({model[:8]})"
 
 
 def _start(config: TrackingConfig, job: Job, folder: JobPaths, tags: tuple[str, ...]) -> Any | None:

@@ -68,7 +68,7 @@ class LossModel(nn.Module):
         self.softcap: float | None = getattr(lm.config, "final_logit_softcapping", None)
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Both (B, L), right-padded; labels not shifted. Returns (loss_sum, num_tokens) of this micro-batch."""
+        """Both (B, L), right-padded, labels not shifted -> (loss_sum, num_tokens) of this micro-batch."""
         hidden = self.lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
         shifted = labels[:, 1:].reshape(-1)
         return linear_cross_entropy(

@@ -1,5 +1,7 @@
 """training/loss.py against a float64 reference written without any of its algebra."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,7 +33,7 @@ def ours(
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     x, w = hidden.detach().clone().requires_grad_(), weight.detach().clone().requires_grad_()
     loss, num_tokens = linear_cross_entropy(x, w, labels, label_smoothing=eps, softcap=softcap)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert x.grad is not None
     assert w.grad is not None
     return loss.detach(), x.grad, w.grad, int(num_tokens)
@@ -120,7 +122,7 @@ def test_scaled_loss_scales_gradients_and_frozen_head_gets_none() -> None:
     _, gx, _, _ = ours(hidden, weight, labels, 0.1, None)
     x = hidden.clone().requires_grad_()
     loss, _ = linear_cross_entropy(x, weight, labels, label_smoothing=0.1)
-    (loss * 0.25).backward()  # type: ignore[no-untyped-call]
+    (loss * 0.25).backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad, gx * 0.25)
     assert weight.grad is None
@@ -130,7 +132,7 @@ def test_scaled_loss_scales_gradients_and_frozen_head_gets_none() -> None:
     ("shape", "options"),
     [((3, 4, 5), {}), ((3, 5, 4), {"label_smoothing": 1.0}), ((3, 5, 4), {"softcap": 0.0})],
 )
-def test_refuses_wrong_arguments(shape: tuple[int, int, int], options: dict[str, float]) -> None:
+def test_refuses_wrong_arguments(shape: tuple[int, int, int], options: dict[str, Any]) -> None:
     rows, width, head_width = shape
     if options:
         head_width = width

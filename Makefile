@@ -1,0 +1,42 @@
+# make demo | test | check | bench. Each sets up what it needs in .venv.
+PYTHON ?= python3
+# An index with CPU builds of torch, where PyPI's build for CUDA (3 GB) is not wanted.
+TORCH_INDEX ?=
+PIP_INSTALL = .venv/bin/python -m pip install --quiet --constraint requirements.lock \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: setup demo test check bench clean
+.DELETE_ON_ERROR:
+
+setup: .venv/setup
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "calsweep needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/setup: pyproject.toml requirements.lock | .venv/bin/python
+	@echo "installing into .venv (a minute or two; torch is large)"
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+.venv/setup-test: .venv/setup
+	$(PIP_INSTALL) --editable '.[test]'
+	@touch $@
+
+demo: .venv/setup
+	.venv/bin/python launcher/sweep.py examples/demo.yaml
+
+test: .venv/setup-test
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
+
+check: .venv/setup-test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: .venv/setup-test
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.bench.loss
+
+clean:
+	rm -rf .venv build *.egg-info
