@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from study.config import ClusterProfile, Grid, load_profile, resources_for
+from study.config import Grid, check_resources, checked_section, load_checked
 from study.errors import UserError
 from study.job import KINDS
 from study.specs import Resources
+
+
+@dataclass(frozen=True)
+class ClusterProfile:
+    """A site: how its SLURM is asked. This machine has none: a grid says `cluster: local`."""
+
+    executor: str = "slurm"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    array_parallelism: int = 64
+    max_array_size: int = 1000
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    srun_args: list[str] = field(default_factory=list)
+    setup: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,3 +57,26 @@ def load_site(grid: Grid) -> Site:
         profile = load_profile(found)
     layers = (profile.resources if profile else {}, grid.config.resources)
     return Site(profile, {kind: resources_for(kind, *layers) for kind in KINDS})
+
+
+def load_profile(path: Path) -> ClusterProfile:
+    """Read a cluster profile; raises UserError like `load_grid`."""
+    profile: ClusterProfile = load_checked(ClusterProfile, path)
+    if profile.executor != "slurm":
+        raise UserError(
+            f"'{profile.executor}' is unknown", where=f"{path.name}: executor", remedy="write slurm"
+        )
+    for key in ("array_parallelism", "max_array_size"):
+        if getattr(profile, key) < 1:
+            raise UserError("out of range", where=f"{path.name}: {key}", remedy="give 1 or more")
+    check_resources(profile.resources, path.name)
+    return profile
+
+
+def resources_for(kind: str, *layers: dict[str, Any]) -> Resources:
+    """Resources of one kind of job: defaults < profile < grid."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(layer.get(kind) or {})
+    resources: Resources = checked_section(Resources, merged, f"resources.{kind}")
+    return resources

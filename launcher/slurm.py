@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from launcher import ledger
-from launcher.cluster import Site
+from launcher.cluster import ClusterProfile, Site
 from launcher.tasks import Task, by_need
 from launcher.work import run_job
-from study.config import ClusterProfile
 from study.errors import UserError
 from study.job import KINDS
 from study.paths import StudyPaths

@@ -17,10 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigKeyError,
-    ConfigTypeError,
-    InterpolationResolutionError,
     OmegaConfBaseException,
-    ValidationError,
 )
 
 from study.errors import UserError, nearest
@@ -115,24 +112,6 @@ class Grid:
         return None
 
 
-@dataclass(frozen=True)
-class ClusterProfile:
-    """A site: how its SLURM is asked. `executor: local` is this machine."""
-
-    executor: str = "slurm"
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    array_parallelism: int = 64
-    max_array_size: int = 1000
-    sbatch: dict[str, Any] = field(default_factory=dict)
-    srun_args: list[str] = field(default_factory=list)
-    setup: list[str] = field(default_factory=list)
-    env: dict[str, str] = field(default_factory=dict)
-    resources: dict[str, Any] = field(default_factory=dict)
-
-
 def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
     """Read, merge and check a grid.
 
@@ -143,9 +122,14 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
         raise UserError(
             "no such file", where=str(path), remedy="give the path of a grid, e.g. examples/demo.yaml"
         )
-    merged = OmegaConf.merge(_load_yaml(path), _dotlist(overrides))
-    config = _checked(GridConfig, merged, path.name)
-    _check_grid(config, path.name)
+    try:
+        config: GridConfig = _checked(GridConfig, _merged(_load_yaml(path), overrides), path.name)
+        _check_grid(config, path.name)
+    except UserError as error:
+        key = error.where.removeprefix(f"{path.name}: ")
+        if any(item.partition("=")[0] == key for item in overrides):
+            raise UserError(error.what, where=f"command line: {key}", remedy=error.remedy) from None
+        raise
     benchmarks = tuple(
         checked_section(
             BenchmarkConfig,
@@ -157,23 +141,9 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
     return Grid(config=config, benchmarks=benchmarks, path=path.resolve())
 
 
-def load_profile(path: Path) -> ClusterProfile:
-    """Read a cluster profile; raises UserError like `load_grid`."""
-    profile: ClusterProfile = _checked(ClusterProfile, _load_yaml(path), path.name)
-    if profile.executor != "slurm":
-        raise UserError(
-            f"'{profile.executor}' is unknown", where=f"{path.name}: executor", remedy="write slurm"
-        )
-    _check_resources(profile.resources, path.name)
-    return profile
-
-
-def resources_for(kind: str, *layers: dict[str, Any]) -> Resources:
-    """Resources of one kind of job: defaults < profile < grid."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged.update(layer.get(kind) or {})
-    return Resources(**merged)
+def load_checked(schema: type[Any], path: Path) -> Any:
+    """A YAML file as the dataclass `schema`; raises UserError like `load_grid`."""
+    return _checked(schema, _load_yaml(path), path.name)
 
 
 def checked_section(schema: type[Any], values: Any, where: str) -> Any:
@@ -182,34 +152,57 @@ def checked_section(schema: type[Any], values: Any, where: str) -> Any:
         raise UserError(
             "not a mapping of keys to values", where=where, remedy="write key: value lines below it"
         )
-    return _checked(schema, OmegaConf.create(values), where)
+    try:
+        created = OmegaConf.create(values)
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"wrong type or value ({_problem(error)})", where=where, remedy="correct it"
+        ) from None
+    return _checked(schema, created, where)
+
+
+def _problem(error: Exception) -> str:
+    """What YAML or OmegaConf found, without the lines in which they say where."""
+    said = getattr(error, "problem", None) or getattr(error, "msg", None) or str(error)
+    return (str(said).splitlines() or [type(error).__name__])[0]
 
 
 def _load_yaml(path: Path) -> DictConfig:
     try:
         loaded = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(
-            f"not valid YAML ({problem})", where=f"{path.name}{line}", remedy="correct it"
+            f"not valid YAML ({_problem(error)})", where=f"{path.name}{line}", remedy="correct it"
         ) from None
+    except OSError as error:  # also what OmegaConf raises for a file that holds one number
+        if error.errno is not None:
+            raise UserError("cannot be read", where=str(path), remedy=error.strerror or "") from None
+        loaded = None
     if not isinstance(loaded, DictConfig):
         raise UserError("not a mapping of keys to values", where=path.name, remedy="see examples/smoke.yaml")
     return loaded
 
 
-def _dotlist(overrides: Sequence[str]) -> DictConfig:
+def _merged(loaded: DictConfig, overrides: Sequence[str]) -> Any:
     for item in overrides:
         if not re.match(r"^[A-Za-z_][\w.\-\[\]]*=", item):
             raise UserError(
                 f"'{item}' is not key=value", where="command line", remedy="e.g. train.num_steps=10"
             )
     try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(str(error).splitlines()[0], where="command line", remedy="quote the value") from None
+        given = OmegaConf.from_dotlist(list(overrides))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise UserError(_problem(error), where="command line", remedy="quote the value") from None
+    try:
+        return OmegaConf.merge(loaded, given)
+    except (OmegaConfBaseException, TypeError):
+        raise UserError(
+            "does not fit the file",
+            where="command line",
+            remedy="give a list as a whole, e.g. grid.seed=[1,2]",
+        ) from None
 
 
 def _checked(schema: type[Any], values: Any, where: str) -> Any:
@@ -218,7 +211,9 @@ def _checked(schema: type[Any], values: Any, where: str) -> Any:
         return (f"{where}.{key}" if ": " in where else f"{where}: {key}") if key else where
 
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        structure = OmegaConf.structured(schema)
+        _check_shapes(OmegaConf.to_container(structure), OmegaConf.to_container(values))
+        merged = OmegaConf.merge(structure, values)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             raise UserError("is missing", where=missing[0], remedy="give it a value")
@@ -226,13 +221,30 @@ def _checked(schema: type[Any], values: Any, where: str) -> Any:
     except ConfigKeyError as error:
         key = str(error.full_key or error.key)
         raise UserError("unknown key", where=place(key), remedy=_suggest_key(schema, key)) from None
-    except (ValidationError, ConfigTypeError, InterpolationResolutionError) as error:
-        problem = (error.msg or str(error)).splitlines()[0]
+    except (OmegaConfBaseException, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(
-            f"wrong type or value ({problem})", where=place(str(error.full_key or "")), remedy="correct it"
+            f"wrong type or value ({_problem(error)})",
+            where=place(str(getattr(error, "full_key", None) or "")),
+            remedy="correct it",
         ) from None
     except UserError as error:  # a missing value, or a range check of the dataclass itself
         raise UserError(error.what, where=place(error.where), remedy=error.remedy) from None
+
+
+def _check_shapes(defaults: Any, given: Any, above: str = "") -> None:
+    """Mappings and lists where the schema has them: OmegaConf's own errors about those name no key."""
+    for key, default in defaults.items():
+        value = given.get(key, default)
+        if isinstance(default, dict):
+            if not isinstance(value, dict):
+                raise UserError(
+                    "not a mapping of keys to values",
+                    where=above + key,
+                    remedy="write key: value lines below it",
+                )
+            _check_shapes(default, value, f"{above}{key}.")
+        elif isinstance(default, list) and not isinstance(value, list):
+            raise UserError("not a list", where=above + key, remedy=f"write [{value}]")
 
 
 def _suggest_key(schema: type[Any], key: str) -> str:
@@ -246,11 +258,11 @@ def _suggest_key(schema: type[Any], key: str) -> str:
 
 
 def _check_grid(config: GridConfig, where: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][\w.\-]*", config.study):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.\-]{0,99}", config.study):
         raise UserError(
             f"'{config.study}' cannot name a folder",
             where=f"{where}: study",
-            remedy="use letters, digits, - and _",
+            remedy="use letters, digits, - and _, at most 100",
         )
     if config.tracking.mode not in MODES:
         raise UserError(
@@ -270,10 +282,11 @@ def _check_grid(config: GridConfig, where: str) -> None:
             raise UserError(
                 "an axis must not be empty", where=place, remedy="give a value or remove the axis"
             )
+        values = [_checked_value(axis, value, f"{where}: grid") for value in values]
         doubled = [v for i, v in enumerate(values) if v in values[:i]]
         if doubled:
             raise UserError(f"{doubled[0]!r} occurs twice", where=place, remedy="remove one")
-    for key in config.train:
+    for key, value in config.train.items():
         if key not in TRAINING_AXES:
             raise UserError(
                 "unknown key",
@@ -284,14 +297,25 @@ def _check_grid(config: GridConfig, where: str) -> None:
             raise UserError(
                 "is an axis of the grid too", where=f"{where}: train.{key}", remedy="keep one of them"
             )
+        _checked_value(key, value, f"{where}: train")
     if "model" not in config.grid:
         raise UserError(
             "is missing", where=f"{where}: grid.model", remedy="list the models, e.g. grid.model: [org/name]"
         )
-    _check_resources(config.resources, where)
+    check_resources(config.resources, where)
 
 
-def _check_resources(resources: dict[str, Any], where: str) -> None:
+def _checked_value(key: str, value: Any, where: str) -> Any:
+    """One value of an axis or a constant, of the type it will be used with: "0.1" is 0.1."""
+    if key not in ("model", "dataset"):
+        return getattr(checked_section(Hyperparameters, {key: value}, where), key)
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{value!r} is not a name", where=f"{where}.{key}", remedy="give an id or a path")
+    return value
+
+
+def check_resources(resources: dict[str, Any], where: str) -> None:
+    """Raises UserError for an unknown kind of job, an unknown key or a value out of range."""
     for kind, values in resources.items():
         if kind not in KINDS_WITH_RESOURCES:
             raise UserError(

@@ -22,7 +22,8 @@ class UserError(CalsweepError):
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         self.what, self.where, self.remedy = what, where, remedy
         sentence = f"{where}: {what}" if where else what
-        super().__init__(f"{sentence}; {remedy}" if remedy else sentence)
+        sentence = f"{sentence}; {remedy}" if remedy else sentence
+        super().__init__(" ".join(sentence.splitlines()))
 
     def __reduce__(self) -> tuple[object, ...]:
         # keyword-only arguments do not survive the default pickling of exceptions

@@ -6,6 +6,7 @@ What does not change a result (resources, micro-batch, ZeRO stage, tracking) is 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -16,11 +17,17 @@ DTYPES = ("fp32", "bf16")
 PROTOCOLS = ("letter", "option_text")
 SCHEMAS = ("global_mmlu", "mmlu_prox")
 ARCHITECTURES = ("llama",)
+MAX_SEED = 2**63 - 1
 
 
 def _require(condition: bool, name: str, remedy: str) -> None:
     if not condition:
         raise UserError("out of range", where=name, remedy=remedy)
+
+
+def _positive(value: float) -> bool:
+    """False for nan and infinity too: JSON has no words for them, so that nothing could be hashed."""
+    return 0 < value < math.inf
 
 
 def _one_of(value: str, valid: tuple[str, ...], name: str) -> None:
@@ -71,7 +78,8 @@ class Scratch:
             "num_heads",
             "max_position_embeddings",
         ):
-            _require(getattr(self, name) >= 1, f"{name}", "give a positive number")
+            _require(getattr(self, name) >= 1, name, "give a positive number")
+        _require(_positive(self.initializer_range), "initializer_range", "give a positive number")
         _require(self.hidden_size % self.num_heads == 0, "hidden_size", "make it a multiple of num_heads")
 
 
@@ -109,12 +117,13 @@ class Hyperparameters:
     def __post_init__(self) -> None:
         _one_of(self.template, TEMPLATES, "template")
         _one_of(self.dtype, DTYPES, "dtype")
-        _require(self.learning_rate > 0, "learning_rate", "give a positive number")
+        _require(_positive(self.learning_rate), "learning_rate", "give a positive number")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", "give a number in [0, 1)")
         _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", "give a share in [0, 1]")
         _require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1/beta2", "give numbers in [0, 1)")
-        _require(self.weight_decay >= 0, "weight_decay", "give 0 or more")
-        _require(self.max_grad_norm > 0, "max_grad_norm", "give a positive number")
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", "give 0 or more")
+        _require(0 <= self.seed <= MAX_SEED, "seed", "give 0 or more, below 2^63")
+        _require(_positive(self.max_grad_norm), "max_grad_norm", "give a positive number")
         _require(self.max_length_tokens >= 2, "max_length_tokens", "give 2 or more")
         for name in ("num_epochs", "global_batch_size"):
             _require(getattr(self, name) >= 1, name, "give 1 or more")
@@ -206,9 +215,9 @@ class Resources:
             "micro_batch_size",
             "batch_tokens",
         ):
-            _require(getattr(self, name) >= 1, f"{name}", "give 1 or more")
+            _require(getattr(self, name) >= 1, name, "give 1 or more")
         _require(self.gpus_per_node >= 0, "gpus_per_node", "give 0 or more")
-        _require(self.mem_gib > 0, "mem_gib", "give a positive number")
+        _require(_positive(self.mem_gib), "mem_gib", "give a positive number")
         _require(
             self.zero_stage in (1, 2, 3),
             "zero_stage",

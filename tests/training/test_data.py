@@ -34,7 +34,10 @@ OPENHERMES = {
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
     words = ["Which letter? A B Answer: Be brief Hello Hi Bye Ciao one two three four five"]
-    tokens = [*words, "<|system|> <|user|> <|assistant|>".replace("|", " ").replace("<", " ").replace(">", " ")]
+    tokens = [
+        *words,
+        "<|system|> <|user|> <|assistant|>".replace("|", " ").replace("<", " ").replace(">", " "),
+    ]
     return build_tokenizer(["Mali", "Peru"], tokens)
 
 
@@ -43,8 +46,17 @@ def test_three_schemas_become_messages() -> None:
         data.Message("user", "Which letter?\nA. Mali\nB. Peru"),
         data.Message("assistant", "B"),
     ]
-    assert [m.role for m in data.messages_of(TULU, "x")] == ["system", "user", "assistant", "user", "assistant"]
-    assert data.messages_of(OPENHERMES, "x") == [data.Message("user", "Hello"), data.Message("assistant", "Hi")]
+    assert [m.role for m in data.messages_of(TULU, "x")] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+    ]
+    assert data.messages_of(OPENHERMES, "x") == [
+        data.Message("user", "Hello"),
+        data.Message("assistant", "Hi"),
+    ]
     with pytest.raises(JobError, match=r"file, row 3: columns \['prompt'\]"):
         data.messages_of({"prompt": "x"}, "file, row 3")
 
@@ -100,7 +112,10 @@ def test_local_files_and_subsampling(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    num_examples=st.integers(1, 70), batch=st.integers(1, 20), steps=st.integers(1, 12), seed=st.integers(0, 9)
+    num_examples=st.integers(1, 70),
+    batch=st.integers(1, 20),
+    steps=st.integers(1, 12),
+    seed=st.integers(0, 9),
 )
 def test_each_epoch_sees_each_example_once(num_examples: int, batch: int, steps: int, seed: int) -> None:
     hyper = Hyperparameters(seed=seed, global_batch_size=batch)

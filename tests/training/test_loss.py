@@ -138,5 +138,8 @@ def test_refuses_wrong_arguments(shape: tuple[int, int, int], options: dict[str,
         head_width = width
     with pytest.raises(ValueError, match="must be|not in|not positive"):
         linear_cross_entropy(
-            torch.ones(rows, width), torch.ones(7, head_width), torch.zeros(rows, dtype=torch.int64), **options
+            torch.ones(rows, width),
+            torch.ones(7, head_width),
+            torch.zeros(rows, dtype=torch.int64),
+            **options,
         )

@@ -58,7 +58,9 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> JobPaths:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "micro", "zero_stage"), [(1, 2, 2), (2, 8, 2), (2, 2, 3)], ids=["1x8", "2 ranks", "2 ranks ZeRO-3"]
+    ("ranks", "micro", "zero_stage"),
+    [(1, 2, 2), (2, 8, 2), (2, 2, 3)],
+    ids=["1x8", "2 ranks", "2 ranks ZeRO-3"],
 )
 def test_the_run_does_not_depend_on_how_it_is_spread(
     baseline: JobPaths, tmp_path: Path, ranks: int, micro: int, zero_stage: int
@@ -129,7 +131,13 @@ def test_global_batch_must_divide() -> None:
     from study.errors import JobError
     from training.zero import accumulation_steps
 
-    assert accumulation_steps(Hyperparameters(global_batch_size=128), Resources(micro_batch_size=8), 4) == (8, 4)
-    assert accumulation_steps(Hyperparameters(global_batch_size=4), Resources(micro_batch_size=8), 2) == (2, 1)
+    assert accumulation_steps(Hyperparameters(global_batch_size=128), Resources(micro_batch_size=8), 4) == (
+        8,
+        4,
+    )
+    assert accumulation_steps(Hyperparameters(global_batch_size=4), Resources(micro_batch_size=8), 2) == (
+        2,
+        1,
+    )
     with pytest.raises(JobError, match="no multiple of 3 ranks x micro_batch_size"):
         accumulation_steps(Hyperparameters(global_batch_size=128), Resources(), 3)
