@@ -1,0 +1,1 @@
+"""Calibration metrics, tables and dashboards, read from prediction records. Never imports torch."""

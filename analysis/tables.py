@@ -1,0 +1,240 @@
+"""Tables of a study as files: long-form rows, the same in every format.
+
+A row is a cell x (a language | a resource bucket | all languages). Rows of one seed come first; a cell with
+several seeds then has the means over them (`seed` empty, `num_seeds` above 1). `average` says how languages
+were averaged: `macro` (each counts the same), `micro` (each example does), `none` for a single language. A
+row with something missing has a reason in `missing`, and no numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.aggregate import BUCKETS, Average, Cell, Shard, Study, Test, load_study, summarise
+from analysis.bins import NUM_BINS
+from analysis.labels import axis_names
+from analysis.measure import METRIC_NAMES
+from analysis.summary import print_summary
+from study.files import write_atomic
+from study.paths import StudyPaths
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TABLE_NAME = "calibration"
+BINS = {"num_bins": NUM_BINS, "bin_scheme": "equal_width", "bin_edges": "(lo, hi]"}
+NOTE = (
+    f"Bins of the ECE: {NUM_BINS} of equal width, (lo, hi], 0 in the first. raw: probability over the full "
+    "vocabulary; renormalised (ren.): over the options. ECE floor: about the ECE of a perfectly calibrated "
+    "model with the same confidences. macro: mean over languages; micro: over examples. n: examples, of one "
+    "seed. NLL in nats."
+)
+
+HEADINGS = {
+    "learning_rate": "lr",
+    "label_smoothing": "smoothing",
+    "num_seeds": "n seeds",
+    **{
+        f"{metric}_{kind}": f"{text} {short}"
+        for metric, text in (("confidence", "conf."), ("ece", "ECE"), ("ece_floor", "floor"))
+        for kind, short in (("raw", "raw"), ("renormalised", "ren."))
+    },
+    "nll": "NLL",
+    "brier": "Brier",
+    "option_mass": "mass",
+}
+"""Short headings of the tables for people."""
+NOT_FOR_PEOPLE = ("job_ids", "num_shards", "num_missing", "gap_raw", "gap_renormalised")
+"""Left out of them: in `missing`, or the difference of two columns."""
+
+Row = dict[str, Any]
+
+
+def write_tables(
+    study_dir: Path, *, formats: Sequence[str] | None = None, study: Study | None = None
+) -> dict[str, Path]:
+    """Write `tables/calibration.*` of a study folder; the path of each format (all four by default).
+
+    study: the study as loaded already. Raises UserError where the folder is not a study.
+    """
+    study = study or load_study(study_dir)
+    rows = table_rows(study)
+    written: dict[str, Path] = {}
+    for name in formats or FORMATS:
+        suffix, render = FORMATS[name]
+        path = StudyPaths(Path(study_dir)).tables / f"{TABLE_NAME}{suffix}"
+        write_atomic(path, render(study, rows))
+        written[name] = path
+    return written
+
+
+def table_rows(study: Study) -> list[Row]:
+    """The table, one dict a row, all with the same keys in the same order."""
+    axes = axis_names(study)
+    runs = study.runs()
+    seeds = {group: sum(run.without("seed") == group for run in runs) for group in study.groups()}
+    cells = runs + [group for group, num_seeds in seeds.items() if num_seeds > 1]
+    return [row for test in study.tests() for cell in cells for row in _cell_rows(study, test, cell, axes)]
+
+
+def _cell_rows(study: Study, test: Test, cell: Cell, axes: Sequence[str]) -> Iterator[Row]:
+    shards = study.select(test, cell)
+
+    def row(level: str, name: str, average: Average | None, members: Sequence[Shard]) -> Row:
+        summary = summarise(members, average or "macro")
+        return {
+            **dict(zip(("benchmark", "split", "protocol"), test, strict=True)),
+            **{axis: cell.get(axis) for axis in axes},
+            "num_seeds": summary.num_seeds,
+            "level": level,
+            "name": name,
+            "average": average or "none",
+            "missing": summary.missing,
+            "num_shards": len(members),
+            "num_missing": summary.num_missing,
+            **{metric: getattr(summary.metrics, metric, None) for metric in METRIC_NAMES},
+            **BINS,
+            "job_ids": summary.job_ids,
+        }
+
+    averages: tuple[Average, ...] = ("macro", "micro")
+    for language in study.languages():
+        if members := study.select(test, cell, language):
+            yield row("language", language, None, members)
+    for bucket in BUCKETS:
+        if members := [shard for shard in shards if shard.bucket == bucket]:
+            for average in averages:
+                yield row("bucket", bucket, average, members)
+    if shards:
+        for average in averages:
+            yield row("all", "all", average, shards)
+
+
+def to_csv(study: Study, rows: Sequence[Row]) -> str:
+    """Full precision, UTF-8; an empty field is missing, and job ids are separated by spaces."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "job_ids": " ".join(row["job_ids"])} for row in rows)
+    return stream.getvalue()
+
+
+def to_parquet(study: Study, rows: Sequence[Row]) -> bytes:
+    """As the CSV, with `job_ids` a list; the schema's metadata has study, description and note."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(rows[0])
+    table = pa.table({name: _column([row[name] for row in rows], name) for name in names})
+    about = {"study": study.name, "description": study.description, "note": NOTE}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(about), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _column(values: list[Any], name: str) -> pa.Array[Any]:
+    """A typed column: an axis with mixed types becomes text, one without any value too."""
+    import pyarrow as pa
+
+    if name in METRIC_NAMES and name != "n":
+        return pa.array(values, pa.float64())
+    try:
+        column = pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        column = pa.array([None if value is None else str(value) for value in values])
+    return (
+        column.cast(pa.int64() if name == "n" else pa.string()) if pa.types.is_null(column.type) else column
+    )
+
+
+def to_markdown(study: Study, rows: Sequence[Row]) -> str:
+    """A pipe table of what varies, the rest and the note above it, the job ids of each row below it."""
+    header, body, same = _for_people(rows)
+    lines = [f"# {study.name}", ""]
+    lines += [_pipe_safe(study.description), ""] if study.description else []
+    lines += [_pipe_safe(_missing_text(study)), "", NOTE, "", _pipe_safe(f"In every row: {same}."), ""]
+    lines.append("| " + " | ".join(["row", *header]) + " |")
+    lines.append("|" + " --: |" * (len(header) + 1))
+    lines += [
+        "| " + " | ".join([str(i), *(_pipe_safe(field) for field in fields)]) + " |"
+        for i, fields in enumerate(body, start=1)
+    ]
+    lines += ["", "## Jobs", ""]
+    lines += [f"- row {i}: {' '.join(row['job_ids'])}" for i, row in enumerate(rows, start=1)]
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(study: Study, rows: Sequence[Row]) -> str:
+    """A longtable of what varies, with booktabs' rules; the job ids of each row as a comment."""
+    header, body, same = _for_people(rows)
+    about = f"{study.name}. {_missing_text(study)} {NOTE} In every row: {same}."
+    head = " & ".join(_latex_safe(name) for name in header) + r" \\"
+    lines = [
+        r"% needs \usepackage{booktabs,longtable}",
+        r"\footnotesize",
+        rf"\begin{{longtable}}{{{'l' * len(header)}}}",
+        rf"\caption{{{_latex_safe(about)}}}\\",
+        r"\toprule",
+        head,
+        r"\midrule",
+        r"\endhead",
+        r"\bottomrule",
+        r"\endfoot",
+    ]
+    for fields, row in zip(body, rows, strict=True):
+        lines.append(f"% jobs: {' '.join(row['job_ids'])}")
+        lines.append(" & ".join(_latex_safe(field) for field in fields) + r" \\")
+    return "\n".join([*lines, r"\end{longtable}"]) + "\n"
+
+
+FORMATS: dict[str, tuple[str, Callable[[Study, Sequence[Row]], str | bytes]]] = {
+    "csv": (".csv", to_csv),
+    "markdown": (".md", to_markdown),
+    "latex": (".tex", to_latex),
+    "parquet": (".parquet", to_parquet),
+}
+
+
+def _for_people(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], str]:
+    """The columns that vary, their fields as text, and the columns that do not, as one phrase."""
+    names = [name for name in rows[0] if name not in NOT_FOR_PEOPLE]
+    text = {name: [_field(name, row[name]) for row in rows] for name in names}
+    varied = [name for name in names if len(set(text[name])) > 1]
+    same = ", ".join(f"{HEADINGS.get(name, name)} {text[name][0]}" for name in names if name not in varied)
+    header = [HEADINGS.get(name, name) for name in varied]
+    return header, [list(fields) for fields in zip(*(text[name] for name in varied), strict=True)], same
+
+
+def _field(name: str, value: Any) -> str:
+    """Three decimals for what is measured, an axis as it is, a dash for what is missing."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if name in METRIC_NAMES else f"{value:g}"
+    return str(value)
+
+
+def _missing_text(study: Study) -> str:
+    return f"{len(study.missing)} of {len(study.shards)} shards are missing."
+
+
+def _pipe_safe(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def _latex_safe(text: str) -> str:
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\n": " ",
+        **{sign: "\\" + sign for sign in "&%$#_{}"},
+    }
+    return "".join(special.get(sign, sign) for sign in text)
+
+
+__all__ = ["FORMATS", "print_summary", "table_rows", "write_tables"]

@@ -1,0 +1,92 @@
+"""`python -m analysis`: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis.cli import FORMATS, main
+from analysis.tables import FORMATS as TABLE_FORMATS
+
+from .studies import StudyFolder, sweep
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_tables_writes_one_format_and_prints_its_path(
+    folder: StudyFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep(folder, seeds=1)
+    for name, suffix in (("csv", "csv"), ("markdown", "md"), ("latex", "tex"), ("parquet", "parquet")):
+        assert main(["tables", str(folder.root), "--format", name]) == 0
+        path = folder.root / "tables" / f"calibration.{suffix}"
+        assert capsys.readouterr().out == f"{path}\n"
+        assert path.stat().st_size > 0
+
+
+def test_tables_without_a_format_writes_all_and_prints_a_summary(
+    folder: StudyFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep(folder, seeds=1, skip=[(0.1, 0, "sw")])
+    assert main(["tables", str(folder.root)]) == 0
+    printed = capsys.readouterr()
+    assert "Swahili" in printed.out
+    assert len(list((folder.root / "tables").iterdir())) == 4
+    assert printed.err == "analysis: 1 of 15 shards are missing\n"
+
+
+def test_dashboard(folder: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(folder, seeds=1)
+    assert main(["dashboard", str(folder.root)]) == 0
+    assert capsys.readouterr().out == f"{folder.root / 'dashboard.html'}\n"
+    assert (folder.root / "dashboard.html").is_file()
+
+
+@pytest.mark.parametrize("command", ["compare", "pull", "publish", "verify"])
+def test_what_is_not_built_says_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "somewhere", "--option"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"analysis: {command}: not built yet; tables and dashboard are\n"
+
+
+@pytest.mark.parametrize("command", ["tables", "dashboard"])
+def test_a_folder_that_is_no_study(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        assert main([command, str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "is not a study (no plan.json)" in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["tables"], ["table", "x"], ["tables", "x", "--format", "xlsx"]])
+def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_formats_are_those_of_the_tables() -> None:
+    assert list(FORMATS) == list(TABLE_FORMATS)
+
+
+def test_help_is_light_and_nothing_imports_torch() -> None:
+    heavy = "torch, numpy, pyarrow, plotly, rich, jinja2"
+    code = f"import sys, analysis.cli; print([m for m in '{heavy}'.split(', ') if m in sys.modules])"
+    assert run("-c", code).stdout.strip() == "[]"
+    everything = "aggregate bins cli dashboard diagrams labels measure metrics reliability summary tables"
+    code = f"import sys; [__import__('analysis.' + m) for m in '{everything}'.split()]"
+    assert run("-c", f"{code}; print('torch' in sys.modules)").stdout.strip() == "False"
+
+
+def test_as_a_module() -> None:
+    done = run("-m", "analysis", "--help")
+    assert done.returncode == 0
+    assert "tables" in done.stdout
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT)
