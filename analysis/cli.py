@@ -13,7 +13,8 @@ from pathlib import Path
 from study.errors import CalsweepError, UserError
 
 LATER = ("compare", "pull", "publish", "verify")
-FORMATS = ("csv", "markdown", "latex", "parquet")
+TEXT_FORMATS = ("csv", "markdown", "latex")
+FORMATS = (*TEXT_FORMATS, "parquet")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     dashboard = commands.add_parser("dashboard", help="write dashboard.html, one file that needs no network")
     for command in (tables, dashboard):
         command.add_argument("study_dir", type=Path, metavar="STUDY_DIR", help="the folder <outputs>/<study>")
-    tables.add_argument("--format", choices=FORMATS, help="write just this one (default: all, and print)")
+    tables.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="write and print just this one (default: write all, print a summary)",
+    )
     return parser
 
 
@@ -61,7 +66,11 @@ def _run(options: argparse.Namespace) -> int:
         formats = [options.format] if options.format else None
         written = list(write_tables(options.study_dir, formats=formats, study=study).values())
     for path in written:
-        print(path)
+        if options.command == "tables" and options.format in TEXT_FORMATS:
+            print(path.read_text(encoding="utf-8"), end="")  # to be piped; the place goes to stderr
+            print(path, file=sys.stderr)
+        else:
+            print(path)
     if study.missing:
         print(f"analysis: {len(study.missing)} of {len(study.shards)} shards are missing", file=sys.stderr)
     return 0

@@ -5,18 +5,21 @@ agree), a row's loss and gradient are
 
     L = lse(z) - (1 - eps) z_y - (eps/V) sum_j z_j        dL/dz = softmax(z) - q
 
-Logits of a chunk exist only while it is worked on, and its gradients are computed at once: three matrix
-products in all, none in the backward pass. Memory grows with V, not with tokens times V.
+Logits exist for one chunk of rows at a time, and the gradients are computed at once: three matrix products
+in all, none in the backward pass. Within a chunk, logits become gradients in place, in blocks of rows small
+enough for the cache. Memory grows with V, not with tokens times V.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-LOGITS_PER_CHUNK = 2**24
+LOGITS_PER_CHUNK = 2**26
+LOGITS_PER_BLOCK = 2**20
 
 
 def linear_cross_entropy(
@@ -76,38 +79,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
         softcap: float | None,
         ignore_index: int,
     ) -> Tensor:
-        num_rows, (vocabulary, _) = hidden.shape[0], weight.shape
+        vocabulary = weight.shape[0]
         # bf16 logits are turned to float32 before anything is summed over the vocabulary
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
         loss_sum = torch.zeros((), dtype=wide, device=hidden.device)
-        chunk = max(1, LOGITS_PER_CHUNK // vocabulary)
-        for start in range(0, num_rows, chunk):
-            x, y = hidden[start : start + chunk], labels[start : start + chunk]
-            is_target = y != ignore_index
-            target = torch.where(is_target, y, 0)[:, None]
-            z = (x @ weight.T).to(wide)
-            if softcap is not None:
-                z = z.div_(softcap).tanh_().mul_(softcap)
-            lse = torch.logsumexp(z, dim=1)
-            picked = z.gather(1, target).squeeze(1)
-            loss = lse - (1 - label_smoothing) * picked - label_smoothing * z.mean(dim=1)
-            loss_sum += torch.where(is_target, loss, 0).sum()
-            if not (needs_hidden or needs_weight):
-                continue
-            slope = 1 - (z / softcap).square() if softcap is not None else None
-            grad = z.sub_(lse[:, None]).exp_().sub_(label_smoothing / vocabulary)
-            grad.scatter_add_(1, target, torch.full_like(target, label_smoothing - 1, dtype=wide))
-            if slope is not None:
-                grad *= slope
-            grad *= is_target[:, None]
-            narrow = grad.to(hidden.dtype)
+        chunk, block = max(1, LOGITS_PER_CHUNK // vocabulary), max(1, LOGITS_PER_BLOCK // vocabulary)
+        for x, y, rows in _chunks(hidden, labels, chunk):
+            z = x @ weight.T
+            for begin in range(0, len(y), block):
+                part = slice(begin, begin + block)
+                loss_sum += _to_gradient(z[part], y[part], label_smoothing, softcap, ignore_index, wide)
             if grad_hidden is not None:
-                torch.mm(narrow, weight, out=grad_hidden[start : start + chunk])
+                torch.mm(z, weight, out=grad_hidden[rows])
             if grad_weight is not None:
-                grad_weight += narrow.T @ x
+                grad_weight += z.T @ x
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         return loss_sum
 
@@ -123,3 +111,46 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _chunks(hidden: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    for begin in range(0, len(labels), size):
+        rows = slice(begin, begin + size)
+        yield hidden[rows], labels[rows], rows
+
+
+def _to_gradient(
+    logits: Tensor,
+    labels: Tensor,
+    label_smoothing: float,
+    softcap: float | None,
+    ignore_index: int,
+    wide: torch.dtype,
+) -> Tensor:
+    """Turn logits (R, V) in place into the gradient of their loss; returns the sum of the losses."""
+    vocabulary = logits.shape[1]
+    is_target = labels != ignore_index
+    target = torch.where(is_target, labels, 0)[:, None]
+    z = logits.to(wide)  # the same tensor when it is wide already
+    slope = None
+    if softcap is not None:
+        z = z.div_(softcap).tanh_()
+        slope = 1 - z.square()
+        z = z.mul_(softcap)
+    picked = z.gather(1, target).squeeze(1)
+    mean = z.mean(dim=1) if label_smoothing else torch.zeros_like(picked)
+    highest = z.amax(dim=1, keepdim=True)
+    p = z.sub_(highest).exp_()
+    total = p.sum(dim=1, keepdim=True)
+    loss = (highest + total.log()).squeeze(1) - (1 - label_smoothing) * picked - label_smoothing * mean
+    # rows without a target get a gradient of exactly 0, not a product of it with a large number
+    keep = is_target[:, None].to(wide)
+    grad = p.mul_(keep / total)
+    if label_smoothing:
+        grad.sub_(keep * (label_smoothing / vocabulary))
+    grad.scatter_add_(1, target, keep * (label_smoothing - 1))
+    if slope is not None:
+        grad.mul_(slope)
+    if grad.data_ptr() != logits.data_ptr():
+        logits.copy_(grad)
+    return torch.where(is_target, loss, 0).sum()

@@ -44,8 +44,7 @@ def build_tokenizer(
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizer
     glued = set(glued_names)
-    # single_word: a name must not be found inside a longer word ("Mali" in "Maliyi"). normalized=False: no
-    # normalizer.
+    # single_word: a name must not be found inside a longer word, such as "Mali" in "Maliyi".
     tokenizer.add_tokens(
         [AddedToken(name, single_word=True, normalized=False) for name in sorted(set(names) - glued)]
         + [AddedToken(name, single_word=False, normalized=False) for name in sorted(glued)]
@@ -61,9 +60,7 @@ def build_tokenizer(
 def cldr_tokenizer(
     languages: Iterable[str], *, per_subject: int | None = DEMO_PER_SUBJECT
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows every word of the CLDR rows of these languages under this cap, English among
-    them.
-    """
+    """A tokenizer that knows every word of the CLDR rows of these languages, and of English, under this cap."""
     names: set[str] = set()
     glued: set[str] = set()
     texts = [f"Answer: {' '.join(LETTERS)}"]

@@ -58,6 +58,7 @@ def case(rows: int, width: int, vocabulary: int, seed: int, masked: float) -> tu
     eps=st.floats(0, 0.5),
     softcap=st.sampled_from([None, 1.0, 30.0]),
     chunk=st.sampled_from([1, 7, 10_000]),
+    block=st.sampled_from([1, 3, 10_000]),
 )
 def test_equals_float64_reference(
     rows: int,
@@ -68,10 +69,12 @@ def test_equals_float64_reference(
     eps: float,
     softcap: float | None,
     chunk: int,
+    block: int,
 ) -> None:
     hidden, weight, labels = case(rows, width, vocabulary, seed, masked)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.loss, "LOGITS_PER_CHUNK", chunk * vocabulary)
+        patch.setattr(training.loss, "LOGITS_PER_BLOCK", block * vocabulary)
         loss, gx, gw, num_tokens = ours(hidden.double(), weight.double(), labels, eps, softcap)
     want, want_x, want_w = reference(hidden, weight, labels, eps, softcap)
     assert num_tokens == int((labels != -100).sum())

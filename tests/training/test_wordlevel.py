@@ -29,13 +29,13 @@ def prompt(row: dict[str, str]) -> str:
 def test_names_are_whole_and_longest_wins() -> None:
     built = build_tokenizer(
         ["Guinea", "Papua New Guinea", "Mali", "St. Kitts & Nevis"],
-        ["Where is it?", "Answer: A B", "紧接在 之后的是什么？"],  # noqa: RUF001
+        ["Where is it?", "Answer: A B", "紧接在 之后的是什么？"],
         glued_names=["一月", "十一月"],
     )
     assert tokens(built, "Where is: Papua New Guinea?") == ["<s>", "Where", "is", "Papua New Guinea"]
     assert tokens(built, "A. St. Kitts & Nevis") == ["<s>", "A", "St. Kitts & Nevis"]
     assert tokens(built, "Maliyi Mali") == ["<s>", "<unk>", "Mali"]
-    assert tokens(built, "紧接在十一月之后的是什么？") == ["<s>", "紧接在", "十一月", "之后的是什么"]  # noqa: RUF001
+    assert tokens(built, "紧接在十一月之后的是什么？") == ["<s>", "紧接在", "十一月", "之后的是什么"]
 
 
 def test_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
