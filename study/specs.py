@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -66,6 +67,7 @@ class Scratch:
     num_layers: int = 2
     num_heads: int = 4
     max_position_embeddings: int = 256
+    rope_theta: float = 10000.0
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
 
@@ -80,6 +82,7 @@ class Scratch:
         ):
             _require(getattr(self, name) >= 1, name, "give a positive number")
         _require(_positive(self.initializer_range), "initializer_range", "give a positive number")
+        _require(self.rope_theta > 0, "rope_theta", "give a positive number")
         _require(self.hidden_size % self.num_heads == 0, "hidden_size", "make it a multiple of num_heads")
 
 
@@ -229,27 +232,24 @@ class Resources:
         return self.nodes * self.tasks_per_node
 
 
-def to_dict(spec: Any) -> dict[str, Any]:
+def to_dict(spec: Spec) -> dict[str, Any]:
     """A spec as plain JSON values, for files and W&B's config."""
-    result: dict[str, Any] = dataclasses.asdict(spec)
-    return result
+    return _plain(spec, dataclasses.asdict)
 
 
 def identity(spec: Spec) -> dict[str, Any]:
     """The spec as plain JSON values without what does not identify it (the place of local content)."""
+    return _plain(spec, Source.identity)
 
-    def reduce(value: Any) -> Any:
-        if isinstance(value, Source):
-            return value.identity()
-        if dataclasses.is_dataclass(value):
-            return {f.name: reduce(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if isinstance(value, tuple | list):
-            return [reduce(item) for item in value]
-        return value
 
-    result = reduce(spec)
-    assert isinstance(result, dict)
-    return result
+def _plain(value: Any, of_source: Callable[[Source], dict[str, str]]) -> Any:
+    if isinstance(value, Source):
+        return of_source(value)
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name), of_source) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(item, of_source) for item in value]
+    return value
 
 
 def train_spec_from(data: dict[str, Any]) -> TrainSpec:

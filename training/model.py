@@ -46,6 +46,7 @@ def build(scratch: Scratch, tokenizer: PreTrainedTokenizerBase, *, seed: int) ->
         num_hidden_layers=scratch.num_layers,
         num_attention_heads=scratch.num_heads,
         max_position_embeddings=scratch.max_position_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": scratch.rope_theta},
         initializer_range=scratch.initializer_range,
         tie_word_embeddings=scratch.tie_word_embeddings,
         bos_token_id=tokenizer.bos_token_id,

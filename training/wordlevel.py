@@ -60,7 +60,7 @@ def build_tokenizer(
 def cldr_tokenizer(
     languages: Iterable[str], *, per_subject: int | None = DEMO_PER_SUBJECT
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows every word of the CLDR rows of these languages, and of English, under this cap."""
+    """A tokenizer that knows every word of the CLDR rows, under this cap, of these languages and English."""
     names: set[str] = set()
     glued: set[str] = set()
     texts = [f"Answer: {' '.join(LETTERS)}"]
