@@ -24,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CalsweepError as error:
         print(f"calsweep: {error}", file=sys.stderr)
         return 2
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:  # `outputs` is no place to write
+        print(f"calsweep: {error.filename}: {error.strerror}; give another folder", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("calsweep: interrupted; run the same command to go on", file=sys.stderr)
         return 130
@@ -38,7 +41,12 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError(
             "is not built yet", where=f"calsweep {arguments[0]}", remedy="status, logs and cancel are"
         )
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, extra = parser.parse_known_args(arguments)
+    if options.command == "sweep" and not any(item.startswith("-") for item in extra):
+        options.overrides += extra  # those after an option: argparse takes the list in one piece only
+    elif extra:
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
     if options.command == "sweep":
         from launcher.sweeping import sweep
 

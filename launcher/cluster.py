@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.config import Grid, check_resources, checked_section, load_checked
+from study.config import Grid, check_resources, checked_section, load_checked, require_texts
 from study.errors import UserError
 from study.job import KINDS
 from study.specs import Resources
@@ -29,6 +29,10 @@ class ClusterProfile:
     setup: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
     resources: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_texts(self.srun_args, "srun_args")
+        require_texts(self.setup, "setup")
 
 
 @dataclass(frozen=True)

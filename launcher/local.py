@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,14 +56,11 @@ def run(
                 for task in [task for task in waiting if _is_blocked(task, waiting, running, paths)]:
                     waiting.remove(task)
                     outcome.skipped.append(task)
-                used = sum(min(_cores(entry.task, resources), cores) for entry in running)
-                ready = [task for task in waiting if _is_ready(task, waiting, running, paths)]
-                for task in ready:
-                    wants = min(_cores(task, resources), cores)
-                    if used + wants <= cores:
+                for task in [task for task in waiting if _is_ready(task, waiting, running, paths)]:
+                    if _fits(task, running, resources, cores):
                         waiting.remove(task)
                         running.append(_start(task, paths, resources[task.kind], number))
-                        used, number = used + wants, number + 1
+                        number += 1
                 time.sleep(POLL_S)
                 for entry in [entry for entry in running if entry.job.done()]:
                     running.remove(entry)
@@ -73,7 +71,7 @@ def run(
             for entry in running:
                 entry.job.cancel()
             for entry in running:
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     entry.job._process.wait(timeout=15)
             raise
     return outcome
@@ -100,8 +98,14 @@ def _start(task: Task, paths: StudyPaths, resources: Resources, number: int) -> 
     return _Running(task, job)
 
 
-def _cores(task: Task, resources: Mapping[str, Resources]) -> int:
-    return resources[task.kind].num_tasks * resources[task.kind].cpus_per_task
+def _fits(task: Task, running: Sequence[_Running], resources: Mapping[str, Resources], cores: int) -> bool:
+    """Whether cores are free; and GPUs, which tasks take in turn: submitit gives each the first ones."""
+    asks = [resources[entry.task.kind] for entry in running]
+    mine = resources[task.kind]
+    if mine.gpus_per_node and any(other.gpus_per_node for other in asks):
+        return False
+    used = sum(other.num_tasks * other.cpus_per_task for other in asks)
+    return not running or used + mine.num_tasks * mine.cpus_per_task <= cores
 
 
 def _unfinished(waiting: Sequence[Task], running: Sequence[_Running]) -> set[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from study import languages
 from study.config import AXES, Grid, GridConfig, checked_section
 from study.errors import UserError, nearest
-from study.files import read_json, write_atomic, write_json
+from study.files import digest, read_json, write_atomic, write_json
 from study.job import Job, job_from
 from study.paths import StudyPaths
 from study.sources import benchmark_languages, benchmark_source, dataset_source, model_source
@@ -64,8 +64,10 @@ def build_plan(grid: Grid) -> Plan:
         raise UserError(
             "asks for no training and no evaluation", where=where, remedy="add evaluate.benchmarks"
         )
+    _refuse_doubles(sources, trains, evaluations, where)
     needed = {need for job in (*trains, *evaluations) for need in job.needs}
-    jobs = [job for job in prepared.values() if job.job_id in needed] + trains + evaluations
+    used_prepared = {job.job_id: job for job in prepared.values() if job.job_id in needed}
+    jobs = [*used_prepared.values(), *trains, *evaluations]
     if evaluations:
         ids = tuple(job.job_id for job in evaluations)
         jobs.append(Job("analyse", AnalyseSpec(ids), needs=ids, cell={}))
@@ -75,6 +77,12 @@ def build_plan(grid: Grid) -> Plan:
 def cells(config: GridConfig, where: str) -> Iterator[dict[str, Any]]:
     """The training cells: the product of the axes, less what `exclude` matches; none without a dataset."""
     if "dataset" not in config.grid and "dataset" not in config.train:
+        if config.exclude:
+            raise UserError(
+                "excludes training cells, and this grid has none",
+                where=f"{where}: exclude",
+                remedy="remove it, or leave models out of grid.model",
+            )
         extra = [axis for axis in (*config.grid, *config.train) if axis != "model"]
         if extra:
             raise UserError(
@@ -95,16 +103,19 @@ def cells(config: GridConfig, where: str) -> Iterator[dict[str, Any]]:
                 raise UserError(
                     "is no axis of this grid",
                     where=f"{where}: exclude[{index}].{key}",
-                    remedy=nearest(key, config.grid),
+                    remedy=nearest(str(key), config.grid),
                 )
-    axes = sorted(config.grid, key=AXES.index)
+    axes, empty = sorted(config.grid, key=AXES.index), True
     for values in itertools.product(*(config.grid[axis] for axis in axes)):
         cell = {**dict(zip(axes, values, strict=True)), **constants}
         matched = [i for i, rule in enumerate(config.exclude) if _matches(cell, rule)]
         for i in matched:
             used[i] = True
         if not matched:
+            empty = False
             yield cell
+    if empty:
+        raise UserError("leaves no cell", where=f"{where}: exclude", remedy="remove a rule")
     if not all(used):
         raise UserError(
             "matches no cell",
@@ -131,7 +142,7 @@ def _prepare_job(name: str, section: Any, grid: Grid) -> Job:
     known = (*shape, "dataset", *Hyperparameters.__dataclass_fields__)
     for key in section:
         if key not in known:
-            raise UserError("unknown key", where=f"{where}.{key}", remedy=nearest(key, known))
+            raise UserError("unknown key", where=f"{where}.{key}", remedy=nearest(str(key), known))
     if "dataset" not in section:
         raise UserError("is missing", where=f"{where}.dataset", remedy="e.g. cldr-pretrain")
     if section["dataset"] != "cldr-pretrain":
@@ -150,10 +161,10 @@ def _prepare_job(name: str, section: Any, grid: Grid) -> Job:
 def _train_job(cell: dict[str, Any], sources: Mapping[str, Source], grid: Grid) -> Job:
     where = grid.path.name
     hyper = {**grid.config.train, **cell}
-    dataset = dataset_source(str(hyper.pop("dataset")), grid, f"{where}: grid.dataset")
-    model = sources[str(hyper.pop("model"))]
-    section = f"{where}: train" if set(cell) <= {"model", "dataset"} else f"{where}: grid"
-    spec = TrainSpec(model, dataset, _hyperparameters(hyper, section))
+    section = "train" if "dataset" in grid.config.train else "grid"
+    dataset = dataset_source(hyper.pop("dataset"), grid, f"{where}: {section}.dataset")
+    model = sources[hyper.pop("model")]
+    spec = TrainSpec(model, dataset, _hyperparameters(hyper, f"{where}: grid"))
     # the study's own axes are always told, and every value as it will be used: `1` for a rate is 1.0
     axes = dict.fromkeys((*STUDY_AXES, *cell))
     resolved = {axis: getattr(spec.hyper, axis, cell.get(axis)) for axis in axes}
@@ -164,17 +175,35 @@ def _shards(grid: Grid) -> list[tuple[Benchmark, str]]:
     result: list[tuple[Benchmark, str]] = []
     for index, config in enumerate(grid.benchmarks):
         where = f"{grid.path.name}: evaluate.benchmarks[{index}]"
+        benchmark = benchmark_source(config, grid, where)
         try:
-            benchmark = benchmark_source(config, grid, where)
-            result += [
-                (benchmark, code)
-                for code in languages.resolve(config.languages, benchmark_languages(benchmark))
-            ]
+            codes = languages.resolve(config.languages, benchmark_languages(benchmark))
         except UserError as error:
-            raise UserError(
-                error.what, where=error.where or f"{where}.languages", remedy=error.remedy
-            ) from None
+            raise UserError(error.what, where=f"{where}.languages", remedy=error.remedy) from None
+        result += [(benchmark, code) for code in codes]
     return result
+
+
+def _refuse_doubles(
+    sources: Mapping[str, Source], trains: Sequence[Job], evaluations: Sequence[Job], where: str
+) -> None:
+    """Two names of one thing would be one job under two cells, counted twice in every mean."""
+    seen: dict[str, str] = {}
+    for name, source in sources.items():
+        key = digest(source.identity())
+        if key in seen:
+            raise UserError(f"'{name}' is '{seen[key]}'", where=f"{where}: grid.model", remedy="remove one")
+        seen[key] = name
+    for section, jobs in (("grid", trains), ("evaluate.benchmarks", evaluations)):
+        names: dict[str, str] = {}
+        for job in jobs:
+            if job.job_id in names:
+                raise UserError(
+                    f"'{job.name}' is the same job as '{names[job.job_id]}'",
+                    where=f"{where}: {section}",
+                    remedy="remove one",
+                )
+            names[job.job_id] = job.name
 
 
 def _eval_job(model: Source, cell: Mapping[str, Any], shard: tuple[Benchmark, str], grid: Grid) -> Job:
@@ -195,9 +224,10 @@ def write_plan(plan: Plan, grid: Grid, paths: StudyPaths) -> None:
 
     known = {job.job_id: job.to_dict() for job in plan.jobs}
     for job_id, data in known.items():
-        spec = paths.job(job_id).spec
-        if not spec.is_file():
-            write_json(spec, data)
+        folder = paths.job(job_id)
+        # an unfinished job takes what is outside its identity anew, e.g. where a local model lies now
+        if not folder.spec.is_file() or (not folder.done.is_file() and read_json(folder.spec) != data):
+            write_json(folder.spec, data)
     write_atomic(paths.grid, OmegaConf.to_yaml(OmegaConf.structured(grid.config)))
     content = {
         "schema_version": PLAN_VERSION,
@@ -214,5 +244,15 @@ def read_plan(paths: StudyPaths) -> Plan:
         raise UserError(
             "is not a study (no plan.json)", where=str(paths.root), remedy="give <outputs>/<study>"
         )
-    data = read_json(paths.plan)
-    return Plan(data["study"], data["description"], tuple(job_from(entry) for entry in data["jobs"]))
+    try:
+        data = read_json(paths.plan)
+        known = data["schema_version"] == PLAN_VERSION
+        jobs = tuple(job_from(entry) for entry in data["jobs"]) if known else ()
+        known = known and all(job.job_id == e["job_id"] for job, e in zip(jobs, data["jobs"], strict=True))
+    except (KeyError, TypeError, ValueError):
+        known = False
+    if not known:
+        raise UserError(
+            "is not a plan of this version of calsweep", where=str(paths.plan), remedy="sweep the grid again"
+        )
+    return Plan(data["study"], data["description"], jobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -84,17 +85,26 @@ _ALIVE = {
     "CONFIGURING": "queued",
     "REQUEUED": "queued",
     "REQUEUE_HOLD": "queued",
+    "REQUEUE_FED": "queued",
+    "RESV_DEL_HOLD": "queued",
+    "SPECIAL_EXIT": "queued",
     "SUSPENDED": "queued",
     "RUNNING": "running",
     "COMPLETING": "running",
     "STOPPED": "running",
+    "RESIZING": "running",
+    "SIGNALING": "running",
+    "STAGE_OUT": "running",
 }
 
 
 def cancel(tasks: Sequence[str]) -> None:
     """scancel tasks, in one call."""
     if tasks:
-        subprocess.run(["scancel", *sorted(set(tasks))], check=True, timeout=60)
+        try:
+            subprocess.run(["scancel", *sorted(set(tasks))], check=True, timeout=60)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise UserError(f"scancel failed ({error})", where="cluster", remedy="try again") from None
 
 
 def _dependency(kind: str, needs: frozenset[str], placed: dict[str, str]) -> str:
@@ -158,7 +168,7 @@ def parameters(
         "nodes": resources.nodes,
         "ntasks_per_node": resources.tasks_per_node,
         "cpus_per_task": resources.cpus_per_task,
-        "mem": f"{int(resources.mem_gib * 1024)}M",
+        "mem": f"{math.ceil(resources.mem_gib * 1024)}M",  # 0M would ask for the whole node
         "gpus_per_node": resources.gpus_per_node or None,
         "array_parallelism": profile.array_parallelism,
         "dependency": dependency or None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,17 @@ def take_snapshot(code: Path) -> Path:
         raise UserError(
             f"{size / 2**20:.0f} MiB of code", where=str(ROOT), remedy="move data out of the packages"
         )
+    # read once: what is hashed is what is written, whatever an editor does meanwhile
+    contents = {path.relative_to(ROOT): path.read_bytes() for path in files}
     total = hashlib.sha256()
-    for path in files:
-        content = path.read_bytes()
-        total.update(f"{path.relative_to(ROOT).as_posix()}\0{len(content)}\0".encode() + content)
+    for name, content in contents.items():
+        total.update(f"{name.as_posix()}\0{len(content)}\0".encode() + content)
     target = code / total.hexdigest()[:HASH_LENGTH]
     if not (target / "snapshot.json").is_file():
-        for path in files:
-            copy = target / path.relative_to(ROOT)
+        for name, content in contents.items():
+            copy = target / name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            copy.write_bytes(content)
         write_json(
             target / "snapshot.json", {"code": target.name, **_git()}
         )  # last: it marks the copy complete

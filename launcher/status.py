@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launcher import slurm
@@ -93,7 +94,7 @@ def status_json(plan: Plan, statuses: list[JobStatus]) -> dict[str, Any]:
 
 def print_status(plan: Plan, statuses: list[JobStatus], console: Console) -> None:
     """One line per model: its own job, then the states of its languages."""
-    table = Table(title=f"study {plan.study}", title_justify="left")
+    table = Table(title=f"study {escape(plan.study)}", title_justify="left")
     table.add_column("job")
     table.add_column("kind")
     table.add_column("state")
@@ -103,11 +104,11 @@ def print_status(plan: Plan, statuses: list[JobStatus], console: Console) -> Non
         if isinstance(spec, EvalSpec):
             groups.setdefault(f"{status.job.cell_name} · {spec.benchmark.name}", []).append(status)
         else:
-            table.add_row(status.job.name, status.job.kind, f"[{STYLE[status.state]}]{status.state}")
+            table.add_row(escape(status.job.name), status.job.kind, f"[{STYLE[status.state]}]{status.state}")
     for name, members in groups.items():
         counts = Counter(member.state for member in members)
         cell = "  ".join(f"[{STYLE[state]}]{counts[state]} {state}[/]" for state in STATES if counts[state])
-        table.add_row(name, "evaluate", cell)
+        table.add_row(escape(name), "evaluate", cell)
     console.print(table)
     total = Counter(status.state for status in statuses)
     console.print(
@@ -115,6 +116,5 @@ def print_status(plan: Plan, statuses: list[JobStatus], console: Console) -> Non
     )
     for status in statuses:
         if status.state == "failed":
-            console.print(
-                f"[red]failed[/] {status.job.kind} {status.job.name} ({status.job.job_id}): {status.message}"
-            )
+            told = escape(f"{status.job.kind} {status.job.name} ({status.job.job_id}): {status.message}")
+            console.print(f"[red]failed[/] {told}", highlight=False, soft_wrap=True)

@@ -26,12 +26,17 @@ from study.files import locked, write_json
 from study.job import KINDS
 from study.paths import StudyPaths
 
+REPORT_WIDTH = 110
+"""Columns where the output goes to a file: the tables need about 100."""
+
 
 def sweep(options: argparse.Namespace) -> int:
     """Submit what is missing of a grid, and only that; on this machine, run it and print the tables."""
     grid = load_grid(options.grid, options.overrides)
     plan, site, paths = build_plan(grid), load_site(grid), StudyPaths(grid.study_dir)
     console = Console(stderr=options.json)
+    if not console.is_terminal:
+        console.width = REPORT_WIDTH
     with nullcontext(True) if options.dry_run else locked(paths.lock, wait=False) as free:
         if not free:
             raise UserError(
@@ -39,7 +44,7 @@ def sweep(options: argparse.Namespace) -> int:
             )
         busy = slurm.queued_tasks(paths)
         tasks = missing_tasks(plan, paths, grid.config.evaluate.languages_per_task, busy)
-        _print_plan(plan, tasks, paths, len(busy), console)
+        _print_plan(plan, tasks, paths, console)
         if options.dry_run:
             _dry_run(tasks, paths, site, console)
             if options.json:
@@ -48,14 +53,15 @@ def sweep(options: argparse.Namespace) -> int:
         write_plan(plan, grid, paths)
         _write_executions(tasks, grid, site, paths)
         if site.profile is None:
-            return _run_here(tasks, paths, site, options, console)
+            return _run_here(plan, tasks, paths, site, options, console)
         return _submit(tasks, paths, site, options, console)
 
 
-def _print_plan(plan: Plan, tasks: Sequence[Task], paths: StudyPaths, busy: int, console: Console) -> None:
+def _print_plan(plan: Plan, tasks: Sequence[Task], paths: StudyPaths, console: Console) -> None:
     of_kind = Counter(job.kind for job in plan.jobs)
     left = Counter(job.kind for task in tasks for job in task.jobs)
-    done = len(plan.jobs) - sum(left.values()) - busy
+    done = sum(paths.job(job.job_id).done.is_file() for job in plan.jobs)
+    busy = len(plan.jobs) - sum(left.values()) - done
     parts = ", ".join(f"{of_kind[kind]} {kind}" for kind in KINDS if of_kind[kind])
     console.print(f"[bold]{escape(plan.study)}[/]: {len(plan.jobs)} jobs ({parts})", highlight=False)
     console.print(
@@ -101,15 +107,18 @@ def _write_executions(tasks: Sequence[Task], grid: Grid, site: Site, paths: Stud
 
 
 def _run_here(
-    tasks: Sequence[Task], paths: StudyPaths, site: Site, options: argparse.Namespace, console: Console
+    plan: Plan,
+    tasks: Sequence[Task],
+    paths: StudyPaths,
+    site: Site,
+    options: argparse.Namespace,
+    console: Console,
 ) -> int:
     outcome = local.Outcome()
     if tasks:
         outcome = local.run(tasks, paths, site.resources, take_snapshot(paths.code), console)
     if paths.tables.is_dir() and not options.json:
-        from analysis.tables import print_summary
-
-        print_summary(paths.root, console)
+        _print_results(plan, paths, console)
     for task, log in outcome.failed:
         if task.kind != "analyse" or len(outcome.failed) == 1:
             console.print(f"[red]failed[/] {task.kind} {escape(task.name)}", highlight=False, soft_wrap=True)
@@ -123,6 +132,16 @@ def _run_here(
             {"study": paths.root.name, "folder": str(paths.root), "failed": failed, "skipped": skipped}
         )
     return 1 if outcome.failed or outcome.skipped else 0
+
+
+def _print_results(plan: Plan, paths: StudyPaths, console: Console) -> None:
+    from analysis.tables import print_summary
+
+    print_summary(paths.root, console)
+    if plan.description:
+        console.print("\n" + escape(plan.description), highlight=False)
+    console.print(f"\ntables     {_shown(paths.tables / 'calibration.csv')}", highlight=False, soft_wrap=True)
+    console.print(f"dashboard  {_shown(paths.dashboard)}", highlight=False, soft_wrap=True)
 
 
 def _submit(

@@ -46,19 +46,18 @@ def run_job(study_dir: str, *job_ids: str) -> None:
             for job_id in job_ids:
                 # an attempt whose launcher died may still be at work: wait for it, then find its result
                 stack.enter_context(locked(paths.job(job_id).lock))
-        todo = [job_from(read_json(paths.job(job_id).spec)) for job_id in job_ids]
-        todo = [job for job in todo if not paths.job(job.job_id).done.is_file()]
+        todo = [job_id for job_id in job_ids if not paths.job(job_id).done.is_file()]
         if not todo:
             return
-        if rank == 0:
-            for job in todo:
-                _begin(paths.job(job.job_id))
         try:
-            _run(paths, todo)
+            if rank == 0:
+                for job_id in todo:
+                    _begin(paths.job(job_id))
+            _run(paths, [job_from(read_json(paths.job(job_id).spec)) for job_id in todo])
         except BaseException as error:
             if rank == 0:
-                for job in todo:
-                    _report(paths.job(job.job_id), error)
+                for job_id in todo:
+                    _report(paths.job(job_id), error)
             if isinstance(error, CalsweepError):
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             raise

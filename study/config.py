@@ -7,6 +7,7 @@ key path and the nearest valid key.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,9 @@ class BenchmarkConfig:
     languages: list[str] = field(default_factory=lambda: ["all"])
     split: str = "test"
     num_items: int | None = None
+
+    def __post_init__(self) -> None:
+        require_texts(self.languages, "languages")
 
 
 @dataclass(frozen=True)
@@ -101,13 +105,13 @@ class Grid:
     @property
     def study_dir(self) -> Path:
         """`outputs` is relative to the working directory, like any output a command is told to write."""
-        return (Path(self.config.outputs) / self.config.study).expanduser().resolve()
+        return Path(os.path.expanduser(self.config.outputs), self.config.study).resolve()
 
     def find(self, name: str) -> Path | None:
         """An existing file or folder: absolute, or relative to the grid's folder or the working directory."""
-        plain = Path(name).expanduser()
+        plain = os.path.expanduser(name)  # unlike Path's, it leaves an unknown ~user alone
         for candidate in (self.path.parent / plain, Path.cwd() / plain):  # an absolute `plain` wins in a join
-            if candidate.exists():
+            if os.path.exists(candidate):  # unlike Path's, it takes a name too long for one
                 return candidate.resolve()
         return None
 
@@ -144,6 +148,13 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
 def load_checked(schema: type[Any], path: Path) -> Any:
     """A YAML file as the dataclass `schema`; raises UserError like `load_grid`."""
     return _checked(schema, _load_yaml(path), path.name)
+
+
+def require_texts(values: Sequence[Any], where: str) -> None:
+    """OmegaConf lets a list or a mapping (a colon in an unquoted line) pass as an element of list[str]."""
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise UserError(f"{value!r} is not a text", where=f"{where}[{i}]", remedy="put it in quotes")
 
 
 def checked_section(schema: type[Any], values: Any, where: str) -> Any:

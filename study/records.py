@@ -72,21 +72,32 @@ def part_range(path: Path) -> tuple[int, int]:
     Raises RecordError when the name is not a part's.
     """
     pieces = path.name.removesuffix(".parquet").split("-")
-    if len(pieces) != 3 or pieces[0] != "part" or not (pieces[1].isdigit() and pieces[2].isdigit()):
+    if len(pieces) != 3 or pieces[0] != "part" or not (pieces[1].isdecimal() and pieces[2].isdecimal()):
         raise RecordError(f"{path}: not the name of a prediction part")
     return int(pieces[1]), int(pieces[2])
 
 
 def write_part(folder: Path, lo: int, predictions: Sequence[Prediction], info: ShardInfo) -> Path:
-    """Write predictions of the items from `lo` on as one part; the file appears by rename, complete."""
+    """Write predictions of the items from `lo` on as one part; the file appears by rename, complete.
+
+    Raises RecordError for a value that is missing.
+    """
     rows = [asdict(p) for p in predictions]
     metadata = {key: str(value) for key, value in asdict(info).items()}
     table = pa.Table.from_pylist(rows, schema=COLUMNS.with_metadata(metadata))
+    _refuse_nulls(table, str(folder))
     path = folder / part_name(lo, lo + len(rows))
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_atomic(path, buffer.getvalue().to_pybytes())
     return path
+
+
+def _refuse_nulls(table: pa.Table, place: str) -> None:
+    """Parquet itself would write a missing list as an empty one."""
+    for field in COLUMNS:
+        if table[field.name].null_count and not field.nullable:
+            raise RecordError(f"{place}: column {field.name} holds nulls")
 
 
 def parts(folder: Path) -> list[Path]:
@@ -111,9 +122,13 @@ def parts(folder: Path) -> list[Path]:
 def read_part(path: Path) -> tuple[pa.Table, ShardInfo]:
     """One part and what it belongs to.
 
-    Raises RecordError for another schema version, other columns, or a row count that denies its name.
+    Raises RecordError for a torn file, another schema version, other columns or types, or a row count that
+    denies its name.
     """
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise RecordError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
     raw = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise RecordError(
@@ -125,6 +140,10 @@ def read_part(path: Path) -> tuple[pa.Table, ShardInfo]:
         raise RecordError(f"{path}: metadata lacks {error.args[0]}") from None
     if table.schema.names != COLUMNS.names:
         raise RecordError(f"{path}: columns are {table.schema.names}, expected {COLUMNS.names}")
+    for found, expected in zip(table.schema, COLUMNS, strict=True):
+        if found.type != expected.type:
+            raise RecordError(f"{path}: column {found.name} is {found.type}, expected {expected.type}")
+    _refuse_nulls(table, str(path))
     lo, hi = part_range(path)
     if table.num_rows != hi - lo:
         raise RecordError(f"{path}: holds {table.num_rows} rows, its name says {hi - lo}")

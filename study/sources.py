@@ -13,7 +13,7 @@ from study.files import HASH_LENGTH
 from study.specs import Benchmark, Source
 
 EMBEDDED_DATASETS = ("cldr-instruct", "cldr-pretrain")
-# lite: at most 60 questions a subject, the ones that cldr-pretrain teaches
+# lite: at most DEMO_PER_SUBJECT questions a subject, those that cldr-pretrain teaches
 EMBEDDED_BENCHMARKS = ("cldr", "cldr_lite")
 HUB_DATASETS = {
     "alpaca": "tatsu-lab/alpaca",
@@ -27,9 +27,11 @@ HUB_BENCHMARKS = {
     "mmlu_prox_lite": ("li-lab/MMLU-ProX-Lite", "mmlu_prox"),
 }
 DATA_SUFFIXES = (".jsonl", ".parquet")
-# weights are told apart by their size and both ends: reading 15 GB for every plan is no option
+# weights are told apart by their size and blocks spread over them: reading 15 GB for every plan is no option,
+# and the ends alone are the same in models that differ in some layers only
 SAMPLE_ABOVE_BYTES = 64 * 2**20
-SAMPLE_BYTES = 2**20
+SAMPLE_BLOCK_BYTES = 2**16
+SAMPLE_BLOCKS = 256
 
 
 def model_source(name: str, grid: Grid, prepared: Mapping[str, str], where: str) -> Source:
@@ -75,12 +77,13 @@ def embedded_source(name: str) -> Source:
 
 
 def content_revision(path: Path) -> str:
-    """First 16 hex of a SHA-256 over the names and contents of a file or of every file in a folder.
+    """First 16 hex of a SHA-256 over the content of a file, or the names and contents of a folder's files.
 
-    Of a file above 64 MiB only its size, first and last MiB are read.
+    Hidden files and folders do not count: downloads and editors leave their notes there. Of a file above
+    64 MiB only its size and 256 blocks of 64 KiB, evenly spread from end to end, are read.
     """
     total = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path))
     if not files:
         raise UserError("is an empty folder", where=str(path), remedy="put the files there")
     for file in files:
@@ -91,10 +94,14 @@ def content_revision(path: Path) -> str:
             if size <= SAMPLE_ABOVE_BYTES:
                 total.update(stream.read())
             else:
-                total.update(stream.read(SAMPLE_BYTES))
-                stream.seek(-SAMPLE_BYTES, 2)
-                total.update(stream.read(SAMPLE_BYTES))
+                for i in range(SAMPLE_BLOCKS):
+                    stream.seek(i * (size - SAMPLE_BLOCK_BYTES) // (SAMPLE_BLOCKS - 1))
+                    total.update(stream.read(SAMPLE_BLOCK_BYTES))
     return total.hexdigest()[:HASH_LENGTH]
+
+
+def _counts(file: Path, folder: Path) -> bool:
+    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _hub(name: str, kind: str, where: str, remedy: str) -> Source:
@@ -111,20 +118,14 @@ def _hub(name: str, kind: str, where: str, remedy: str) -> Source:
 
 def _hub_commit(repository: str, revision: str, kind: str, where: str) -> str:
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.file_download import repo_folder_name
 
-    cached = (
-        Path(constants.HF_HUB_CACHE)
-        / repo_folder_name(repo_id=repository, repo_type=kind)
-        / "refs"
-        / revision
-    )
-    if cached.is_file():  # an air-gapped plan gets the commit that was fetched for it
-        return cached.read_text().strip()
     try:
+        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
+        if (folder / "refs" / revision).is_file():  # an air-gapped plan gets the commit fetched for it
+            return (folder / "refs" / revision).read_text(encoding="utf-8").strip()
         commit = HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=10).sha
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # which library speaks HTTP, and so its errors, is the hub client's affair
         raise UserError(
             f"cannot find the commit of '{repository}' ({type(error).__name__})",
             where=where,
@@ -159,14 +160,17 @@ def benchmark_source(config: BenchmarkConfig, grid: Grid, where: str) -> Benchma
             remedy=nearest(config.name, (*EMBEDDED_BENCHMARKS, *HUB_BENCHMARKS))
             + " (or give path and schema)",
         )
-    return Benchmark(config.name, source, schema, config.split, config.num_items)
+    try:
+        return Benchmark(config.name, source, schema, config.split, config.num_items)
+    except UserError as error:
+        raise UserError(error.what, where=f"{where}.{error.where}", remedy=error.remedy) from None
 
 
 def benchmark_languages(benchmark: Benchmark) -> list[str]:
     """The languages a benchmark has, sorted."""
     if benchmark.source.kind == "local":
         folder = Path(benchmark.source.name)
-        return sorted({p.stem for p in folder.iterdir() if p.suffix in DATA_SUFFIXES})
+        return sorted({p.stem for p in folder.iterdir() if p.suffix in DATA_SUFFIXES and p.name[0] != "."})
     if benchmark.source.kind == "embedded":
         from study.cldr.benchmark import LANGUAGES
 

@@ -82,7 +82,7 @@ class Scratch:
         ):
             _require(getattr(self, name) >= 1, name, "give a positive number")
         _require(_positive(self.initializer_range), "initializer_range", "give a positive number")
-        _require(self.rope_theta > 0, "rope_theta", "give a positive number")
+        _require(_positive(self.rope_theta), "rope_theta", "give a positive number")
         _require(self.hidden_size % self.num_heads == 0, "hidden_size", "make it a multiple of num_heads")
 
 
@@ -234,12 +234,14 @@ class Resources:
 
 def to_dict(spec: Spec) -> dict[str, Any]:
     """A spec as plain JSON values, for files and W&B's config."""
-    return _plain(spec, dataclasses.asdict)
+    result: dict[str, Any] = _plain(spec, dataclasses.asdict)
+    return result
 
 
 def identity(spec: Spec) -> dict[str, Any]:
     """The spec as plain JSON values without what does not identify it (the place of local content)."""
-    return _plain(spec, Source.identity)
+    result: dict[str, Any] = _plain(spec, Source.identity)
+    return result
 
 
 def _plain(value: Any, of_source: Callable[[Source], dict[str, str]]) -> Any:

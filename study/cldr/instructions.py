@@ -33,7 +33,7 @@ DEMO_SHARES: Mapping[str, float] = {
 }
 """Relative amounts of pretraining rows, not adding up to 1: the demo's stand-in for the unequal web."""
 
-DEMO_PER_SUBJECT = 60
+DEMO_PER_SUBJECT = 50
 """The demo asks about fewer facts than CLDR offers, so that a tiny model can know most of them in English."""
 
 PRETRAINING_SHARE_OF_CHOICE = 0.7
@@ -99,9 +99,7 @@ def pretraining_rows(
 
 
 def vocabulary(language: str, *, per_subject: int | None = DEMO_PER_SUBJECT) -> tuple[list[str], list[str]]:
-    """What a tokenizer must know of a language: every name its rows can hold, and its question templates,
-    bare.
-    """
+    """What a tokenizer must know: all names in rows of a language, and its bare question templates."""
     names = names_in(language)
     codes = names_by_kind(_facts_told_in(language, per_subject))
     known = {names.get(kind, code).text for kind, of_kind in codes.items() for code in of_kind}
@@ -141,9 +139,7 @@ def _answer(language: str, fact: Fact) -> str:
 
 @cache
 def _wrong_names(language: str, fact: Fact) -> tuple[str, ...]:
-    """Names of the distractors, no two alike in this language and none like the answer or the thing asked
-    about.
-    """
+    """Names of the distractors, no two alike, none like the answer or the thing asked about."""
     names = names_in(language)
     taken = {_answer(language, fact).casefold(), names.get(fact.thing_kind, fact.thing).text.casefold(), ""}
     out = []
@@ -163,9 +159,7 @@ def _rounds(facts: Sequence[Fact], count: int, rng: random.Random) -> list[Fact]
 
 
 def _allot(num_rows: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers that add up to num_rows, in proportion to the shares (largest remainders get the
-    rest).
-    """
+    """Whole numbers in proportion to the shares that add up to num_rows (largest remainders get the rest)."""
     unknown = [language for language in shares if language not in templates()]
     if unknown or not shares or min(shares.values()) < 0 or sum(shares.values()) <= 0:
         raise ValueError(

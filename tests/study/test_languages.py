@@ -26,7 +26,8 @@ def test_global_mmlu_columns_are_filled_exactly_where_they_apply() -> None:
     for language in LANGUAGES.values():
         assert bool(language.bucket_gmmlu_table5) == language.in_global_mmlu
         assert bool(language.translation) == language.in_global_mmlu
-    assert LANGUAGES["ko"].bucket == "high" and LANGUAGES["ko"].bucket_gmmlu_table5 == "mid"
+    korean = LANGUAGES["ko"]
+    assert (korean.bucket, korean.bucket_gmmlu_table5) == ("high", "mid")
 
 
 def test_resolve_codes_buckets_and_all() -> None:

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from study.cldr.benchmark import LETTERS, rows
-from study.cldr.instructions import DEMO_SHARES, english_instructions, pretraining_rows
+from study.cldr.instructions import DEMO_PER_SUBJECT, DEMO_SHARES, english_instructions, pretraining_rows
 from training.wordlevel import build_tokenizer, cldr_tokenizer
 
 
@@ -47,7 +47,7 @@ def test_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_every_option_of_every_language_is_one_token(tokenizer: PreTrainedTokenizerFast) -> None:
     for language in DEMO_SHARES:
-        for row in rows(language, per_subject=60):
+        for row in rows(language, per_subject=DEMO_PER_SUBJECT):
             found = tokens(tokenizer, prompt(row))
             assert "<unk>" not in found, (language, row)
             options = [row[f"option_{letter.lower()}"] for letter in LETTERS]
@@ -92,7 +92,7 @@ def test_same_ids_whatever_the_order_of_the_names() -> None:
 
 
 def test_encoding_is_fast(tokenizer: PreTrainedTokenizerFast) -> None:
-    texts = [prompt(row) for row in rows("en", per_subject=60)] * 20
+    texts = [prompt(row) for row in rows("en", per_subject=DEMO_PER_SUBJECT)] * 20
     start = time.process_time()
     tokenizer(texts)
     assert len(texts) / (time.process_time() - start) > 2000  # measured: 20,000 a second on one core

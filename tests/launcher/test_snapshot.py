@@ -1,0 +1,118 @@
+"""The code as it was at submission: named by its content, deaf to later edits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher import snapshot
+from launcher.snapshot import PACKAGES, take_snapshot
+from study.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of one file a package, outside git."""
+    root = tmp_path / "project"
+    for package in PACKAGES:
+        (root / package / "__pycache__").mkdir(parents=True)
+        (root / package / "__init__.py").write_text(f"NAME = '{package}'\n")
+        (root / package / "__pycache__" / "x.cpython-311.pyc").write_bytes(b"\0")
+    (root / "study" / "table.csv").write_text("a,b\n")
+    monkeypatch.setattr(snapshot, "ROOT", root)
+    return root
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_copy_named_by_its_content(project: Path, tmp_path: Path) -> None:
+    copy = take_snapshot(tmp_path / "code")
+    assert copy.parent == tmp_path / "code"
+    found = contents(copy)
+    told = json.loads(found.pop("snapshot.json"))
+    assert told == {"code": copy.name, "git_commit": None, "git_dirty": None}
+    assert found == {name: data for name, data in contents(project).items() if "__pycache__" not in name}
+    again = take_snapshot(tmp_path / "elsewhere")
+    assert again.name == copy.name
+
+
+def test_an_edit_makes_another_copy_and_leaves_the_first(project: Path, tmp_path: Path) -> None:
+    first = take_snapshot(tmp_path / "code")
+    before = contents(first)
+    (project / "study" / "__init__.py").write_text("NAME = 'edited'\n")
+    second = take_snapshot(tmp_path / "code")
+    assert second != first
+    assert contents(first) == before
+    assert (second / "study" / "__init__.py").read_text() == "NAME = 'edited'\n"
+    (project / "study" / "table.csv").rename(project / "study" / "other.csv")
+    assert take_snapshot(tmp_path / "code") not in (first, second)
+
+
+def test_an_edit_while_it_is_taken_is_not_mixed_in(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = take_snapshot(tmp_path / "first").name
+    make_folder = Path.mkdir
+
+    def edit(self: Path, *arguments: object, **options: object) -> None:
+        (project / "training" / "__init__.py").write_text("NAME = 'edited'\n")
+        make_folder(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", edit)
+    copy = take_snapshot(tmp_path / "code")
+    assert copy.name == name
+    assert (copy / "training" / "__init__.py").read_text() == "NAME = 'training'\n"
+
+
+def test_a_half_written_copy_is_written_again(project: Path, tmp_path: Path) -> None:
+    copy = take_snapshot(tmp_path / "code")
+    (copy / "snapshot.json").unlink()  # written last: a launcher was killed before it
+    (copy / "study" / "__init__.py").write_text("NAME = 'st")
+    assert take_snapshot(tmp_path / "code") == copy
+    assert (copy / "study" / "__init__.py").read_text() == "NAME = 'study'\n"
+    assert (copy / "snapshot.json").is_file()
+
+
+def test_data_among_the_code_is_refused(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "MAX_BYTES", 2**20)
+    (project / "analysis" / "weights").write_bytes(bytes(2**20 + 1))
+    with pytest.raises(UserError, match=r"1 MiB of code; move data out of the packages$"):
+        take_snapshot(tmp_path / "code")
+    assert not (tmp_path / "code").exists()
+
+
+def test_the_git_commit_is_told(project: Path, tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", "-C", str(project), *who, *arguments], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "x")
+    told = json.loads((take_snapshot(tmp_path / "a") / "snapshot.json").read_text())
+    assert (told["git_commit"], told["git_dirty"]) == (git("rev-parse", "HEAD"), False)
+    (project / "study" / "__init__.py").write_text("edited\n")
+    told = json.loads((take_snapshot(tmp_path / "b") / "snapshot.json").read_text())
+    assert told["git_dirty"] is True
+
+
+def test_the_real_code_imports_from_its_copy_alone(tmp_path: Path) -> None:
+    copy = take_snapshot(tmp_path)
+    program = "import launcher.work as a, study.cldr.facts as b; print(a.__file__, b.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=copy, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert all(Path(file).is_relative_to(copy) for file in done.stdout.split())

@@ -1,0 +1,124 @@
+"""The function a task runs: what it leaves behind when it fails, and when there is nothing to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from launcher.plan import Plan, build_plan, write_plan
+from launcher.work import run_job
+from study.errors import JobError
+from study.files import locked, read_json, write_json
+from study.paths import StudyPaths
+from study.specs import Resources
+from tests.grids import grid_of
+
+GRID = """
+study: s
+grid: {model: [m], dataset: [cldr-instruct]}
+evaluate: {include_base: false, benchmarks: [{name: cldr_lite, languages: [en, sw]}]}
+tracking: {mode: disabled}
+"""
+
+
+@pytest.fixture
+def study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, StudyPaths]:
+    """train, evaluate en, evaluate sw, analyse: planned, nothing run."""
+    for name in ("SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID"):
+        monkeypatch.delenv(name, raising=False)
+    grid = grid_of(folder, GRID)
+    plan, paths = build_plan(grid), StudyPaths(grid.study_dir)
+    write_plan(plan, grid, paths)
+    execution = {"resources": dataclasses.asdict(Resources()), "tracking": {"mode": "disabled"}}
+    for job in plan.jobs:
+        write_json(paths.job(job.job_id).execution, execution)
+    return plan, paths
+
+
+def test_a_failure_is_told_in_every_job_of_the_task(
+    study: tuple[Plan, StudyPaths], capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan, paths = study
+    train, first, second = (job.job_id for job in plan.jobs[:3])
+    with pytest.raises(JobError):
+        run_job(str(paths.root), first, second)
+    for job_id in (first, second):
+        folder = paths.job(job_id)
+        failed = read_json(folder.failed)
+        assert failed["error"] == "JobError"
+        assert failed["message"] == f"job {train}, whose model this one needs, is not complete"
+        assert "traceback" not in failed  # the message says it all
+        assert read_json(folder.env)["versions"]["torch"]
+        assert not folder.done.exists()
+        with locked(folder.lock, wait=False) as free:
+            assert free
+    assert f"JobError: job {train}, whose model" in capfd.readouterr().err
+
+
+def test_a_defect_is_told_with_its_traceback(study: tuple[Plan, StudyPaths]) -> None:
+    plan, paths = study
+    first = paths.job(plan.jobs[1].job_id)
+    first.execution.unlink()
+    with pytest.raises(FileNotFoundError):
+        run_job(str(paths.root), plan.jobs[1].job_id)
+    failed = read_json(first.failed)
+    assert failed["error"] == "FileNotFoundError"
+    assert "execution.json" in failed["message"]
+    assert "Traceback (most recent call last)" in failed["traceback"]
+
+
+def test_a_job_without_a_readable_spec_says_so_too(study: tuple[Plan, StudyPaths]) -> None:
+    plan, paths = study
+    folder = paths.job(plan.jobs[1].job_id)
+    folder.spec.write_text("{")
+    with pytest.raises(json.JSONDecodeError):
+        run_job(str(paths.root), plan.jobs[1].job_id)
+    assert read_json(folder.failed)["error"] == "JSONDecodeError"
+
+
+def test_complete_jobs_are_left_alone(study: tuple[Plan, StudyPaths]) -> None:
+    plan, paths = study
+    folder = paths.job(plan.jobs[1].job_id)
+    write_json(folder.done, {})
+    before = {path.name for path in folder.root.iterdir()}
+    run_job(str(paths.root), plan.jobs[1].job_id)
+    assert {path.name for path in folder.root.iterdir()} == before | {"lock"}
+
+
+def test_an_attempt_waits_for_another_one_and_uses_what_it_left(study: tuple[Plan, StudyPaths]) -> None:
+    plan, paths = study
+    folder = paths.job(plan.jobs[1].job_id)
+    with locked(folder.lock):
+        attempt = threading.Thread(target=run_job, args=(str(paths.root), plan.jobs[1].job_id))
+        attempt.start()
+        attempt.join(0.3)
+        assert attempt.is_alive()
+        write_json(folder.done, {})
+    attempt.join(30)
+    assert not attempt.is_alive()
+    assert not folder.env.exists()  # it computed nothing
+    assert not folder.failed.exists()
+
+
+def test_only_the_first_rank_writes(study: tuple[Plan, StudyPaths], monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, paths = study
+    folder = paths.job(plan.jobs[1].job_id)
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    with pytest.raises(JobError):
+        run_job(str(paths.root), plan.jobs[1].job_id)
+    assert {path.name for path in folder.root.iterdir()} == {"spec.json", "execution.json"}
+
+
+def test_an_analysis_over_missing_shards_writes_its_tables_and_fails(
+    study: tuple[Plan, StudyPaths],
+) -> None:
+    plan, paths = study
+    (job,) = plan.of_kind("analyse")
+    with pytest.raises(JobError, match=r"^2 of 2 evaluations are missing; the tables say which$"):
+        run_job(str(paths.root), job.job_id)
+    assert (paths.tables / "calibration.csv").is_file()
+    assert not paths.job(job.job_id).done.exists()

@@ -1,0 +1,152 @@
+"""W&B through the real SDK, offline; and a W&B that breaks, which no job may notice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from study.config import TrackingConfig
+from study.job import Job
+from study.paths import JobPaths
+from study.specs import Benchmark, EvalSpec, Hyperparameters, Source, TrainSpec
+from study.tracking import Run, group_of, track
+from tests.wandb_reader import read_finished_run, run_files
+
+REVISION = "0123456789abcdef"
+MODEL = Source("hub", "org/model", REVISION)
+DATA = Source("embedded", "cldr-instruct", REVISION)
+CELL = {"model": "org/model", "dataset": "cldr-instruct", "label_smoothing": 0.1}
+TRAIN = Job("train", TrainSpec(MODEL, DATA, Hyperparameters()), (), CELL)
+OFFLINE = TrackingConfig(mode="offline")
+
+
+def shard(model: Source) -> Job:
+    return Job("evaluate", EvalSpec(model, Benchmark("cldr", DATA, "global_mmlu"), "sw"), (), CELL)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """track sets variables for its process; here they end with the test."""
+    for name in (
+        "WANDB_DIR", "WANDB_SILENT", "WANDB_ERROR_REPORTING", "WANDB_DATA_DIR", "WANDB_CACHE_DIR",
+        "WANDB_CONFIG_DIR", "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "WANDB__SERVICE_WAIT",
+    ):  # fmt: skip
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_an_offline_run_reads_back(tmp_path: Path) -> None:
+    folder = JobPaths(tmp_path)
+    part = folder.predictions / "part-000000-000001.parquet"
+    part.parent.mkdir()
+    part.write_text("a finished part")
+    with track(OFFLINE, TRAIN, folder, tags=("demo",)) as run:
+        run.log({"loss": 2.5, "step": 1})
+        run.log({"loss": 1.25, "step": 2})
+        run.save(part, tmp_path)
+        run.summarise({"final": 3})
+    (file,) = run_files(tmp_path)
+    found = read_finished_run(file)
+    assert found.run_id == TRAIN.job_id
+    assert found.name == TRAIN.name
+    assert found.job_type == "train"
+    assert found.group == f"{TRAIN.cell_name} ({TRAIN.job_id[:8]})"
+    assert set(found.tags) == {"train", "demo"}
+    data = TRAIN.to_dict()
+    assert {key: found.config[key] for key in ("cell", "spec", "needs")} == {
+        "cell": data["cell"], "spec": data["spec"], "needs": data["needs"],
+    }  # fmt: skip
+    assert [(row["step"], row["loss"]) for row in found.history] == [(1, 2.5), (2, 1.25)]
+    assert found.summary["final"] == 3
+    assert "predictions/part-000000-000001.parquet" in found.files
+    assert found.exit_code == 0
+
+
+def test_a_failing_job_ends_its_run_with_1_and_the_next_attempt_has_the_same_id(tmp_path: Path) -> None:
+    folder = JobPaths(tmp_path)
+    with pytest.raises(KeyError), track(OFFLINE, TRAIN, folder):
+        raise KeyError("the job's own error")
+    (file,) = run_files(tmp_path)
+    assert read_finished_run(file).exit_code == 1
+    with track(OFFLINE, TRAIN, folder):
+        pass
+    first, second = (read_finished_run(file) for file in run_files(tmp_path))
+    assert first.run_id == second.run_id == TRAIN.job_id
+    assert second.exit_code == 0
+
+
+def test_disabled_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("wandb was started"))
+    with track(TrackingConfig(mode="disabled"), TRAIN, JobPaths(tmp_path)) as run:
+        run.log({"loss": 1.0})
+        run.save(tmp_path / "x", tmp_path)
+        run.summarise({"a": 1})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wandb_that_does_not_start_is_logged_and_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(**_: Any) -> None:
+        raise RuntimeError("no service")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    with track(OFFLINE, TRAIN, JobPaths(tmp_path)) as run:
+        run.log({"loss": 1.0})
+    assert "could not start a run; this job goes on without it" in caplog.text
+    assert "no service" in caplog.text
+
+
+class BrokenRun:
+    """A run whose every call fails."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.summary = self
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: Any, **__: Any) -> None:
+            self.calls.append(name)
+            raise OSError(f"no {name}")
+
+        return call
+
+
+@pytest.mark.parametrize("first", ["log", "save", "summarise", "finish"])
+def test_a_wandb_that_breaks_is_logged_once_and_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str
+) -> None:
+    broken = BrokenRun()
+    run = Run(broken)
+    calls: dict[str, Callable[[], None]] = {
+        "log": lambda: run.log({"a": 1}),
+        "save": lambda: run.save(tmp_path / "x", tmp_path),
+        "summarise": lambda: run.summarise({"a": 1}),
+        "finish": lambda: run.finish(0),
+    }
+    with caplog.at_level(logging.ERROR):
+        calls[first]()
+        for call in calls.values():
+            call()
+    assert len(broken.calls) == 1
+    assert len(caplog.records) == 1
+    assert "this job goes on without it" in caplog.text
+
+
+def test_the_jobs_own_error_comes_out_even_when_wandb_breaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb, "init", lambda **_: BrokenRun())
+    with pytest.raises(KeyError, match="the job's own"), track(OFFLINE, TRAIN, JobPaths(tmp_path)):
+        raise KeyError("the job's own")
+
+
+def test_a_training_run_and_the_evaluations_of_its_model_share_a_group() -> None:
+    trained = Source("job", TRAIN.job_id, TRAIN.job_id)
+    assert group_of(TRAIN) == group_of(shard(trained))
+    assert group_of(shard(MODEL)) != group_of(TRAIN)
