@@ -219,9 +219,20 @@ def _eval_job(model: Source, cell: Mapping[str, Any], shard: tuple[Benchmark, st
 
 
 def write_plan(plan: Plan, grid: Grid, paths: StudyPaths) -> None:
-    """Write plan.json, grid.yaml and each job's spec.json."""
+    """Write plan.json, grid.yaml and each job's spec.json.
+
+    Tables and dashboard belong to one plan: when the plan before this one had another analysis, this one's
+    is no longer done, even if it once was.
+    """
     from omegaconf import OmegaConf
 
+    try:
+        before = {job.job_id for job in read_plan(paths).of_kind("analyse")}
+    except UserError:  # there is none, or one of another version: it is replaced
+        before = set()
+    for job in plan.of_kind("analyse"):
+        if job.job_id not in before:
+            paths.job(job.job_id).done.unlink(missing_ok=True)
     known = {job.job_id: job.to_dict() for job in plan.jobs}
     for job_id, data in known.items():
         folder = paths.job(job_id)

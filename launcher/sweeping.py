@@ -42,6 +42,8 @@ def sweep(options: argparse.Namespace) -> int:
             raise UserError(
                 "another launcher is at work on this study", where=str(paths.root), remedy="wait for it"
             )
+        if not options.dry_run:
+            write_plan(plan, grid, paths)
         busy = slurm.queued_tasks(paths)
         tasks = missing_tasks(plan, paths, grid.config.evaluate.languages_per_task, busy)
         _print_plan(plan, tasks, paths, console)
@@ -50,7 +52,6 @@ def sweep(options: argparse.Namespace) -> int:
             if options.json:
                 print_json({"study": plan.study, "tasks": [_task_json(task) for task in tasks]})
             return 0
-        write_plan(plan, grid, paths)
         _write_executions(tasks, grid, site, paths)
         if site.profile is None:
             return _run_here(plan, tasks, paths, site, options, console)

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,9 @@ VERSIONS_OF = (
 )
 
 
+POLL_S = 0.1
+
+
 def run_job(study_dir: str, *job_ids: str) -> None:
     """Run one job, or several evaluations of one model. Every rank of the task calls this.
 
@@ -46,6 +50,8 @@ def run_job(study_dir: str, *job_ids: str) -> None:
             for job_id in job_ids:
                 # an attempt whose launcher died may still be at work: wait for it, then find its result
                 stack.enter_context(locked(paths.job(job_id).lock))
+        else:
+            _wait_for_rank_0(paths.job(job_ids[0]))
         todo = [job_id for job_id in job_ids if not paths.job(job_id).done.is_file()]
         if not todo:
             return
@@ -113,6 +119,25 @@ def _weights(paths: StudyPaths, source: Source) -> tuple[str, str | None]:
     return source.name, source.revision if source.kind == "hub" else None
 
 
+def _attempt() -> str:
+    """The same on every rank of a task, another one after each restart."""
+    slurm = os.environ.get("SLURM_JOB_ID")
+    if slurm is not None:
+        return f"{slurm}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    return os.environ.get("SUBMITIT_LOCAL_JOB_ID", "direct")
+
+
+def _wait_for_rank_0(folder: JobPaths) -> None:
+    """Return when rank 0 has begun this attempt, or found that an earlier one has done the job.
+
+    Ranks that went ahead would wait for it in the process group, and fail there when it does not come.
+    """
+    while not folder.done.is_file():
+        if folder.env.is_file() and read_json(folder.env)["attempt"] == _attempt():
+            return
+        time.sleep(POLL_S)
+
+
 def _begin(folder: JobPaths) -> None:
     folder.failed.unlink(missing_ok=True)
     variables = {
@@ -122,6 +147,7 @@ def _begin(folder: JobPaths) -> None:
     write_json(
         folder.env,
         {
+            "attempt": _attempt(),
             "host": platform.node(),
             "python": platform.python_version(),
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF},

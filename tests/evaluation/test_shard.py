@@ -240,7 +240,7 @@ def test_an_offline_run_has_config_scalars_and_files(
     killed, whole = (read_finished_run(path) for path in run_files(folder.root))
     assert (killed.exit_code, whole.exit_code) == (1, 0)
     assert killed.run_id == whole.run_id == job.job_id
-    assert whole.group == "b" * 16
+    assert whole.group.endswith("(bbbbbbbb)")
     assert whole.job_type == "evaluate"
     assert whole.name == job.name
     assert set(whole.tags) == {"evaluate", "mine", "sw", "letter"}

@@ -260,6 +260,25 @@ def test_an_unfinished_job_finds_a_moved_model_and_a_finished_one_keeps_its_reco
 # on disk
 
 
+def test_tables_of_another_plan_are_made_again(folder: Path) -> None:
+    paths = StudyPaths(grid_of(folder, BASE_ALONE).study_dir)
+
+    def planned(*overrides: str) -> Path:
+        grid = grid_of(folder, BASE_ALONE, *overrides)
+        plan = build_plan(grid)
+        write_plan(plan, grid, paths)
+        return paths.job(plan.of_kind("analyse")[0].job_id).done
+
+    small = planned()
+    small.write_text("{}")
+    assert planned() == small
+    assert small.exists()  # the same plan again: its tables are there
+    large = planned("evaluate.benchmarks=[{name: cldr_lite, languages: [low, en]}]")
+    large.write_text("{}")
+    assert planned() == small
+    assert not small.exists()  # the tables on disk are those of the larger plan
+
+
 def test_round_trip(folder: Path) -> None:
     grid = grid_of(folder, GRID + "description: 'two\n\n  lines: [x]'\n")
     plan, paths = build_plan(grid), StudyPaths(grid.study_dir)

@@ -122,3 +122,37 @@ def test_an_analysis_over_missing_shards_writes_its_tables_and_fails(
         run_job(str(paths.root), job.job_id)
     assert (paths.tables / "calibration.csv").is_file()
     assert not paths.job(job.job_id).done.exists()
+
+
+def test_other_ranks_follow_rank_0(study: tuple[Plan, StudyPaths], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait while an orphan of an earlier attempt holds the job, and end when it has done it."""
+    plan, paths = study
+    folder = paths.job(plan.jobs[0].job_id)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    write_json(folder.env, {"attempt": "6.0"})  # of the orphan
+    ended = threading.Event()
+
+    def other_rank() -> None:
+        run_job(str(paths.root), plan.jobs[0].job_id)
+        ended.set()
+
+    thread = threading.Thread(target=other_rank, daemon=True)
+    thread.start()
+    assert not ended.wait(0.5)
+    write_json(folder.done, {})
+    assert ended.wait(5)
+    thread.join()
+
+
+def test_other_ranks_begin_when_rank_0_has_begun(
+    study: tuple[Plan, StudyPaths], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, paths = study
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    evaluation = plan.jobs[1].job_id
+    write_json(paths.job(evaluation).env, {"attempt": "7.2"})
+    with pytest.raises(JobError, match="is not complete"):  # it went on, to find its model missing
+        run_job(str(paths.root), evaluation)
