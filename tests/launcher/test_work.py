@@ -108,9 +108,10 @@ def test_only_the_first_rank_writes(study: tuple[Plan, StudyPaths], monkeypatch:
     plan, paths = study
     folder = paths.job(plan.jobs[1].job_id)
     monkeypatch.setenv("SLURM_PROCID", "1")
+    write_json(folder.env, {"attempt": "direct"})  # the first rank has begun
     with pytest.raises(JobError):
         run_job(str(paths.root), plan.jobs[1].job_id)
-    assert {path.name for path in folder.root.iterdir()} == {"spec.json", "execution.json"}
+    assert {path.name for path in folder.root.iterdir()} == {"spec.json", "execution.json", "env.json"}
 
 
 def test_an_analysis_over_missing_shards_writes_its_tables_and_fails(
