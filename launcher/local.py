@@ -188,6 +188,7 @@ def _plain_view(console: Console, tasks: Sequence[Task]) -> Show:
                 console.print(
                     f"{now:6.0f} s  {len(told)}/{len(tasks)}  {entry.task.kind:8} {entry.task.name}",
                     highlight=False,
+                    soft_wrap=True,
                 )
 
     return show
