@@ -6,7 +6,6 @@ Exit codes: 0 complete or submitted, 1 some cells failed, 2 usage or configurati
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,10 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join(LATER)
     parser.epilog = f"Also: analyse (the same as python -m analysis). Not built yet: {names}."
     return parser
-
-
-def print_json(value: object) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

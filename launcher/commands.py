@@ -6,12 +6,10 @@ import argparse
 from collections import deque
 from pathlib import Path
 
-from rich.console import Console
-
 from launcher import slurm
-from launcher.cli import print_json
 from launcher.plan import Plan, read_plan
 from launcher.status import job_statuses, print_status, status_json
+from launcher.terminal import make_console, print_json
 from study.config import load_grid
 from study.errors import UserError
 from study.paths import StudyPaths
@@ -31,7 +29,7 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         print_json(status_json(plan, statuses))
     else:
-        print_status(plan, statuses, Console())
+        print_status(plan, statuses, make_console())
     return 1 if any(entry.state in ("failed", "blocked") for entry in statuses) else 0
 
 

@@ -8,35 +8,29 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.prompt import Confirm
 
 from launcher import local, slurm
-from launcher.cli import print_json
 from launcher.cluster import Site, load_site
 from launcher.plan import Plan, build_plan, write_plan
 from launcher.snapshot import take_snapshot
 from launcher.tasks import Task, missing_tasks
+from launcher.terminal import make_console, print_json, shown
 from study.config import Grid, load_grid
 from study.errors import UserError
 from study.files import locked, write_json
 from study.job import KINDS
 from study.paths import StudyPaths
 
-REPORT_WIDTH = 110
-"""Columns where the output goes to a file: the tables need about 100."""
-
 
 def sweep(options: argparse.Namespace) -> int:
     """Submit what is missing of a grid, and only that; on this machine, run it and print the tables."""
     grid = load_grid(options.grid, options.overrides)
     plan, site, paths = build_plan(grid), load_site(grid), StudyPaths(grid.study_dir)
-    console = Console(stderr=options.json)
-    if not console.is_terminal:
-        console.width = REPORT_WIDTH
+    console = make_console(stderr=options.json)
     with nullcontext(True) if options.dry_run else locked(paths.lock, wait=False) as free:
         if not free:
             raise UserError(
@@ -141,8 +135,8 @@ def _print_results(plan: Plan, paths: StudyPaths, console: Console) -> None:
     print_summary(paths.root, console)
     if plan.description:
         console.print("\n" + escape(plan.description), highlight=False)
-    console.print(f"\ntables     {_shown(paths.tables / 'calibration.csv')}", highlight=False, soft_wrap=True)
-    console.print(f"dashboard  {_shown(paths.dashboard)}", highlight=False, soft_wrap=True)
+    console.print(f"\ntables     {shown(paths.tables / 'calibration.csv')}", highlight=False, soft_wrap=True)
+    console.print(f"dashboard  {shown(paths.dashboard)}", highlight=False, soft_wrap=True)
 
 
 def _submit(
@@ -160,11 +154,7 @@ def _submit(
         )
     else:
         console.print("nothing to submit", highlight=False)
-    console.print(f"  watch: calsweep status {_shown(paths.root)}", highlight=False, soft_wrap=True)
+    console.print(f"  watch: calsweep status {shown(paths.root)}", highlight=False, soft_wrap=True)
     if options.json:
         print_json({"study": paths.root.name, "folder": str(paths.root), "submitted": placed})
     return 0
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib.metadata
 import json
 import re
@@ -58,6 +59,19 @@ def test_imports_only_go_down_a_floor(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     allowed = {name for name, floor in FLOORS.items() if floor < FLOORS[package]} | {package}
     assert imported(path) & {*FLOORS, "tests"} <= allowed
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    names = {name_of(path) for path in MODULES}
+    graph: dict[str, set[str]] = {}
+    for path in MODULES:
+        froms = [
+            n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)
+        ]
+        targets = {node.module or "" for node in froms}
+        targets |= {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+        graph[name_of(path)] = targets & names
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_no_module_is_named_like_anybody_elses() -> None:

@@ -1,0 +1,29 @@
+"""What commands print: text for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+REPORT_WIDTH = 110
+"""Columns where the output goes to a file: the tables need about 100."""
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or wide enough for the tables where there is none."""
+    console = Console(stderr=stderr)
+    if not console.is_terminal:
+        console.width = REPORT_WIDTH
+    return console
+
+
+def print_json(value: object) -> None:
+    """Print JSON, and nothing else, on standard output."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def shown(path: Path) -> str:
+    """A path as a user would type it: relative where it lies below the working directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
