@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,23 +16,26 @@ from study.errors import RecordError
 NAMED = 3
 
 
-def read_own_part(path: Path, items: Sequence[Item], info: records.ShardInfo) -> pa.Table:
-    """A part left by an earlier attempt of this very job.
+def read_own_part(
+    path: Path, items: Sequence[Item], info: records.ShardInfo
+) -> tuple[pa.Table, records.ShardInfo]:
+    """A part left by an earlier attempt of this very job, and what it says it belongs to.
 
+    The model's name may have changed since: a local folder may move and stay the same job.
     Raises RecordError when it is torn, belongs to another job, or holds other items than its name says.
     """
     try:
         table, found = records.read_part(path)
     except pa.ArrowInvalid as error:
         raise RecordError(f"{path}: torn ({error}); remove it and the parts after it") from None
-    if found != info:
+    if replace(found, model=info.model) != info:
         raise RecordError(f"{path}: belongs to {found}, this job is {info}")
     lo, hi = records.part_range(path)
     expected = [(item.example_id, item.label) for item in items[lo:hi]]
     stored = list(zip(table["example_id"].to_pylist(), table["label"].to_pylist(), strict=True))
     if stored != expected:
         raise RecordError(f"{path}: its examples or labels are not items {lo} to {hi} of this benchmark")
-    return table
+    return table, found
 
 
 def check_complete(folder: Path, items: Sequence[Item]) -> list[Path]:

@@ -19,7 +19,7 @@ from evaluation.running import Running
 from evaluation.scoring import letter_scores, option_text_scores
 from study import records
 from study.config import TrackingConfig
-from study.errors import JobError
+from study.errors import CalsweepError, JobError
 from study.files import write_json
 from study.job import Job
 from study.paths import JobPaths
@@ -43,25 +43,33 @@ def evaluate(
     batch_tokens: int,
     tracking: TrackingConfig,
     on_progress: Progress | None = None,
-) -> None:
-    """Score every job that is not done, behind one load of the model they share.
+) -> list[tuple[Job, CalsweepError]]:
+    """Score every job that is not done, behind one load of the model they share; returns those that failed.
+
+    One language whose data or records cannot be used does not keep the others from being scored.
 
     model_path: a folder or a hub id; revision: a hub commit, None for a folder.
     batch_tokens: padded tokens per forward pass.
     on_progress: called with (job, items done, items in all) at the start of a job and after each part.
-    Raises JobError when the model or the data cannot be used, RecordError when the records found in a
-    job's folder are not its own. Finished parts survive either.
+    Raises JobError when the model cannot be used. Finished parts survive whatever fails.
     """
     shards = [(job, _eval_spec(job), folder) for job, folder in jobs if not folder.done.exists()]
     if not shards:
-        return
+        return []
     spec = shards[0][1]
     assert all((other.model, other.dtype) == (spec.model, spec.dtype) for _, other, _ in shards)
     model, tokenizer = load_model(model_path, revision, spec.dtype)
+    failures: list[tuple[Job, CalsweepError]] = []
     for job, spec, folder in shards:
         score = partial(_predict, model, tokenizer, spec.protocol, batch_tokens)
-        with track(tracking, job, folder, tags=(spec.benchmark.name, spec.language, spec.protocol)) as run:
-            _run_shard(job, spec, folder, score, run, on_progress)
+        try:
+            tags = (spec.benchmark.name, spec.language, spec.protocol)
+            with track(tracking, job, folder, tags=tags) as run:
+                _run_shard(job, spec, folder, score, run, on_progress)
+        except CalsweepError as error:
+            logger.error("%s: %s", job.name, error)
+            failures.append((job, error))
+    return failures
 
 
 def load_model(
@@ -116,7 +124,8 @@ def _run_shard(
 
     resumed = 0
     for path in records.parts(folder.predictions):
-        for row in read_own_part(path, items, info).to_pylist():
+        table, info = read_own_part(path, items, info)
+        for row in table.to_pylist():
             running.add(row["scores"], row["option_num_tokens"], row["label"])
         # a requeued run syncs from a folder of its own, which knows nothing of the earlier parts
         run.save(path, base=folder.root)

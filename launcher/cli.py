@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CalsweepError as error:
         print(f"calsweep: {error}", file=sys.stderr)
         return 2
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:  # `outputs` is no place to write
+    except OSError as error:  # `outputs` is no place to write, the disk is full, ...
+        if error.filename is None:
+            raise
         print(f"calsweep: {error.filename}: {error.strerror}; give another folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -60,7 +60,13 @@ def load_site(grid: Grid) -> Site:
             )
         profile = load_profile(found)
     layers = (profile.resources if profile else {}, grid.config.resources)
-    return Site(profile, {kind: resources_for(kind, *layers) for kind in KINDS})
+    resources: dict[str, Resources] = {kind: resources_for(kind, *layers) for kind in KINDS}
+    for kind in ("evaluate", "analyse"):
+        if resources[kind].num_tasks != 1:
+            raise UserError(
+                "runs as one task", where=f"resources.{kind}", remedy="set nodes and tasks_per_node to 1"
+            )
+    return Site(profile, resources)
 
 
 def load_profile(path: Path) -> ClusterProfile:

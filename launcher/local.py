@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,6 +30,8 @@ from study.paths import StudyPaths
 from study.specs import Resources
 
 POLL_S = 0.2
+# `time_min` is what a cluster is asked for; a laptop takes the time it takes
+NO_LIMIT_MIN = 60 * 24 * 365
 
 
 @dataclass
@@ -69,10 +72,7 @@ def run(
                 show(running, outcome)
         except BaseException:
             for entry in running:
-                entry.job.cancel()
-            for entry in running:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    entry.job._process.wait(timeout=15)
+                _kill(entry)
             raise
     return outcome
 
@@ -88,14 +88,30 @@ def _start(task: Task, paths: StudyPaths, resources: Resources, number: int) -> 
 
     executor = LocalExecutor(folder=paths.submissions / f"{number:04d}" / "%j")
     executor.update_parameters(
-        timeout_min=resources.time_min,
+        timeout_min=NO_LIMIT_MIN,
         tasks_per_node=resources.num_tasks,
         gpus_per_node=resources.gpus_per_node,
     )
     ledger.write_intent(paths.ledger, number, task.kind, "local", [task.job_ids])
-    job = executor.submit(run_job, str(paths.root), *task.job_ids)
+    # the terminal sends an interrupt to every process in it: jobs leave it to the launcher, which ends them
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        job = executor.submit(run_job, str(paths.root), *task.job_ids)
+    finally:
+        signal.signal(signal.SIGINT, before)
     ledger.write_ids(paths.ledger, number, task.kind, "local", {job.job_id: task.job_ids})
     return _Running(task, job)
+
+
+def _kill(entry: _Running) -> None:
+    """End a task and everything it started; what it has finished stays."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        controller = psutil.Process(int(entry.job.job_id))
+        processes = [controller, *controller.children(recursive=True)]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=15)
 
 
 def _fits(task: Task, running: Sequence[_Running], resources: Mapping[str, Resources], cores: int) -> bool:

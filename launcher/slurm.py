@@ -172,7 +172,8 @@ def parameters(
         "gpus_per_node": resources.gpus_per_node or None,
         "array_parallelism": profile.array_parallelism,
         "dependency": dependency or None,
-        "srun_args": profile.srun_args,
+        # one dead rank ends the others, which would wait for it until the time limit
+        "srun_args": list(dict.fromkeys(["--kill-on-bad-exit=1", *profile.srun_args])),
         # the job starts in the snapshot, and the snapshot comes before what is installed
         "setup": [
             *profile.setup,

@@ -114,7 +114,11 @@ def print_status(plan: Plan, statuses: list[JobStatus], console: Console) -> Non
     console.print(
         "  ".join(f"[{STYLE[s]}]{total[s]} {s}[/]" for s in STATES if total[s]) + f"  of {len(statuses)} jobs"
     )
+    failed: dict[str, list[Job]] = {}
     for status in statuses:
         if status.state == "failed":
-            told = escape(f"{status.job.kind} {status.job.name} ({status.job.job_id}): {status.message}")
-            console.print(f"[red]failed[/] {told}", highlight=False, soft_wrap=True)
+            failed.setdefault(status.message or "no message", []).append(status.job)
+    for message, jobs in failed.items():  # the same sentence once, however many jobs it struck
+        more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+        told = escape(f"{jobs[0].kind} {jobs[0].name} ({jobs[0].job_id}){more}: {message}")
+        console.print(f"[red]failed[/] {told}", highlight=False, soft_wrap=True)

@@ -17,19 +17,21 @@ from launcher import local, slurm
 from launcher.cluster import Site, load_site
 from launcher.plan import Plan, build_plan, write_plan
 from launcher.snapshot import take_snapshot
-from launcher.tasks import Task, missing_tasks
+from launcher.tasks import Task, by_need, missing_tasks
 from launcher.terminal import make_console, print_json, shown
 from study.config import Grid, load_grid
 from study.errors import UserError
-from study.files import locked, write_json
+from study.files import locked, read_json, write_json
 from study.job import KINDS
 from study.paths import StudyPaths
+from study.specs import TrainSpec, accumulation_steps
 
 
 def sweep(options: argparse.Namespace) -> int:
     """Submit what is missing of a grid, and only that; on this machine, run it and print the tables."""
     grid = load_grid(options.grid, options.overrides)
     plan, site, paths = build_plan(grid), load_site(grid), StudyPaths(grid.study_dir)
+    _check_batches(plan, site)
     console = make_console(stderr=options.json)
     with nullcontext(True) if options.dry_run else locked(paths.lock, wait=False) as free:
         if not free:
@@ -39,7 +41,13 @@ def sweep(options: argparse.Namespace) -> int:
         if not options.dry_run:
             write_plan(plan, grid, paths)
         busy = slurm.queued_tasks(paths)
-        tasks = missing_tasks(plan, paths, grid.config.evaluate.languages_per_task, busy)
+        pack = grid.config.evaluate.languages_per_task
+        tasks = missing_tasks(plan, paths, pack, busy)
+        stale = {job.job_id for job in plan.of_kind("analyse")} & busy.keys() if tasks else set()
+        if stale:  # the analysis in the queue waits for less than there is to do now
+            if not options.dry_run:
+                slurm.cancel([busy[job_id] for job_id in stale])
+            tasks = missing_tasks(plan, paths, pack, busy.keys() - stale)
         _print_plan(plan, tasks, paths, console)
         if options.dry_run:
             _dry_run(tasks, paths, site, console)
@@ -50,6 +58,19 @@ def sweep(options: argparse.Namespace) -> int:
         if site.profile is None:
             return _run_here(plan, tasks, paths, site, options, console)
         return _submit(tasks, paths, site, options, console)
+
+
+def _check_batches(plan: Plan, site: Site) -> None:
+    """Raise UserError now for a batch that the ranks could not share out, instead of hours later."""
+    for job in plan.jobs:
+        if isinstance(job.spec, TrainSpec):
+            mine = site.resources[job.kind]
+            try:
+                accumulation_steps(job.spec.hyper.global_batch_size, mine.micro_batch_size, mine.num_tasks)
+            except UserError as error:
+                raise UserError(
+                    error.what, where=f"resources.{job.kind}.{error.where}", remedy=error.remedy
+                ) from None
 
 
 def _print_plan(plan: Plan, tasks: Sequence[Task], paths: StudyPaths, console: Console) -> None:
@@ -73,20 +94,24 @@ def _dry_run(tasks: Sequence[Task], paths: StudyPaths, site: Site, console: Cons
     from submitit.slurm.slurm import _make_sbatch_string
 
     code = paths.code / "<code hash>"
-    for kind in [kind for kind in KINDS if any(task.kind == kind for task in tasks)]:
-        group = [task for task in tasks if task.kind == kind]
-        needs = any(task.needs for task in group)
-        dependency = (
-            ("afterany:<evaluations>" if kind == "analyse" else "afterok:<its model's job>") if needs else ""
-        )
-        values = slurm.parameters(kind, group[0], dependency, paths, site.profile, site.resources[kind], code)
-        text = _make_sbatch_string(
-            command="python -u -m submitit.core._submit ...",
-            folder=paths.submissions / "<number>" / "%j",
-            **values,
-        )
-        console.print(f"\n# {kind}: {len(group)} tasks", highlight=False)
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for kind in KINDS:
+        arrays = by_need([task for task in tasks if task.kind == kind], lambda needs: " ".join(sorted(needs)))
+        # one script of those that wait and one of those that do not stand for all
+        for waits, group in {bool(needs): group for needs, group in reversed(arrays)}.items():
+            condition = "afterany:<evaluations>" if kind == "analyse" else "afterok:<task>"
+            dependency = condition if waits else ""
+            values = slurm.parameters(
+                kind, group[0], dependency, paths, site.profile, site.resources[kind], code
+            )
+            text = _make_sbatch_string(
+                command="python -u -m submitit.core._submit ...",
+                folder=paths.submissions / "<number>" / "%j",
+                map_count=len(group) if len(group) > 1 else None,
+                **values,
+            )
+            alike = sum(bool(needs) == waits for needs, _ in arrays)
+            console.print(f"\n# {kind}: {alike} submissions like this one", highlight=False)
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _task_json(task: Task) -> dict[str, object]:
@@ -116,7 +141,8 @@ def _run_here(
         _print_results(plan, paths, console)
     for task, log in outcome.failed:
         if task.kind != "analyse" or len(outcome.failed) == 1:
-            console.print(f"[red]failed[/] {task.kind} {escape(task.name)}", highlight=False, soft_wrap=True)
+            why = escape(f"{task.kind} {task.name}: {_why(task, paths)}")
+            console.print(f"[red]failed[/] {why}", highlight=False, soft_wrap=True)
             console.print(f"  log: {log}", highlight=False, soft_wrap=True)
     if outcome.skipped:
         console.print(f"[red]{len(outcome.skipped)} tasks not run[/]: what they need failed", highlight=False)
@@ -127,6 +153,13 @@ def _run_here(
             {"study": paths.root.name, "folder": str(paths.root), "failed": failed, "skipped": skipped}
         )
     return 1 if outcome.failed or outcome.skipped else 0
+
+
+def _why(task: Task, paths: StudyPaths) -> str:
+    """What the task's jobs say of their failure, each sentence once."""
+    reports = [paths.job(job_id).failed for job_id in task.job_ids]
+    messages = dict.fromkeys(read_json(report)["message"] for report in reports if report.is_file())
+    return "; ".join(messages) or "it ended without a word"
 
 
 def _print_results(plan: Plan, paths: StudyPaths, console: Console) -> None:

@@ -40,7 +40,7 @@ def missing_tasks(
     incomplete = {job.job_id for job in plan.jobs if not paths.job(job.job_id).done.is_file()}
     todo = [job for job in plan.jobs if job.job_id in incomplete and job.job_id not in busy]
     tasks = []
-    for (kind, _), group in itertools.groupby(todo, key=_model_of):
+    for (kind, *_), group in itertools.groupby(todo, key=_model_of):
         jobs = list(group)
         size = languages_per_task if kind == "evaluate" else 1
         for pack in (jobs[i : i + size] for i in range(0, len(jobs), size)):
@@ -49,9 +49,11 @@ def missing_tasks(
     return tasks
 
 
-def _model_of(job: Job) -> tuple[str, str]:
+def _model_of(job: Job) -> tuple[str, ...]:
     # the plan lists all evaluations of one model together, so that grouping neighbours is enough
-    return job.kind, job.spec.model.name if isinstance(job.spec, EvalSpec) else job.job_id
+    if isinstance(job.spec, EvalSpec):
+        return job.kind, job.spec.model.name, job.spec.model.revision
+    return job.kind, job.job_id
 
 
 def by_need(tasks: Iterable[Task], key: Callable[[frozenset[str]], str]) -> list[tuple[str, list[Task]]]:

@@ -44,21 +44,21 @@ def run_job(study_dir: str, *job_ids: str) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     paths = StudyPaths(Path(study_dir))
-    rank = int(os.environ.get("SLURM_PROCID", os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0")))
+    rank, attempt = _place()
     with contextlib.ExitStack() as stack:
         if rank == 0:
             for job_id in job_ids:
                 # an attempt whose launcher died may still be at work: wait for it, then find its result
                 stack.enter_context(locked(paths.job(job_id).lock))
         else:
-            _wait_for_rank_0(paths.job(job_ids[0]))
+            _wait_for_rank_0(paths.job(job_ids[0]), attempt)
         todo = [job_id for job_id in job_ids if not paths.job(job_id).done.is_file()]
         if not todo:
             return
         try:
             if rank == 0:
                 for job_id in todo:
-                    _begin(paths.job(job_id))
+                    _begin(paths.job(job_id), attempt)
             _run(paths, [job_from(read_json(paths.job(job_id).spec)) for job_id in todo])
         except BaseException as error:
             if rank == 0:
@@ -88,13 +88,19 @@ def _run(paths: StudyPaths, jobs: list[Job]) -> None:
         from evaluation.shard import evaluate
 
         pairs = [(job, paths.job(job.job_id)) for job in jobs]
-        evaluate(
+        failures = evaluate(
             pairs,
             model_path=model_path,
             revision=revision,
             batch_tokens=resources.batch_tokens,
             tracking=tracking,
         )
+        for job, error in failures:
+            _report(paths.job(job.job_id), error)
+        if failures:
+            job, error = failures[0]
+            more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+            raise JobError(f"{job.name}: {error}{more}")
 
 
 def _analyse(paths: StudyPaths, job: Job) -> None:
@@ -119,26 +125,30 @@ def _weights(paths: StudyPaths, source: Source) -> tuple[str, str | None]:
     return source.name, source.revision if source.kind == "hub" else None
 
 
-def _attempt() -> str:
-    """The same on every rank of a task, another one after each restart."""
-    slurm = os.environ.get("SLURM_JOB_ID")
-    if slurm is not None:
-        return f"{slurm}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-    return os.environ.get("SUBMITIT_LOCAL_JOB_ID", "direct")
+def _place() -> tuple[int, str]:
+    """This process' rank in its task, and the attempt: the same on every rank, another after a restart."""
+    env = os.environ
+    # a local job may run inside somebody's SLURM allocation: the executor tells which variables are ours
+    if env.get("SUBMITIT_EXECUTOR") == "local":
+        return int(env["SUBMITIT_LOCAL_GLOBALID"]), env["SUBMITIT_LOCAL_JOB_ID"]
+    if "SLURM_JOB_ID" in env:
+        restart = env.get("SLURM_RESTART_COUNT", "0")
+        return int(env.get("SLURM_PROCID", "0")), f"{env['SLURM_JOB_ID']}.{restart}"
+    return 0, "direct"
 
 
-def _wait_for_rank_0(folder: JobPaths) -> None:
+def _wait_for_rank_0(folder: JobPaths, attempt: str) -> None:
     """Return when rank 0 has begun this attempt, or found that an earlier one has done the job.
 
     Ranks that went ahead would wait for it in the process group, and fail there when it does not come.
     """
     while not folder.done.is_file():
-        if folder.env.is_file() and read_json(folder.env)["attempt"] == _attempt():
+        if folder.env.is_file() and read_json(folder.env)["attempt"] == attempt:
             return
         time.sleep(POLL_S)
 
 
-def _begin(folder: JobPaths) -> None:
+def _begin(folder: JobPaths, attempt: str) -> None:
     folder.failed.unlink(missing_ok=True)
     variables = {
         k: v for k, v in os.environ.items() if k.startswith(("SLURM_JOB", "SLURM_ARRAY", "SLURM_NNODES"))
@@ -147,7 +157,7 @@ def _begin(folder: JobPaths) -> None:
     write_json(
         folder.env,
         {
-            "attempt": _attempt(),
+            "attempt": attempt,
             "host": platform.node(),
             "python": platform.python_version(),
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF},
@@ -171,7 +181,7 @@ def _logs() -> Iterator[tuple[str, Path]]:
 
 
 def _report(folder: JobPaths, error: BaseException) -> None:
-    if folder.done.is_file():
+    if folder.done.is_file() or folder.failed.is_file():  # it has been told already, by the shard itself
         return
     report: dict[str, Any] = {"error": type(error).__name__, "message": str(error).strip() or "no message"}
     if not isinstance(error, CalsweepError):

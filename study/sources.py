@@ -150,9 +150,10 @@ def benchmark_source(config: BenchmarkConfig, grid: Grid, where: str) -> Benchma
         source, schema = Source("local", str(found), content_revision(found)), config.schema
     elif config.name in EMBEDDED_BENCHMARKS:
         source, schema = embedded_source(config.name), "global_mmlu"
-    elif config.name in HUB_BENCHMARKS:
-        repository, schema = HUB_BENCHMARKS[config.name]
-        source = _hub(repository, "dataset", where, remedy="")
+    elif config.name.partition("@")[0] in HUB_BENCHMARKS:
+        name, _, commit = config.name.partition("@")
+        repository, schema = HUB_BENCHMARKS[name]
+        source = _hub(f"{repository}@{commit}" if commit else repository, "dataset", where, remedy="")
     else:
         raise UserError(
             f"'{config.name}' is unknown",
@@ -161,7 +162,8 @@ def benchmark_source(config: BenchmarkConfig, grid: Grid, where: str) -> Benchma
             + " (or give path and schema)",
         )
     try:
-        return Benchmark(config.name, source, schema, config.split, config.num_items)
+        name = config.name if config.path is not None else config.name.partition("@")[0]
+        return Benchmark(name, source, schema, config.split, config.num_items)
     except UserError as error:
         raise UserError(error.what, where=f"{where}.{error.where}", remedy=error.remedy) from None
 

@@ -232,6 +232,22 @@ class Resources:
         return self.nodes * self.tasks_per_node
 
 
+def accumulation_steps(global_batch_size: int, micro_batch_size: int, num_ranks: int) -> tuple[int, int]:
+    """(micro-batch size, accumulation steps) that make up the global batch on this many ranks.
+
+    Raises UserError when no whole number of micro-batches does.
+    """
+    per_rank, rest = divmod(global_batch_size, num_ranks)
+    micro = min(micro_batch_size, max(per_rank, 1))
+    if rest or per_rank % micro:
+        raise UserError(
+            f"global_batch_size {global_batch_size} is no multiple of {num_ranks} ranks x {micro} examples",
+            where="micro_batch_size",
+            remedy="choose a divisor",
+        )
+    return micro, per_rank // micro
+
+
 def to_dict(spec: Spec) -> dict[str, Any]:
     """A spec as plain JSON values, for files and W&B's config."""
     result: dict[str, Any] = _plain(spec, dataclasses.asdict)

@@ -10,7 +10,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from submitit.core.utils import UncompletedJobError
 
 from study.config import TrackingConfig
 from study.job import Job
@@ -18,6 +20,10 @@ from study.paths import JobPaths
 from study.specs import EvalSpec
 
 logger = logging.getLogger(__name__)
+INIT_TIMEOUT_S = 30
+FINISH_TIMEOUT_S = 60
+_unreachable: list[bool] = []
+"""Not empty once a server did not answer: a pack of languages does not ask it again for each."""
 
 
 class Run:
@@ -45,9 +51,9 @@ class Run:
             return
         try:
             call(self._run)
-        except (
-            Exception
-        ):  # whatever a remote service or its SDK does, the job goes on: see the module's docstring
+        except UncompletedJobError:  # the time limit, told by a signal that came while W&B was at work
+            raise
+        except Exception:  # whatever W&B does, the job goes on: see the module's docstring
             logger.exception("W&B failed; this job goes on without it")
             self._run = None
 
@@ -75,37 +81,63 @@ def _start(config: TrackingConfig, job: Job, folder: JobPaths, tags: tuple[str, 
         return None
     # one WANDB_DIR per job: the `latest-run` link and the staging area are not made for sharing
     staging = folder.root / "wandb" / "staging"
+    os.environ.update(
+        WANDB_DIR=str(folder.root),
+        WANDB_DATA_DIR=str(staging),
+        WANDB_CACHE_DIR=str(staging / "cache"),
+        WANDB_CONFIG_DIR=str(staging / "config"),
+    )
     defaults = {
         "WANDB_SILENT": "true",
         "WANDB_ERROR_REPORTING": "false",
-        "WANDB_DATA_DIR": str(staging),
-        "WANDB_CACHE_DIR": str(staging / "cache"),
-        "WANDB_CONFIG_DIR": str(staging / "config"),
         # the default of 15 s leaves an empty file behind a job that is killed early
         "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1",
         "WANDB__SERVICE_WAIT": "120",
     }
-    os.environ["WANDB_DIR"] = str(folder.root)
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
-    data = job.to_dict()
     try:
-        import wandb
-
-        return wandb.init(
-            project=config.project,
-            entity=config.entity,
-            mode=config.mode,  # type: ignore[arg-type]
-            dir=str(folder.root),
-            id=job.job_id,
-            resume="allow",
-            name=job.name,
-            group=group_of(job),
-            job_type=job.kind,
-            tags=[job.kind, *tags],
-            config={"cell": data["cell"], "spec": data["spec"], "needs": data["needs"]},
-            settings=wandb.Settings(console="off", x_disable_stats=True),
-        )
+        if config.mode == "online" and not _unreachable:
+            try:
+                return _init(config, "online", job, folder, tags)
+            except UncompletedJobError:
+                raise
+            except Exception:  # the server's fault or the network's: keep the run here, to be synced later
+                logger.exception("W&B does not answer; this process tracks offline from here on")
+                _unreachable.append(True)
+        return _init(config, "offline", job, folder, tags)
+    except UncompletedJobError:
+        raise
     except Exception:  # see the module's docstring
         logger.exception("W&B could not start a run; this job goes on without it")
         return None
+
+
+def _init(
+    config: TrackingConfig,
+    mode: Literal["online", "offline"],
+    job: Job,
+    folder: JobPaths,
+    tags: tuple[str, ...],
+) -> Any:
+    import wandb
+
+    data = job.to_dict()
+    # init and finish wait for a server: 90 s and for ever by default
+    settings = wandb.Settings(
+        console="off", x_disable_stats=True, init_timeout=INIT_TIMEOUT_S, finish_timeout=FINISH_TIMEOUT_S
+    )
+    return wandb.init(
+        project=config.project,
+        entity=config.entity,
+        mode=mode,
+        dir=str(folder.root),
+        id=job.job_id,
+        resume="allow",
+        name=job.name,
+        group=group_of(job),
+        job_type=job.kind,
+        tags=[job.kind, *tags],
+        config={"cell": data["cell"], "spec": data["spec"], "needs": data["needs"]},
+        settings=settings,
+    )

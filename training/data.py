@@ -73,18 +73,29 @@ def messages_of(row: Mapping[str, Any], where: str) -> list[Message]:
 
     Raises JobError for other columns.
     """
-    if isinstance(row.get("messages"), Sequence):
-        return [Message(m["role"], m["content"]) for m in row["messages"]]
-    if isinstance(row.get("conversations"), Sequence):
-        roles = {"human": "user", "gpt": "assistant", "system": "system"}
-        return [Message(roles.get(m["from"], m["from"]), m["value"]) for m in row["conversations"]]
+    if not isinstance(row, Mapping):
+        raise JobError(f"{where}: not a mapping of columns to values")
+    if isinstance(row.get("messages"), list):
+        return [Message(_text(m, "role", where), _text(m, "content", where)) for m in row["messages"]]
+    if isinstance(row.get("conversations"), list):
+        turns = [(_text(m, "from", where), _text(m, "value", where)) for m in row["conversations"]]
+        roles = {"human": "user", "gpt": "assistant"}
+        return [Message(roles.get(role, role), content) for role, content in turns]
     if "instruction" in row and "output" in row:
-        context = row.get("input") or ""
-        asked = f"{row['instruction']}\n{context}" if context else str(row["instruction"])
-        return [Message("user", asked), Message("assistant", str(row["output"]))]
+        asked = _text(row, "instruction", where)
+        if row.get("input"):
+            asked += "\n" + _text(row, "input", where)
+        return [Message("user", asked), Message("assistant", _text(row, "output", where))]
     raise JobError(
         f"{where}: columns {sorted(row)} are neither instruction/input/output, messages nor conversations"
     )
+
+
+def _text(row: Any, column: str, where: str) -> str:
+    value = row.get(column) if isinstance(row, Mapping) else None
+    if not isinstance(value, str):
+        raise JobError(f"{where}: '{column}' is {value!r}, not a text")
+    return value
 
 
 def segments(messages: Sequence[Message], template: str, eos: str) -> list[Segment]:

@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from study.errors import JobError
 from study.specs import Scratch, TrainSpec
 from training.data import IGNORE_INDEX
 from training.loss import linear_cross_entropy
@@ -29,7 +30,7 @@ def load(spec: TrainSpec, model_path: str) -> tuple[PreTrainedModel, PreTrainedT
         tokenizer = cldr_tokenizer(DEMO_SHARES)
         return build(spec.scratch, tokenizer, seed=spec.hyper.seed), tokenizer
     revision = spec.model.revision if spec.model.kind == "hub" else None
-    # DeepSpeed casts to bf16 itself and keeps the float32 values as master weights
+    # in bf16 DeepSpeed casts the weights itself
     model = AutoModelForCausalLM.from_pretrained(
         model_path, revision=revision, dtype=torch.float32, use_safetensors=True
     )
@@ -56,6 +57,34 @@ def build(scratch: Scratch, tokenizer: PreTrainedTokenizerBase, *, seed: int) ->
     return LlamaForCausalLM(config)
 
 
+@torch.no_grad()
+def check_head(lm: PreTrainedModel) -> None:
+    """Refuse a model whose logits are not its head, and soft-cap, on its last hidden state.
+
+    Some architectures scale their logits or add a bias (Cohere, Granite, Phi): the fused loss would be
+    another one than theirs, and would look right.
+    Raises JobError.
+    """
+    input_ids = torch.arange(8)[None] % lm.config.get_text_config().vocab_size
+    training = lm.training
+    lm.eval()
+    own = lm(input_ids=input_ids, use_cache=False).logits
+    hidden = lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+    lm.train(training)
+    ours = hidden @ lm.get_output_embeddings().weight.T
+    softcap = softcap_of(lm)
+    if softcap is not None:
+        ours = softcap * torch.tanh(ours / softcap)
+    if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
+        raise JobError(f"{type(lm).__name__} changes its logits after the head; that is not handled")
+
+
+def softcap_of(lm: PreTrainedModel) -> float | None:
+    """Gemma-2's cap on logits, None for other architectures."""
+    softcap: float | None = getattr(lm.config.get_text_config(), "final_logit_softcapping", None)
+    return softcap
+
+
 class LossModel(nn.Module):
     """A causal language model that returns its loss: DeepSpeed must see head and loss in one forward pass.
 
@@ -66,7 +95,7 @@ class LossModel(nn.Module):
         super().__init__()
         self.lm = lm
         self.label_smoothing = label_smoothing
-        self.softcap: float | None = getattr(lm.config, "final_logit_softcapping", None)
+        self.softcap = softcap_of(lm)
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Both (B, L), right-padded, labels not shifted -> (loss_sum, num_tokens) of this micro-batch."""

@@ -16,7 +16,7 @@ from study.errors import JobError
 from study.files import append_line, write_json
 from study.job import Job
 from study.paths import JobPaths
-from study.specs import Resources, TrainSpec
+from study.specs import Resources, TrainSpec, accumulation_steps
 from study.tracking import Run, track
 from training import data, export, model, zero
 
@@ -38,7 +38,8 @@ def train(
             with track(tracking, job, folder) as run:
                 summary = _train(job, folder, model_path, resources, world, run)
                 run.summarise(summary)
-            write_json(folder.done, summary)
+                # before W&B finishes: a model that is there does not wait for a server that is not
+                write_json(folder.done, summary)
         else:
             _train(job, folder, model_path, resources, world, None)
     finally:
@@ -52,9 +53,10 @@ def _train(
     assert isinstance(spec, TrainSpec)
     hyper = spec.hyper
     torch.manual_seed(hyper.seed)
-    micro, accumulation = zero.accumulation_steps(hyper, resources, world.size)
+    micro, accumulation = accumulation_steps(hyper.global_batch_size, resources.micro_batch_size, world.size)
 
     lm, tokenizer = model.load(spec, model_path)
+    model.check_head(lm)
     dataset = data.tokenise(data.load_rows(spec.dataset, hyper), tokenizer, hyper, spec.dataset.name)
     steps = data.num_steps(dataset, hyper)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -72,6 +74,7 @@ def _train(
     for step, batch in enumerate(data.global_batches(len(dataset), hyper, steps), start=1):
         target_tokens = data.num_target_tokens(dataset, batch)
         loss_total = torch.zeros((), device=world.device)
+        learning_rate = engine.get_lr()[0]
         for indices in data.micro_batches(dataset, batch, micro, world.rank, world.size):
             arrays = data.collate(dataset, indices, pad)
             input_ids, labels = (torch.from_numpy(array).to(world.device) for array in arrays)
@@ -94,7 +97,7 @@ def _train(
                     "step": step,
                     "loss": loss,
                     "grad_norm": float(engine.get_global_grad_norm()),
-                    "learning_rate": engine.get_lr()[0],
+                    "learning_rate": learning_rate,
                     "tokens_per_s": tokens_seen * world.size / (time.monotonic() - begin),
                     "peak_memory_gib": _peak_memory_gib(world.device),
                 }

@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from study.errors import JobError
-from study.specs import Hyperparameters, Resources
+from study.specs import Hyperparameters
 
 MIN_PORT, MAX_PORT = 20_000, 60_000
 
@@ -69,25 +68,10 @@ def _place() -> tuple[int, int, int]:
         return 0, 1, 0  # called directly, not as a job
     env = JobEnvironment()
     # one node: the loopback address, whatever the host's name resolves to
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1" if env.num_nodes == 1 else env.hostnames[0])
+    os.environ["MASTER_ADDR"] = "127.0.0.1" if env.num_nodes == 1 else env.hostnames[0]
     # all ranks must agree and jobs on one host must not collide: the port follows from the job id
-    os.environ.setdefault("MASTER_PORT", str(random.Random(env.job_id).randint(MIN_PORT, MAX_PORT)))
+    os.environ["MASTER_PORT"] = str(random.Random(env.job_id).randint(MIN_PORT, MAX_PORT))
     return env.global_rank, env.num_tasks, env.local_rank
-
-
-def accumulation_steps(hyper: Hyperparameters, resources: Resources, world_size: int) -> tuple[int, int]:
-    """(micro-batch size, accumulation steps) that make up the global batch on this many ranks.
-
-    Raises JobError when no whole number of micro-batches does.
-    """
-    per_rank, rest = divmod(hyper.global_batch_size, world_size)
-    micro = min(resources.micro_batch_size, max(per_rank, 1))
-    if rest or per_rank % micro:
-        raise JobError(
-            f"global_batch_size {hyper.global_batch_size} is no multiple of "
-            f"{world_size} ranks x micro_batch_size {micro}: change resources.*.micro_batch_size"
-        )
-    return micro, per_rank // micro
 
 
 def engine(

@@ -19,7 +19,10 @@ def parse(row: Mapping[str, Any], where: str) -> Item | None:
     example_id = cell(row, "question_id", where)
     if isinstance(example_id, bool) or not isinstance(example_id, int | str):
         raise RecordError(f"{where}: question_id is {example_id!r}, expected a number")
-    options = filled_options([cell(row, f"option_{i}", where) for i in range(MAX_OPTIONS)], where)
+    # the first two must be there; a file of one's own may leave out columns that would all be null
+    given = [cell(row, f"option_{i}", where) for i in range(2)]
+    given += [row.get(f"option_{i}") for i in range(2, MAX_OPTIONS)]
+    options = filled_options(given, where)
     if options is None:
         return None
     if len(options) < 2:

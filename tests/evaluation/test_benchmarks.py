@@ -108,7 +108,7 @@ def test_a_bad_value_names_file_and_row(
 
 READ_COLUMNS = {
     "global_mmlu": "sample_id subject question option_a option_b option_c option_d answer".split(),
-    "mmlu_prox": "question_id question category option_0 option_9 answer answer_index".split(),
+    "mmlu_prox": "question_id question category option_0 option_1 answer answer_index".split(),
 }
 
 
@@ -121,6 +121,17 @@ def test_a_missing_column_is_named(schema: str, column: str) -> None:
     del row[column]
     with pytest.raises(RecordError, match=f"here: there is no column '{column}'"):
         parse(row, "here")
+
+
+def test_columns_of_absent_options_may_be_left_out() -> None:
+    """Two options in a file of one's own: XCOPA in MMLU-ProX's columns."""
+    row = {
+        "question_id": "test-0", "question": "Why?", "option_0": "So.", "option_1": "Thus.",
+        "answer": "B", "answer_index": 1, "category": "cause",
+    }  # fmt: skip
+    item = mmlu_prox.parse(row, "here")
+    assert item is not None
+    assert (item.options, item.label) == (("So.", "Thus."), 1)
 
 
 def test_a_global_mmlu_row_without_four_options_is_skipped(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def make_job(benchmark: Benchmark, language: str = "sw", protocol: str = "letter
 
 def run(job: Job, folder: JobPaths, model_folder: Path, **kwargs: Any) -> None:
     options = {"batch_tokens": 500, "tracking": DISABLED, **kwargs}
-    shard.evaluate([(job, folder)], model_path=str(model_folder), revision=None, **options)
+    for _, error in shard.evaluate([(job, folder)], model_path=str(model_folder), revision=None, **options):
+        raise error
 
 
 @pytest.mark.parametrize("protocol", ["letter", "option_text"])
@@ -157,6 +158,34 @@ def test_foreign_parts_are_refused(benchmark: Benchmark, model_folder: Path, tmp
     with pytest.raises(RecordError, match="belongs to"):
         run(make_job(benchmark, "en"), english, model_folder)
     assert not english.done.exists()
+
+
+def test_one_bad_language_does_not_keep_the_others_from_being_scored(
+    benchmark: Benchmark, model_folder: Path, tmp_path: Path
+) -> None:
+    codes = ("xx", "sw")  # there is no xx
+    jobs = [(make_job(benchmark, code), JobPaths(tmp_path / code)) for code in codes]
+    failures = shard.evaluate(
+        jobs, model_path=str(model_folder), revision=None, batch_tokens=500, tracking=DISABLED
+    )
+    assert [
+        (job.spec.language, type(error)) for job, error in failures if isinstance(job.spec, EvalSpec)
+    ] == [("xx", JobError)]
+    assert not jobs[0][1].done.exists()
+    assert jobs[1][1].done.exists()
+
+
+def test_a_moved_model_goes_on_with_its_parts(
+    benchmark: Benchmark, model_folder: Path, tmp_path: Path
+) -> None:
+    """The name is outside identity: the parts of before are the same job's."""
+    job, folder = make_job(benchmark), JobPaths(tmp_path)
+    run(job, folder, model_folder)
+    folder.done.unlink()
+    records.parts(folder.predictions)[-1].unlink()
+    run(replace(job, cell={**job.cell, "model": "elsewhere/tiny"}), folder, model_folder)
+    assert folder.done.exists()
+    assert records.read_predictions(folder.predictions)[0].num_rows == 11
 
 
 def test_a_shard_whose_records_are_not_its_items_is_never_done(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,7 +89,8 @@ def test_dry_run_of_a_cluster_shows_its_scripts(folder: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     for line in ("#SBATCH --job-name=s-train", "#SBATCH --nodes=2", "#SBATCH --partition=main"):
         assert line in out
-    assert re.search(r"#SBATCH --dependency='afterok:<its model'.*s job>'", out)
+    assert "#SBATCH --dependency='afterok:<task>'" in out
+    assert "#SBATCH --array=0-" in out
     assert tree(folder) == before
 
 

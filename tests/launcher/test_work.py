@@ -6,9 +6,11 @@ import dataclasses
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import launcher.work
 from launcher.plan import Plan, build_plan, write_plan
 from launcher.work import run_job
 from study.errors import JobError
@@ -28,7 +30,7 @@ tracking: {mode: disabled}
 @pytest.fixture
 def study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, StudyPaths]:
     """train, evaluate en, evaluate sw, analyse: planned, nothing run."""
-    for name in ("SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID"):
+    for name in ("SLURM_PROCID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SUBMITIT_EXECUTOR"):
         monkeypatch.delenv(name, raising=False)
     grid = grid_of(folder, GRID)
     plan, paths = build_plan(grid), StudyPaths(grid.study_dir)
@@ -107,8 +109,9 @@ def test_an_attempt_waits_for_another_one_and_uses_what_it_left(study: tuple[Pla
 def test_only_the_first_rank_writes(study: tuple[Plan, StudyPaths], monkeypatch: pytest.MonkeyPatch) -> None:
     plan, paths = study
     folder = paths.job(plan.jobs[1].job_id)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_PROCID", "1")
-    write_json(folder.env, {"attempt": "direct"})  # the first rank has begun
+    write_json(folder.env, {"attempt": "7.0"})  # the first rank has begun
     with pytest.raises(JobError):
         run_job(str(paths.root), plan.jobs[1].job_id)
     assert {path.name for path in folder.root.iterdir()} == {"spec.json", "execution.json", "env.json"}
@@ -157,3 +160,33 @@ def test_other_ranks_begin_when_rank_0_has_begun(
     write_json(paths.job(evaluation).env, {"attempt": "7.2"})
     with pytest.raises(JobError, match="is not complete"):  # it went on, to find its model missing
         run_job(str(paths.root), evaluation)
+
+
+def test_a_local_job_inside_an_allocation_goes_by_its_own_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process of somebody's interactive SLURM job inherits SLURM_PROCID=0."""
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    monkeypatch.setenv("SUBMITIT_LOCAL_GLOBALID", "1")
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "4242")
+    assert launcher.work._place() == (1, "4242")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    assert launcher.work._place() == (0, "77.0")
+
+
+def test_each_language_of_a_pack_tells_its_own_failure(
+    study: tuple[Plan, StudyPaths], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, paths = study
+    train, first, second = (job.job_id for job in plan.jobs[:3])
+    write_json(paths.job(train).done, {})
+
+    def one_fails(jobs: list[Any], **_: object) -> list[Any]:
+        write_json(jobs[0][1].done, {})
+        return [(jobs[1][0], JobError("sw.jsonl, row 3: broken"))]
+
+    monkeypatch.setattr("evaluation.shard.evaluate", one_fails)
+    with pytest.raises(JobError, match=r"cldr_lite en|cldr_lite sw"):
+        run_job(str(paths.root), first, second)
+    assert not paths.job(first).failed.exists()
+    assert read_json(paths.job(second).failed)["message"] == "sw.jsonl, row 3: broken"

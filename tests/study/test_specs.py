@@ -21,6 +21,7 @@ from study.specs import (
     Source,
     Spec,
     TrainSpec,
+    accumulation_steps,
     identity,
     to_dict,
 )
@@ -171,3 +172,12 @@ def test_the_edges_of_the_ranges_are_inside() -> None:
     Hyperparameters(label_smoothing=0.0, warmup_ratio=0.0, weight_decay=0.0, seed=0, max_length_tokens=2)
     Hyperparameters(warmup_ratio=1.0, beta1=0.0, seed=2**63 - 1, num_steps=1, num_examples=1)
     Resources(gpus_per_node=0, zero_stage=3, mem_gib=0.5)
+
+
+def test_the_global_batch_is_made_of_whole_micro_batches() -> None:
+    assert accumulation_steps(128, 8, 4) == (8, 4)
+    assert accumulation_steps(4, 8, 2) == (2, 1)  # no larger than a rank's share
+    with pytest.raises(
+        UserError, match=r"^micro_batch_size: global_batch_size 128 is no multiple of 3 ranks x 8"
+    ):
+        accumulation_steps(128, 8, 3)

@@ -61,6 +61,21 @@ def test_three_schemas_become_messages() -> None:
         data.messages_of({"prompt": "x"}, "file, row 3")
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "q", "output": None},  # would be trained on as the text "None"
+        {"instruction": 3, "output": "x"},
+        {"messages": [{"role": "user"}]},
+        {"messages": ["hello"]},
+        {"conversations": [{"from": "human", "value": None}]},
+    ],
+)
+def test_a_row_without_text_is_refused_by_name(row: dict[str, object]) -> None:
+    with pytest.raises(JobError, match=r"^file, row 3: '\w+' is .*, not a text$"):
+        data.messages_of(row, "file, row 3")
+
+
 def test_plain_template_is_the_prompt_of_the_letter_protocol() -> None:
     assert data.segments(data.messages_of(ALPACA, "x"), "plain", "</s>") == [
         ("Which letter?\nA. Mali\nB. Peru\nAnswer:", False),

@@ -8,9 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from submitit import LocalExecutor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
 
 from study.config import TrackingConfig
+from study.errors import JobError
 from study.job import Job
 from study.paths import JobPaths
 from study.specs import Hyperparameters, Resources, Scratch, Source, TrainSpec
@@ -127,17 +135,15 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert factors == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
 
 
-def test_global_batch_must_divide() -> None:
-    from study.errors import JobError
-    from training.zero import accumulation_steps
+def test_a_model_that_changes_its_logits_is_refused() -> None:
+    from training import model
 
-    assert accumulation_steps(Hyperparameters(global_batch_size=128), Resources(micro_batch_size=8), 4) == (
-        8,
-        4,
-    )
-    assert accumulation_steps(Hyperparameters(global_batch_size=4), Resources(micro_batch_size=8), 2) == (
-        2,
-        1,
-    )
-    with pytest.raises(JobError, match="no multiple of 3 ranks x micro_batch_size"):
-        accumulation_steps(Hyperparameters(global_batch_size=128), Resources(), 3)
+    shape: dict[str, Any] = {
+        "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    gemma = Gemma2ForCausalLM(Gemma2Config(**shape, head_dim=8, final_logit_softcapping=0.5))
+    model.check_head(gemma)  # a soft-cap is known
+    with pytest.raises(JobError, match="GraniteForCausalLM changes its logits after the head"):
+        model.check_head(GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=8.0)))
