@@ -105,12 +105,20 @@ def _start(config: TrackingConfig, job: Job, folder: JobPaths, tags: tuple[str, 
             except Exception:  # the server's fault or the network's: keep the run here, to be synced later
                 logger.exception("W&B does not answer; this process tracks offline from here on")
                 _unreachable.append(True)
+                _forget_failed_start()
         return _init(config, "offline", job, folder, tags)
     except UncompletedJobError:
         raise
     except Exception:  # see the module's docstring
         logger.exception("W&B could not start a run; this job goes on without it")
         return None
+
+
+def _forget_failed_start() -> None:
+    """The SDK's service keeps the id of a run that did not start as one in use; end the service."""
+    import wandb
+
+    wandb.teardown()
 
 
 def _init(

@@ -1,5 +1,6 @@
 """examples/smoke.yaml end to end on this machine: every part real, nothing recomputed, records enough."""
 
+import contextlib
 import csv
 import json
 import os
@@ -116,12 +117,14 @@ def test_tables_and_dashboard_come_from_records_alone(study: StudyPaths, tmp_pat
 
 @pytest.fixture
 def launcher_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A sweep in a session of its own, as in a terminal: its jobs are in the same process group."""
     process = subprocess.Popen(
-        sweep_command(tmp_path), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        sweep_command(tmp_path),
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
     yield process
-    if process.poll() is None:
-        process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -150,16 +153,19 @@ def test_a_killed_launcher_is_completed_by_the_next(
 def test_interrupt_ends_its_jobs_and_exits_130(
     launcher_process: subprocess.Popen[str], tmp_path: Path
 ) -> None:
+    """Ctrl-C: the terminal sends SIGINT to the whole process group."""
     study = StudyPaths(tmp_path / "smoke")
     deadline = time.monotonic() + 120
     while not list(study.root.glob("jobs/*/env.json")):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    launcher_process.send_signal(signal.SIGINT)
+    os.killpg(launcher_process.pid, signal.SIGINT)
     out, _ = launcher_process.communicate(timeout=60)
     assert launcher_process.returncode == 130
     assert "run the same command to go on" in out
-    assert status(study.root)["counts"]["running"] == 0
+    assert "Traceback" not in out
+    counts = status(study.root)["counts"]
+    assert (counts["running"], counts["failed"]) == (0, 0)  # nothing lives on, and nothing was at fault
 
 
 def test_a_failing_job_exits_1_names_its_log_and_blocks_only_its_descendants(tmp_path: Path) -> None:

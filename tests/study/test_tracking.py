@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+from submitit.core.utils import UncompletedJobError
 
+import study.tracking
 from study.config import TrackingConfig
 from study.job import Job
 from study.paths import JobPaths
@@ -150,3 +153,35 @@ def test_a_training_run_and_the_evaluations_of_its_model_share_a_group() -> None
     trained = Source("job", TRAIN.job_id, TRAIN.job_id)
     assert group_of(TRAIN) == group_of(shard(trained))
     assert group_of(shard(MODEL)) != group_of(TRAIN)
+
+
+def test_a_server_that_does_not_answer_costs_one_time_limit_and_the_runs_stay_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The real SDK against a port of this machine where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(study.tracking, "INIT_TIMEOUT_S", 3)
+    monkeypatch.setattr(study.tracking, "_unreachable", [])
+    online = TrackingConfig(mode="online", project="tests")
+    for name in ("first", "second"):  # two languages of a pack
+        with caplog.at_level(logging.ERROR), track(online, TRAIN, JobPaths(tmp_path / name)) as run:
+            run.log({"loss": 1.5})
+    assert sum("tracks offline from here on" in record.message for record in caplog.records) == 1
+    for name in ("first", "second"):
+        found = [read_finished_run(file) for file in run_files(tmp_path / name) if "offline-run" in str(file)]
+        assert [row["loss"] for row in found[0].history] == [1.5]
+
+
+def test_the_time_limit_is_not_taken_for_a_failure_of_wandb() -> None:
+    """submitit tells it by an exception out of a signal handler, wherever the job is at that moment."""
+
+    class Interrupted:
+        def log(self, _: object) -> None:
+            raise UncompletedJobError("timed-out")
+
+    with pytest.raises(UncompletedJobError):
+        Run(Interrupted()).log({"loss": 1.0})
