@@ -1,6 +1,6 @@
 """What a job computes, fully resolved: the identity of a job is the hash of its spec.
 
-What does not change a result (resources, micro-batch, ZeRO stage, tracking) is not in a spec.
+What changes a result by rounding at most (resources, micro-batch, ZeRO stage, tracking) is not in a spec.
 """
 
 from __future__ import annotations
