@@ -116,7 +116,7 @@ def _headline(item: Series, total: Summary, reference: Summary) -> dict[str, Any
     for metric, _ in HEADLINES:
         value = getattr(total.metrics, metric, None)
         start = getattr(reference.metrics, metric, None)
-        change = "" if value is None or start is None or total is reference else f"{value - start:+.3f}"
+        change = "" if value is None or start is None or total is reference else f"{value - start:+z.3f}"
         numbers.append({"text": "missing" if value is None else f"{value:.3f}", "change": change})
     return {
         "label": item.label,
@@ -196,7 +196,7 @@ def _compare(
         mean = sum(changes) / len(changes)
         verb = "fell" if mean < 0 else "rose"
         count = sum(change < 0 if mean < 0 else change > 0 for change in changes)
-        parts.append(f"{title}: {verb} in {count} of {len(changes)} languages, {mean:+.3f} on average")
+        parts.append(f"{title}: {verb} in {count} of {len(changes)} languages, {mean:+z.3f} on average")
     return f"{new.label} against {old.label}. {'; '.join(parts)}."
 
 

@@ -45,7 +45,10 @@ def _dispatch(arguments: list[str]) -> int:
     parser = _parser()
     options, extra = parser.parse_known_args(arguments)
     if options.command == "sweep" and not any(item.startswith("-") for item in extra):
-        options.overrides += extra  # those after an option: argparse takes the list in one piece only
+        options.overrides = [
+            *options.overrides,
+            *extra,
+        ]  # those after an option: argparse takes the list in one piece only
     elif extra:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     if options.command == "sweep":
@@ -66,7 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="run or submit what is missing of a grid")
     sweep.add_argument("grid", type=Path, metavar="GRID.yaml")
     sweep.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="e.g. train.num_steps=10 cluster=local"
+        "overrides",
+        nargs="*",
+        default=[],  # or argparse calls them required when the grid is missing
+        metavar="key=value",
+        help="e.g. train.num_steps=10 cluster=local",
     )
     sweep.add_argument(
         "--dry-run", action="store_true", help="show what would be submitted, and submit nothing"

@@ -19,6 +19,8 @@ TAIL_LINES = 30
 
 def open_study(name: Path) -> tuple[Plan, StudyPaths]:
     """A study by its folder or by its grid file; raises UserError when there is none."""
+    if not name.exists():
+        raise UserError("no such study", where=str(name), remedy="give <outputs>/<study> or a grid file")
     paths = StudyPaths(name.resolve() if name.is_dir() else load_grid(name).study_dir)
     return read_plan(paths), paths
 
