@@ -116,7 +116,7 @@ def test_complete_is_counted_from_markers_and_not_by_subtraction(
         (["sweep", "grid.yaml", "outputs=grid.yaml"], "grid.yaml"),
         (["status", "."], "is not a study (no plan.json); give <outputs>/<study>"),
         (["logs", "grid.yaml", "x"], "is not a study (no plan.json); give <outputs>/<study>"),
-        (["status", "none"], "none: no such file; "),
+        (["status", "none"], "none: no such study; "),
         *(([name], f"calsweep {name}: is not built yet; status, logs and cancel are") for name in LATER),
         (["doctor", "grid.yaml"], "calsweep doctor: is not built yet; status, logs and cancel are"),
     ],

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from launcher import ledger, slurm
+from launcher.cli import main
 from launcher.cluster import Site, load_profile, load_site
-from launcher.plan import Plan
+from launcher.plan import Plan, read_plan
 from launcher.tasks import missing_tasks
 from study.config import load_grid
 from study.errors import UserError
+from study.files import write_json
 from study.paths import StudyPaths
 from tests.grids import grid_of, plan_of, write_grid
 from tests.launcher.fake_slurm import FakeSlurm, install
@@ -307,3 +309,34 @@ def test_the_profiles_that_ship_load_from_anywhere(
     site = load_site(grid_of(tmp_path, GRID, f"cluster=slurm/profiles/{name}.yaml"))
     assert site.profile is not None
     assert site.profile.srun_args == ["--kill-on-bad-exit=1"]
+
+
+def test_an_analysis_in_the_queue_gives_way_to_one_that_waits_for_everything(
+    fake: FakeSlurm, tmp_path: Path, paths: StudyPaths
+) -> None:
+    """A language failed while others still run: the queued analysis would not wait for the second try."""
+    (tmp_path / "site.yaml").write_text(PROFILE)
+    grid = write_grid(tmp_path, GRID)
+    assert main(["sweep", str(grid), "--yes"]) == 0
+    submitted = ledger.task_of(ledger.read(paths.ledger))
+    plan = read_plan(paths)
+    lost, *alive, analysis = (job.job_id for job in plan.jobs if job.kind in ("evaluate", "analyse"))
+    for job in plan.jobs:
+        if job.job_id not in (lost, *alive, analysis):
+            write_json(paths.job(job.job_id).done, {})
+    queue = "\n".join(f"{submitted[job_id]} PENDING" for job_id in (*alive, analysis))
+    fake.answer(squeue={"out": queue})
+    before = len(fake.scripts())
+
+    assert main(["sweep", str(grid), "--yes", "--dry-run"]) == 0
+    assert fake.calls("scancel") == []
+    assert main(["sweep", str(grid), "--yes"]) == 0
+    assert [call["arguments"] for call in fake.calls("scancel")] == [[submitted[analysis]]]
+    again, last = fake.scripts()[before:]
+    assert "#SBATCH --job-name=s-evaluate" in again
+    assert "#SBATCH --job-name=s-analyse" in last
+    new = ledger.task_of(ledger.read(paths.ledger))[lost]
+    waits = {submitted[job_id].split("_")[0] for job_id in alive} | {new.split("_")[0]}
+    dependency = re.search(r"--dependency=afterany:([\d:]+)", last)
+    assert dependency is not None
+    assert set(dependency.group(1).split(":")) == waits
