@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from study.errors import JobError
+from study.rows import read_rows
 from study.specs import Hyperparameters, Source
 
 IGNORE_INDEX = -100
@@ -29,11 +29,11 @@ class Message:
 def load_rows(source: Source, hyper: Hyperparameters) -> list[Mapping[str, Any]]:
     """The rows of a dataset, sub-sampled to `num_examples` by seed.
 
-    Raises JobError for an unreadable file and a dataset without rows.
+    Raises RecordError for an unreadable file, JobError for a dataset without rows.
     """
     if source.kind == "embedded":
         return _embedded_rows(source.name, hyper)
-    rows = _local_rows(Path(source.name)) if source.kind == "local" else _hub_rows(source)
+    rows = read_rows(Path(source.name)) if source.kind == "local" else _hub_rows(source)
     if not rows:
         raise JobError(f"{source.name}: the dataset has no rows")
     if hyper.num_examples is not None and hyper.num_examples < len(rows):
@@ -48,18 +48,6 @@ def _embedded_rows(name: str, hyper: Hyperparameters) -> list[Mapping[str, Any]]
     if name == "cldr-pretrain":
         return list(instructions.pretraining_rows(hyper.num_examples or 100_000, seed=hyper.seed))
     return list(instructions.english_instructions(hyper.num_examples or 1_000, seed=hyper.seed))
-
-
-def _local_rows(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            return list(pq.read_table(path).to_pylist())
-        with path.open(encoding="utf-8") as stream:
-            return [json.loads(line) for line in stream if line.strip()]
-    except (OSError, ValueError) as error:
-        raise JobError(f"{path}: cannot be read ({error})") from None
 
 
 def _hub_rows(source: Source) -> list[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evaluation.benchmarks import global_mmlu, mmlu_prox
 from evaluation.benchmarks.item import Item
-from evaluation.benchmarks.rows import read_rows
+from evaluation.benchmarks.rows import split_rows
 from study.errors import RecordError
 from study.specs import Benchmark
 
@@ -32,7 +32,7 @@ def load_split(benchmark: Benchmark, language: str) -> Split:
     Raises JobError when the rows cannot be had; RecordError for a row that cannot be read, or an id
     that occurs twice.
     """
-    place, rows = read_rows(benchmark, language)
+    place, rows = split_rows(benchmark, language)
     parse = PARSERS[benchmark.schema]
     items: dict[str, Item] = {}
     skipped = []

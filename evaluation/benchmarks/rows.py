@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from study.errors import JobError, RecordError
+from study.errors import JobError
+from study.rows import Row, read_rows
 from study.specs import Benchmark
 
-Row: TypeAlias = Mapping[str, Any]
 
-
-def read_rows(benchmark: Benchmark, language: str) -> tuple[str, list[Row]]:
+def split_rows(benchmark: Benchmark, language: str) -> tuple[str, list[Row]]:
     """What to call the place the rows came from, and the rows in their order.
 
     Raises JobError when the language, the file or the hub's data cannot be had, or the split is empty;
@@ -28,7 +22,7 @@ def read_rows(benchmark: Benchmark, language: str) -> tuple[str, list[Row]]:
         rows = _hub_rows(benchmark, language)
     elif source.kind == "local":
         file = _local_file(Path(source.name), language)
-        place, rows = str(file), _in_split(_file_rows(file), benchmark.split)
+        place, rows = str(file), _in_split(read_rows(file), benchmark.split)
     elif source.kind == "embedded":
         place = f"{source.name} ({language})"
         rows = _in_split(_embedded_rows(source.name, language), benchmark.split)
@@ -63,27 +57,6 @@ def _local_file(folder: Path, language: str) -> Path:
         problem = "both exist; keep one" if found else "neither exists"
         raise JobError(f"{folder}: {candidates[0].name} and {candidates[1].name}: {problem}")
     return found[0]
-
-
-def _file_rows(file: Path) -> list[Row]:
-    if file.suffix == ".parquet":
-        try:
-            return list(pq.read_table(file).to_pylist())
-        except pa.ArrowInvalid as error:
-            raise RecordError(f"{file}: not readable as Parquet ({error})") from None
-    rows: list[Row] = []
-    with file.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise RecordError(f"{file}, line {number}: not valid JSON ({error.msg})") from None
-            if not isinstance(row, dict):
-                raise RecordError(f"{file}, line {number}: not a JSON object")
-            rows.append(row)
-    return rows
 
 
 def _hub_rows(benchmark: Benchmark, language: str) -> list[Row]:

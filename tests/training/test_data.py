@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from study.errors import JobError
+from study.errors import JobError, RecordError
 from study.specs import Hyperparameters, Source
 from training import data
 from training.wordlevel import build_tokenizer
@@ -120,8 +120,11 @@ def test_local_files_and_subsampling(tmp_path: Path) -> None:
     other = data.load_rows(source, Hyperparameters(num_examples=10, seed=2))
     assert first == again != other
     assert len({row["instruction"] for row in first}) == 10
-    file.write_text("{broken")
-    with pytest.raises(JobError, match=r"rows\.jsonl: cannot be read"):
+    file.write_text('{"instruction": "1", "output": "x"}\n\n{broken')
+    with pytest.raises(RecordError, match=r"rows\.jsonl, line 3: not valid JSON"):
+        data.load_rows(source, Hyperparameters())
+    file.write_text("\n")
+    with pytest.raises(JobError, match="has no rows"):
         data.load_rows(source, Hyperparameters())
 
 
