@@ -85,8 +85,9 @@ def _start(config: TrackingConfig, job: Job, folder: JobPaths, tags: tuple[str, 
         WANDB_DIR=str(folder.root),
         WANDB_DATA_DIR=str(staging),
         WANDB_CACHE_DIR=str(staging / "cache"),
-        WANDB_CONFIG_DIR=str(staging / "config"),
     )
+    if config.mode == "offline":  # online, the user's own says which server they logged in to
+        os.environ["WANDB_CONFIG_DIR"] = str(staging / "config")
     defaults = {
         "WANDB_SILENT": "true",
         "WANDB_ERROR_REPORTING": "false",
