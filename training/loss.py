@@ -84,7 +84,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
+        grad_weight: Tensor | None = None
         loss_sum = torch.zeros((), dtype=wide, device=hidden.device)
         chunk, block = max(1, LOGITS_PER_CHUNK // vocabulary), max(1, LOGITS_PER_BLOCK // vocabulary)
         for x, y, rows in _chunks(hidden, labels, chunk):
@@ -94,15 +94,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 loss_sum += _to_gradient(z[part], y[part], label_smoothing, softcap, ignore_index, wide)
             if grad_hidden is not None:
                 torch.mm(z, weight, out=grad_hidden[rows])
-            if grad_weight is not None:
-                grad_weight += z.T @ x
-        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+            if needs_weight:
+                product = z.T @ x
+                # chunks are added up in float32; the only chunk of a small batch needs no second (V, H)
+                grad_weight = product if grad_weight is None else grad_weight.to(wide).add_(product)
+        if needs_weight:
+            grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight.to(weight.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight)
         return loss_sum
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grad_outputs[0]
+        # not in place, which would save a copy of (V, H): a graph may be walked twice
         return (
             None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
             None if grad_weight is None else grad_weight * scale.to(grad_weight.dtype),

@@ -131,6 +131,18 @@ def test_scaled_loss_scales_gradients_and_frozen_head_gets_none() -> None:
     assert weight.grad is None
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_gradcheck(softcap: float | None) -> None:
+    """Numerical derivatives, and a graph that is walked more than once."""
+    hidden, weight, labels = case(5, 3, 7, seed=5, masked=0.3)
+
+    def loss(x: Tensor, w: Tensor) -> Tensor:
+        return linear_cross_entropy(x, w, labels, label_smoothing=0.1, softcap=softcap)[0]
+
+    inputs = (hidden.double().requires_grad_(), weight.double().requires_grad_())
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
 @pytest.mark.parametrize(
     ("shape", "options"),
     [((3, 4, 5), {}), ((3, 5, 4), {"label_smoothing": 1.0}), ((3, 5, 4), {"softcap": 0.0})],
