@@ -29,9 +29,6 @@ class Plan:
     description: str | None
     jobs: tuple[Job, ...]
 
-    def by_id(self) -> dict[str, Job]:
-        return {job.job_id: job for job in self.jobs}
-
     def of_kind(self, kind: str) -> list[Job]:
         return [job for job in self.jobs if job.kind == kind]
 

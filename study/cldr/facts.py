@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 from babel import Locale, localedata
 from babel.core import get_global
 
-SUBJECTS = ("currency", "language", "continent", "city", "calendar")
-
 CONTINENTS = {
     "Africa": "002",
     "America": "019",

@@ -81,7 +81,7 @@ def test_what_is_queued_is_left_out_but_still_waited_for(plan: Plan, paths: Stud
 
 
 def test_nothing_is_left_when_all_is_done(plan: Plan, paths: StudyPaths) -> None:
-    finish(paths, *plan.by_id())
+    finish(paths, *(job.job_id for job in plan.jobs))
     assert missing_tasks(plan, paths, 1) == []
 
 
