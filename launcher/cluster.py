@@ -12,10 +12,32 @@ from study.errors import UserError
 from study.job import KINDS
 from study.specs import Resources
 
+LEAST = {
+    "array_parallelism": 1,
+    "max_array_size": 1,
+    "max_submitted": 2,  # a task, and the job that goes on behind it
+    "max_mem_gib": 0,
+    "warn_before_s": 1,
+    "query_interval_s": 0,
+    "gpu_tflops": 0,
+}
+
 
 @dataclass(frozen=True)
 class ClusterProfile:
-    """A site: how its SLURM is asked. This machine has none: a grid says `cluster: local`."""
+    """A site: how its SLURM is asked. This machine has none: a grid says `cluster: local`.
+
+    array_parallelism: tasks of one array that run at a time. max_array_size: tasks in one array, below the
+        site's MaxArraySize. max_submitted: jobs that SLURM lets a user have in the queue, running ones and
+        each task of an array included (QOS or association limit); None for no limit.
+    max_mem_gib: what a job killed for memory may be given at most. warn_before_s: seconds before its time
+        limit at which a job is told to save and requeue. query_interval_s: SLURM is asked by `status` and
+        `watch` at most once in so many seconds.
+    python: the command that starts Python in a job, e.g. inside a container; None for the launcher's own.
+    sbatch: further sbatch options. setup: shell lines before the job. env: variables, taken literally.
+    gpu_tflops: what one GPU does in practice, for forecasts, in 10^12 floating point operations a second.
+    resources: defaults of this site for each kind of job.
+    """
 
     executor: str = "slurm"
     partition: str | None = None
@@ -24,6 +46,12 @@ class ClusterProfile:
     constraint: str | None = None
     array_parallelism: int = 64
     max_array_size: int = 1000
+    max_submitted: int | None = None
+    max_mem_gib: float | None = None
+    warn_before_s: int = 120
+    query_interval_s: float = 30
+    python: str | None = None
+    gpu_tflops: float | None = None
     sbatch: dict[str, Any] = field(default_factory=dict)
     srun_args: list[str] = field(default_factory=list)
     setup: list[str] = field(default_factory=list)
@@ -76,9 +104,10 @@ def load_profile(path: Path) -> ClusterProfile:
         raise UserError(
             f"'{profile.executor}' is unknown", where=f"{path.name}: executor", remedy="write slurm"
         )
-    for key in ("array_parallelism", "max_array_size"):
-        if getattr(profile, key) < 1:
-            raise UserError("out of range", where=f"{path.name}: {key}", remedy="give 1 or more")
+    for key, least in LEAST.items():
+        value = getattr(profile, key)
+        if value is not None and not value >= least:
+            raise UserError("out of range", where=f"{path.name}: {key}", remedy=f"give {least} or more")
     check_resources(profile.resources, path.name)
     return profile
 

@@ -7,6 +7,7 @@ key path and the nearest valid key.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -78,6 +79,23 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
+class BudgetConfig:
+    """What a study may cost, by the forecast; None is no limit. Above it nothing is submitted (exit code 3).
+
+    gpu_hours: over all jobs that are left to run. disk_gib: what their outputs add to the disk.
+    """
+
+    gpu_hours: float | None = None
+    disk_gib: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("gpu_hours", "disk_gib"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise UserError("out of range", where=name, remedy="give 0 or more")
+
+
+@dataclass(frozen=True)
 class GridConfig:
     """A grid file. `grid` is a product of axes, `train` holds constants under the same names."""
 
@@ -91,6 +109,7 @@ class GridConfig:
     cluster: str = "local"
     resources: dict[str, Any] = field(default_factory=dict)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     outputs: str = "outputs"
 
 
@@ -260,7 +279,7 @@ def _check_shapes(defaults: Any, given: Any, above: str = "") -> None:
 
 def _suggest_key(schema: type[Any], key: str) -> str:
     *parents, leaf = key.split(".")
-    sections = {"evaluate": EvaluateConfig, "tracking": TrackingConfig}
+    sections = {"evaluate": EvaluateConfig, "tracking": TrackingConfig, "budget": BudgetConfig}
     schema = sections.get(parents[0], schema) if parents else schema
     leaf = ABBREVIATIONS.get(leaf, leaf)
     if schema is GridConfig and leaf in AXES:

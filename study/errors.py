@@ -3,7 +3,8 @@
 CalsweepError
 ├── UserError      a mistake in a grid, a path or a command: one sentence, exit code 2, no traceback
 ├── RecordError    records on disk that are missing, doubled, torn or foreign
-└── JobError       a job that cannot go on for a reason its log should state in one sentence
+├── JobError       a job that cannot go on for a reason its log should state in one sentence
+└── Stopped        a job was told to stop, has kept what it could, and goes on when it is started again
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class RecordError(CalsweepError):
 
 class JobError(CalsweepError):
     """A job cannot run; the message says why and what to change."""
+
+
+class Stopped(CalsweepError):
+    """The job was told to stop (a time limit, a preemption) and has kept what it could; no failure."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -197,6 +197,8 @@ class Resources:
     tasks_per_node: one rank each. mem_gib: per node. time_min: wall clock.
     micro_batch_size: examples per rank and forward pass. zero_stage: DeepSpeed's stage, 1 to 3.
     batch_tokens: padded tokens per forward pass of an evaluation.
+    checkpoint_every_min: minutes between the checkpoints of a training run; what a job that dies without a
+        warning loses at most. keep_checkpoints: the newest complete ones that are kept while it runs.
     """
 
     nodes: int = 1
@@ -208,6 +210,8 @@ class Resources:
     micro_batch_size: int = 8
     zero_stage: int = 2
     batch_tokens: int = 16384
+    checkpoint_every_min: float = 30
+    keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
         for name in (
@@ -217,10 +221,12 @@ class Resources:
             "time_min",
             "micro_batch_size",
             "batch_tokens",
+            "keep_checkpoints",
         ):
             _require(getattr(self, name) >= 1, name, "give 1 or more")
         _require(self.gpus_per_node >= 0, "gpus_per_node", "give 0 or more")
         _require(_positive(self.mem_gib), "mem_gib", "give a positive number")
+        _require(_positive(self.checkpoint_every_min), "checkpoint_every_min", "give a positive number")
         _require(
             self.zero_stage in (1, 2, 3),
             "zero_stage",
