@@ -37,6 +37,7 @@ check: .venv/setup-test
 
 bench: .venv/setup-test
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.bench.loss
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.bench.plan
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -22,7 +22,7 @@ from study.files import read_json
 from study.languages import LANGUAGES
 from study.paths import StudyPaths
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 BUCKETS = ("high", "mid", "low", "other")
 """Resource buckets from rich to poor; `other` holds languages that are not in the project's table."""
 
@@ -211,8 +211,12 @@ def load_study(study_dir: Path) -> Study:
     try:
         plan = read_json(paths.plan)
         version = plan["schema_version"]
-        jobs = [job for job in plan["jobs"] if job["kind"] == "evaluate"]
-    except (ValueError, KeyError, TypeError) as error:
+        jobs = [
+            {"job_id": job["job_id"], **plan["models"][job["model"]], "spec": plan["shards"][job["shard"]]}
+            for job in plan["jobs"]
+            if job["kind"] == "evaluate"
+        ]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
             f"is not a plan ({error!r})", where=str(paths.plan), remedy="sweep the grid again"
         ) from None

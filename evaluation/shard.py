@@ -17,9 +17,9 @@ from evaluation.merge import check_complete, read_own_part
 from evaluation.prompts import letter_prompt, option_text_prompt
 from evaluation.running import Running
 from evaluation.scoring import letter_scores, option_text_scores
-from study import records
+from study import records, stopping
 from study.config import TrackingConfig
-from study.errors import CalsweepError, JobError
+from study.errors import CalsweepError, JobError, Stopped
 from study.files import write_json
 from study.job import Job
 from study.paths import JobPaths
@@ -51,7 +51,8 @@ def evaluate(
     model_path: a folder or a hub id; revision: a hub commit, None for a folder.
     batch_tokens: padded tokens per forward pass.
     on_progress: called with (job, items done, items in all) at the start of a job and after each part.
-    Raises JobError when the model cannot be used. Finished parts survive whatever fails.
+    Raises JobError when the model cannot be used, Stopped when told to stop with work left. Finished parts
+    survive whatever fails, and the next attempt goes on behind them.
     """
     shards = [(job, _eval_spec(job), folder) for job, folder in jobs if not folder.done.exists()]
     if not shards:
@@ -60,12 +61,16 @@ def evaluate(
     assert all((other.model, other.dtype) == (spec.model, spec.dtype) for _, other, _ in shards)
     model, tokenizer = load_model(model_path, revision, spec.dtype)
     failures: list[tuple[Job, CalsweepError]] = []
-    for job, spec, folder in shards:
+    for number, (job, spec, folder) in enumerate(shards):
+        if stopping.requested():
+            raise Stopped(f"stopped at language {number} of {len(shards)}")
         score = partial(_predict, model, tokenizer, spec.protocol, batch_tokens)
         try:
             tags = (spec.benchmark.name, spec.language, spec.protocol)
             with track(tracking, job, folder, tags=tags) as run:
                 _run_shard(job, spec, folder, score, run, on_progress)
+        except Stopped:  # no failure of this language
+            raise
         except CalsweepError as error:
             logger.error("%s: %s", job.name, error)
             failures.append((job, error))
@@ -117,8 +122,8 @@ def _run_shard(
     split = load_split(spec.benchmark, spec.language)
     items, info, running = split.items, shard_info(job), Running()
 
-    def report(done: int) -> None:
-        write_json(folder.progress, {"done": done, "total": len(items), "unit": "items"})
+    def report(done: int, **speed: float) -> None:
+        write_json(folder.progress, {"done": done, "total": len(items), "unit": "items", **speed})
         if on_progress is not None:
             on_progress(job, done, len(items))
 
@@ -135,13 +140,15 @@ def _run_shard(
     report(resumed)
     started = time.monotonic()
     for lo in range(resumed, len(items), PART_SIZE):
+        if stopping.requested():
+            raise Stopped(f"stopped at item {lo} of {len(items)} of {job.name}")
         predictions = score(items[lo : lo + PART_SIZE])
         run.save(records.write_part(folder.predictions, lo, predictions, info), base=folder.root)
         for p in predictions:
             running.add(p.scores, p.option_num_tokens, p.label)
         speed = (running.num_items - resumed) / (time.monotonic() - started)
         run.log({**running.scalars(), "items_per_s": speed})
-        report(running.num_items)
+        report(running.num_items, items_per_s=speed)
     finished = check_complete(folder.predictions, items)
     run.summarise({**running.scalars(), "num_skipped": split.num_skipped})
     write_json(

@@ -1,6 +1,7 @@
-"""The command line: `calsweep sweep|status|logs|cancel|analyse`.
+"""The command line: `calsweep sweep|status|watch|logs|explain|retry|cancel|gc|prefetch|analyse`.
 
-Exit codes: 0 complete or submitted, 1 some cells failed, 2 usage or configuration error, 130 interrupted.
+Exit codes: 0 complete or submitted, 1 some cells failed, 2 usage or configuration error, 3 budget refused,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.errors import CalsweepError, UserError
+from study.errors import BudgetError, CalsweepError, UserError
 
-LATER = ("watch", "explain", "retry", "prefetch", "sync", "gc", "doctor")
+LATER = ("sync", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except CalsweepError as error:
         print(f"calsweep: {error}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, BudgetError) else 2
     except OSError as error:  # `outputs` is no place to write, the disk is full, ...
         if error.filename is None:
             raise
@@ -40,24 +41,33 @@ def _dispatch(arguments: list[str]) -> int:
         return analyse(arguments[1:])
     if arguments and arguments[0] in LATER:
         raise UserError(
-            "is not built yet", where=f"calsweep {arguments[0]}", remedy="status, logs and cancel are"
+            "is not built yet", where=f"calsweep {arguments[0]}", remedy="status, explain and retry are"
         )
     parser = _parser()
     options, extra = parser.parse_known_args(arguments)
-    if options.command == "sweep" and not any(item.startswith("-") for item in extra):
-        options.overrides = [
-            *options.overrides,
-            *extra,
-        ]  # those after an option: argparse takes the list in one piece only
+    rest = {"sweep": "overrides", "retry": "jobs", "cancel": "jobs"}.get(options.command)
+    if rest is not None and not any(item.startswith("-") for item in extra):
+        # those after an option: argparse takes the list in one piece only
+        setattr(options, rest, [*getattr(options, rest), *extra])
     elif extra:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     if options.command == "sweep":
         from launcher.sweeping import sweep
 
         return sweep(options)
-    from launcher.commands import cancel, logs, status
+    from launcher import commands
 
-    return {"status": status, "logs": logs, "cancel": cancel}[options.command](options)
+    on_a_study = {
+        "status": commands.status,
+        "watch": commands.watch,
+        "logs": commands.logs,
+        "explain": commands.explain,
+        "retry": commands.retry,
+        "cancel": commands.cancel,
+        "gc": commands.gc,
+        "prefetch": commands.prefetch,
+    }
+    return on_a_study[options.command](options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,16 +88,36 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument(
         "--dry-run", action="store_true", help="show what would be submitted, and submit nothing"
     )
+    sweep.add_argument(
+        "--pilot", action="store_true", help="run one cell with few steps, to measure what the grid will cost"
+    )
     sweep.add_argument("--json", action="store_true", help="print the outcome as JSON")
     sweep.add_argument("--yes", action="store_true", help="do not ask before submitting to a cluster")
-    status = commands.add_parser("status", help="what became of each job")
+    status = commands.add_parser("status", help="what became of each job, and what to do about it")
+    watch = commands.add_parser("watch", help="status, live, until nothing runs any more")
     logs = commands.add_parser("logs", help="where a job's logs are, and their ends")
+    explain = commands.add_parser("explain", help="why a job failed or waits, and what to type next")
+    retry = commands.add_parser("retry", help="run what failed again, after the mend, and what it blocks")
     cancel = commands.add_parser("cancel", help="take a study's jobs out of the queue")
-    for command in (status, logs, cancel):
+    gc = commands.add_parser("gc", help="drop the checkpoints that no job needs any more")
+    prefetch = commands.add_parser("prefetch", help="fetch what a grid takes from the hub, on a login node")
+    for command in (status, watch, logs, explain, retry, cancel, gc):
         command.add_argument("study", type=Path, metavar="STUDY", help="a study's folder, or its grid file")
-    logs.add_argument("job", metavar="JOB", help="a job's id, or its first characters")
-    for command in (status, cancel):
         command.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    for command in (status, watch, explain):
+        command.add_argument("--fresh", action="store_true", help="ask SLURM now, not every 30 s or so")
+    logs.add_argument("job", metavar="JOB", help="a job's id, or its first characters")
+    logs.add_argument("--follow", action="store_true", help="go on with the newest as it grows")
+    explain.add_argument("job", nargs="?", metavar="JOB", help="all that failed, if none is given")
+    retry.add_argument(
+        "jobs", nargs="*", metavar="JOB", help="all that failed or is blocked, if none is given"
+    )
+    retry.add_argument("--yes", action="store_true", help="do not ask before submitting to a cluster")
+    cancel.add_argument("jobs", nargs="*", metavar="JOB", help="all of the study, if none is given")
+    gc.add_argument("--dry-run", action="store_true", help="show what would go, and drop nothing")
+    prefetch.add_argument(
+        "study", type=Path, metavar="GRID.yaml", help="a grid file, or the folder of a study"
+    )
     names = ", ".join(LATER)
     parser.epilog = f"Also: analyse (the same as python -m analysis). Not built yet: {names}."
     return parser

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.config import Grid, check_resources, checked_section, load_checked, require_texts
+from study.config import (
+    Grid,
+    TrackingConfig,
+    check_resources,
+    checked_section,
+    load_checked,
+    require_texts,
+)
 from study.errors import UserError
+from study.files import read_json, write_json
 from study.job import KINDS
 from study.specs import Resources
 
@@ -65,10 +74,15 @@ class ClusterProfile:
 
 @dataclass(frozen=True)
 class Site:
-    """Where jobs run: `profile` is None on this machine."""
+    """Where and how a study's jobs run; nothing of it is part of their identity.
+
+    profile: None on this machine. resources: of each kind of job.
+    """
 
     profile: ClusterProfile | None
     resources: Mapping[str, Resources]
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    languages_per_task: int = 1
 
 
 def load_site(grid: Grid) -> Site:
@@ -94,7 +108,26 @@ def load_site(grid: Grid) -> Site:
             raise UserError(
                 "runs as one task", where=f"resources.{kind}", remedy="set nodes and tasks_per_node to 1"
             )
-    return Site(profile, resources)
+    return Site(profile, resources, grid.config.tracking, grid.config.evaluate.languages_per_task)
+
+
+def write_site(site: Site, path: Path) -> None:
+    """Keep it in the study: the job that goes on with it may run where the profile does not lie."""
+    write_json(path, dataclasses.asdict(site))
+
+
+def read_site(path: Path) -> Site:
+    """The site of the latest sweep; raises UserError when there was none."""
+    if not path.is_file():
+        raise UserError("was never swept", where=str(path.parent), remedy="run calsweep sweep on its grid")
+    data = read_json(path)
+    profile = data["profile"]
+    return Site(
+        profile=None if profile is None else ClusterProfile(**profile),
+        resources={kind: Resources(**values) for kind, values in data["resources"].items()},
+        tracking=TrackingConfig(**data["tracking"]),
+        languages_per_task=data["languages_per_task"],
+    )
 
 
 def load_profile(path: Path) -> ClusterProfile:

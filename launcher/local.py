@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,10 +24,16 @@ from rich.progress import (
 )
 
 from launcher import ledger
+from launcher.causes import Execution
+from launcher.cluster import Site
+from launcher.diagnosis import write_down
+from launcher.execution import decide, write_execution
 from launcher.tasks import Task
 from launcher.work import run_job
 from study.files import read_json
+from study.job import Job
 from study.paths import StudyPaths
+from study.plan import write_specs
 from study.specs import Resources
 
 POLL_S = 0.2
@@ -42,17 +49,16 @@ class Outcome:
     skipped: list[Task] = field(default_factory=list)
 
 
-def run(
-    tasks: Sequence[Task], paths: StudyPaths, resources: Mapping[str, Resources], code: Path, console: Console
-) -> Outcome:
+def run(tasks: Sequence[Task], paths: StudyPaths, site: Site, code: Path, console: Console) -> Outcome:
     """Run tasks in the foreground, each as soon as its needs are complete and cores are free.
 
-    An interrupt ends what runs and is raised again; nothing complete is lost.
+    A task that failed in a way which another try may mend is run again, as on a cluster. An interrupt ends
+    what runs and is raised again; nothing complete is lost.
     """
     waiting, outcome = list(tasks), Outcome()
     running: list[_Running] = []
     cores = len(os.sched_getaffinity(0))
-    number = ledger.next_number(paths.ledger)
+    _prepare(tasks, paths, site)
     with _view(console, tasks, paths) as show, _in_snapshot(code):
         try:
             while waiting or running:
@@ -60,14 +66,17 @@ def run(
                     waiting.remove(task)
                     outcome.skipped.append(task)
                 for task in [task for task in waiting if _is_ready(task, waiting, running, paths)]:
-                    if _fits(task, running, resources, cores):
+                    if _fits(task, running, site.resources, cores):
                         waiting.remove(task)
-                        running.append(_start(task, paths, resources[task.kind], number))
-                        number += 1
+                        running.append(_start(task, paths, site.resources[task.kind]))
                 time.sleep(POLL_S)
                 for entry in [entry for entry in running if entry.job.done()]:
                     running.remove(entry)
-                    if not all(paths.job(job_id).done.is_file() for job_id in entry.task.job_ids):
+                    left = _unfinished_jobs(entry.task, paths)
+                    if left and (again := _again(entry, left, paths, site)):
+                        console.print(f"  once more: {escape(again.name)}", highlight=False)
+                        waiting.append(again)
+                    elif left:
                         outcome.failed.append((entry.task, Path(entry.job.paths.stderr)))
                 show(running, outcome)
         except BaseException:
@@ -83,23 +92,56 @@ class _Running:
     job: Any  # submitit.LocalJob
 
 
-def _start(task: Task, paths: StudyPaths, resources: Resources, number: int) -> _Running:
+def _prepare(tasks: Sequence[Task], paths: StudyPaths, site: Site) -> None:
+    jobs = [job for task in tasks for job in task.jobs]
+    write_specs(jobs, paths)
+    for job in jobs:
+        folder = paths.job(job.job_id)
+        decided = decide(job, folder, site, {}, automatic=False)
+        # what has no remedy left is run as asked: here a person waits for it, and nothing is queued for
+        execution = Execution(site.resources[job.kind]) if isinstance(decided, str) else decided
+        write_execution(folder, execution, site)
+
+
+def _unfinished_jobs(task: Task, paths: StudyPaths) -> list[Job]:
+    return [job for job in task.jobs if not paths.job(job.job_id).done.is_file()]
+
+
+def _again(entry: _Running, left: Sequence[Job], paths: StudyPaths, site: Site) -> Task | None:
+    """The task with what is left of it, to be run once more; None when that cannot help."""
+    if entry.task.kind == "analyse":
+        return None
+    name = str(entry.job.job_id)
+    decisions = []
+    for job in left:
+        write_down(paths.job(job.job_id), name, name)
+        decisions.append(decide(job, paths.job(job.job_id), site, {}, automatic=True))
+    for job, decided in zip(left, decisions, strict=True):
+        if isinstance(decided, str):
+            return None
+        write_execution(paths.job(job.job_id), decided, site)
+    return Task(entry.task.kind, tuple(left), entry.task.needs)
+
+
+def _start(task: Task, paths: StudyPaths, resources: Resources) -> _Running:
     from submitit import LocalExecutor
 
-    executor = LocalExecutor(folder=paths.submissions / f"{number:04d}" / "%j")
+    number = ledger.next_number(ledger.read(paths.ledger))
+    executor = LocalExecutor(folder=paths.submission(number) / "%j")
     executor.update_parameters(
         timeout_min=NO_LIMIT_MIN,
         tasks_per_node=resources.num_tasks,
         gpus_per_node=resources.gpus_per_node,
     )
-    ledger.write_intent(paths.ledger, number, task.kind, "local", [task.job_ids])
+    entry = ledger.new_intent(number, task.kind, "local", [task.job_ids])
+    ledger.write_intent(paths.ledger, entry)
     # the terminal sends an interrupt to every process in it: jobs leave it to the launcher, which ends them
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         job = executor.submit(run_job, str(paths.root), *task.job_ids)
     finally:
         signal.signal(signal.SIGINT, before)
-    ledger.write_ids(paths.ledger, number, task.kind, "local", {job.job_id: task.job_ids})
+    ledger.write_array(paths.ledger, entry, str(job.job_id))
     return _Running(task, job)
 
 

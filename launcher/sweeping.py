@@ -13,120 +13,123 @@ from rich.console import Console
 from rich.markup import escape
 from rich.prompt import Confirm
 
-from launcher import local, slurm
-from launcher.cluster import Site, load_site
-from launcher.plan import Plan, build_plan, write_plan
+from launcher import ledger, local, scheduler
+from launcher.advance import Step, next_step, note_found_arrays, take
+from launcher.budget import check_budget, print_forecast, to_json
+from launcher.cluster import Site, load_site, write_site
+from launcher.dry_run import print_matrix, print_scripts, scripts
+from launcher.forecast import Forecast, forecast
+from launcher.pilot import pilot_grid
+from launcher.plan import build_plan, resolved
 from launcher.snapshot import take_snapshot
-from launcher.tasks import Task, by_need, missing_tasks
+from launcher.tasks import Task, complete_jobs, missing_tasks
 from launcher.terminal import make_console, print_json, shown
 from study.config import Grid, load_grid
 from study.errors import UserError
-from study.files import locked, read_json, write_json
+from study.files import read_json
+from study.gridfile import telling_lines
 from study.job import KINDS
 from study.paths import StudyPaths
+from study.plan import Plan, write_plan
 from study.specs import TrainSpec, accumulation_steps
 
 
 def sweep(options: argparse.Namespace) -> int:
     """Submit what is missing of a grid, and only that; on this machine, run it and print the tables."""
-    grid = load_grid(options.grid, options.overrides)
-    plan, site, paths = build_plan(grid), load_site(grid), StudyPaths(grid.study_dir)
-    _check_batches(plan, site)
+    with telling_lines(options.grid):
+        grid = load_grid(options.grid, options.overrides)
+        plan, site = build_plan(grid), load_site(grid)
+        if options.pilot:
+            grid = pilot_grid(grid, plan)
+            plan = build_plan(grid)
+        _check_batches(plan, site)
+    paths = StudyPaths(grid.study_dir)
     console = make_console(stderr=options.json)
-    with nullcontext(True) if options.dry_run else locked(paths.lock, wait=False) as free:
-        if not free:
-            raise UserError(
-                "another launcher is at work on this study", where=str(paths.root), remedy="wait for it"
-            )
-        if not options.dry_run:
-            write_plan(plan, grid, paths)
-        busy = slurm.queued_tasks(paths)
-        pack = grid.config.evaluate.languages_per_task
-        tasks = missing_tasks(plan, paths, pack, busy)
-        stale = {job.job_id for job in plan.of_kind("analyse")} & busy.keys() if tasks else set()
-        if stale:  # the analysis in the queue waits for less than there is to do now
-            if not options.dry_run:
-                slurm.cancel([busy[job_id] for job_id in stale])
-            tasks = missing_tasks(plan, paths, pack, busy.keys() - stale)
-        _print_plan(plan, tasks, paths, console)
-        if options.dry_run:
-            _dry_run(tasks, paths, site, console)
-            if options.json:
-                print_json({"study": plan.study, "tasks": [_task_json(task) for task in tasks]})
-            return 0
-        _write_executions(tasks, grid, site, paths)
+    with nullcontext() if options.dry_run else ledger.held(paths) as lock:
+        if lock is not None:
+            write_plan(plan, resolved(grid), paths)
+            write_site(site, paths.site)
         if site.profile is None:
-            return _run_here(plan, tasks, paths, site, options, console)
-        return _submit(tasks, paths, site, options, console)
+            tasks = missing_tasks(plan, paths, site.languages_per_task)
+            _print_plan(plan, tasks, None, paths, console)
+            result = forecast(plan, tasks, paths, site)
+            if lock is None:
+                return _show(grid, plan, tasks, None, result, paths, site, options, console)
+            check_budget(result, grid.config.budget)
+            return run_here(plan, tasks, paths, site, options, console)
+        step = find_step(plan, paths, site, lock)
+        tasks = tasks_of(step)
+        _print_plan(plan, tasks, step, paths, console)
+        _print_refused(step, console)
+        # of all that is left, not of what has room in the queue now
+        left = missing_tasks(plan, paths, site.languages_per_task, {*step.queued, *step.refused})
+        result = forecast(plan, left, paths, site)
+        if lock is None:
+            return _show(grid, plan, tasks, step, result, paths, site, options, console)
+        check_budget(result, grid.config.budget)
+        return submit(step, plan, paths, site, lock, options, console)
 
 
-def _check_batches(plan: Plan, site: Site) -> None:
-    """Raise UserError now for a batch that the ranks could not share out, instead of hours later."""
-    for job in plan.jobs:
-        if isinstance(job.spec, TrainSpec):
-            mine = site.resources[job.kind]
-            try:
-                accumulation_steps(job.spec.hyper.global_batch_size, mine.micro_batch_size, mine.num_tasks)
-            except UserError as error:
-                raise UserError(
-                    error.what, where=f"resources.{job.kind}.{error.where}", remedy=error.remedy
-                ) from None
+def find_step(plan: Plan, paths: StudyPaths, site: Site, lock: int | None, **choice: object) -> Step:
+    """The study's next step on SLURM, by one look at the queue.
+
+    lock: the study's, None to change nothing. Raises UserError where SLURM cannot be asked.
+    """
+    if lock is not None and not scheduler.is_there():
+        raise UserError(
+            "SLURM is not on the PATH", where="cluster", remedy="run this on a login node, or cluster=local"
+        )
+    queue = scheduler.Queue()
+    if lock is not None:
+        queue = scheduler.ask_queue()
+        note_found_arrays(paths, queue)
+    elif scheduler.is_there():
+        try:
+            queue = scheduler.ask_queue()
+        except UserError as error:
+            print(f"calsweep: {error}; shown as if nothing were queued", file=sys.stderr)
+    return next_step(plan, paths, site, queue, **choice)  # type: ignore[arg-type]
 
 
-def _print_plan(plan: Plan, tasks: Sequence[Task], paths: StudyPaths, console: Console) -> None:
-    of_kind = Counter(job.kind for job in plan.jobs)
-    left = Counter(job.kind for task in tasks for job in task.jobs)
-    done = sum(paths.job(job.job_id).done.is_file() for job in plan.jobs)
-    busy = len(plan.jobs) - sum(left.values()) - done
-    parts = ", ".join(f"{of_kind[kind]} {kind}" for kind in KINDS if of_kind[kind])
-    console.print(f"[bold]{escape(plan.study)}[/]: {len(plan.jobs)} jobs ({parts})", highlight=False)
-    console.print(
-        f"complete {done}, queued or running {busy}, to do {sum(left.values())} in {len(tasks)} tasks",
-        highlight=False,
-    )
+def tasks_of(step: Step) -> list[Task]:
+    batches = [*step.batches, *([step.analysis] if step.analysis else [])]
+    return [task for batch in batches for task in batch.tasks]
 
 
-def _dry_run(tasks: Sequence[Task], paths: StudyPaths, site: Site, console: Console) -> None:
-    for task in tasks:
-        console.print(f"  {task.kind:8} {escape(task.name)}", highlight=False)
-    if site.profile is None:
-        return
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    code = paths.code / "<code hash>"
-    for kind in KINDS:
-        arrays = by_need([task for task in tasks if task.kind == kind], lambda needs: " ".join(sorted(needs)))
-        # one script of those that wait and one of those that do not stand for all
-        for waits, group in {bool(needs): group for needs, group in reversed(arrays)}.items():
-            condition = "afterany:<evaluations>" if kind == "analyse" else "afterok:<task>"
-            dependency = condition if waits else ""
-            values = slurm.parameters(
-                kind, group[0], dependency, paths, site.profile, site.resources[kind], code
-            )
-            text = _make_sbatch_string(
-                command="python -u -m submitit.core._submit ...",
-                folder=paths.submissions / "<number>" / "%j",
-                map_count=len(group) if len(group) > 1 else None,
-                **values,
-            )
-            alike = sum(bool(needs) == waits for needs, _ in arrays)
-            console.print(f"\n# {kind}: {alike} submissions like this one", highlight=False)
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _task_json(task: Task) -> dict[str, object]:
-    return {"kind": task.kind, "name": task.name, "jobs": task.job_ids, "needs": sorted(task.needs)}
-
-
-def _write_executions(tasks: Sequence[Task], grid: Grid, site: Site, paths: StudyPaths) -> None:
-    tracking = dataclasses.asdict(grid.config.tracking)
-    for task in tasks:
-        resources = dataclasses.asdict(site.resources[task.kind])
-        for job_id in task.job_ids:
-            write_json(paths.job(job_id).execution, {"resources": resources, "tracking": tracking})
+def submit(
+    step: Step,
+    plan: Plan,
+    paths: StudyPaths,
+    site: Site,
+    lock: int,
+    options: argparse.Namespace,
+    console: Console,
+) -> int:
+    """Submit a step, after asking a person at a terminal; returns the exit code."""
+    count = len(tasks_of(step))
+    asks = count and not options.yes and sys.stdin.isatty() and console.is_terminal
+    if asks and not Confirm.ask(f"Submit {count} tasks?", console=console, default=True):
+        return 130
+    submitted: dict[str, str] = {}
+    if count:
+        outcome = take(step, plan, paths, site, take_snapshot(paths.code).write(), lock=lock)
+        submitted = outcome.submitted
+        num_tasks = len(set(submitted.values()))
+        console.print(
+            f"submitted {num_tasks} tasks; this command may end now, the jobs go on", highlight=False
+        )
+        if outcome.deferred:
+            later = "the last job submits them" if outcome.goes_on else "run this command again for them"
+            console.print(f"{outcome.deferred} tasks wait for room in the queue; {later}", highlight=False)
+    else:
+        console.print("nothing to submit", highlight=False)
+    console.print(f"  watch: calsweep watch {shown(paths.root)}", highlight=False, soft_wrap=True)
+    if options.json:
+        print_json({"study": paths.root.name, "folder": str(paths.root), "submitted": submitted})
+    return 0
 
 
-def _run_here(
+def run_here(
     plan: Plan,
     tasks: Sequence[Task],
     paths: StudyPaths,
@@ -134,9 +137,10 @@ def _run_here(
     options: argparse.Namespace,
     console: Console,
 ) -> int:
+    """Run tasks on this machine and print what came out; returns the exit code."""
     outcome = local.Outcome()
     if tasks:
-        outcome = local.run(tasks, paths, site.resources, take_snapshot(paths.code), console)
+        outcome = local.run(tasks, paths, site, take_snapshot(paths.code).write(), console)
     if paths.tables.is_dir() and not options.json:
         _print_results(plan, paths, console)
     for task, log in outcome.failed:
@@ -155,6 +159,82 @@ def _run_here(
     return 1 if outcome.failed or outcome.skipped else 0
 
 
+def _show(
+    grid: Grid,
+    plan: Plan,
+    tasks: Sequence[Task],
+    step: Step | None,
+    result: Forecast,
+    paths: StudyPaths,
+    site: Site,
+    options: argparse.Namespace,
+    console: Console,
+) -> int:
+    """The dry run."""
+    print_matrix(tasks, console)
+    print_forecast(result, console)
+    calls = [] if step is None else list(scripts(step, plan, paths, site, take_snapshot(paths.code).folder))
+    print_scripts(calls, console)
+    if options.json:
+        told = [_task_json(task) for task in tasks]
+        print_json(
+            {
+                "study": plan.study,
+                "tasks": told,
+                "sbatch": [dataclasses.asdict(call) for call in calls],
+                "forecast": to_json(result),
+            }
+        )
+    check_budget(result, grid.config.budget)
+    return 0
+
+
+def _check_batches(plan: Plan, site: Site) -> None:
+    """Raise UserError now for a batch that the ranks could not share out, instead of hours later."""
+    seen: set[tuple[str, int]] = set()
+    for kind in ("prepare", "train"):
+        mine = site.resources[kind]
+        for job in plan.of_kind(kind):
+            assert isinstance(job.spec, TrainSpec)
+            if (key := (kind, job.spec.hyper.global_batch_size)) in seen:
+                continue
+            seen.add(key)
+            try:
+                accumulation_steps(key[1], mine.micro_batch_size, mine.num_tasks)
+            except UserError as error:
+                raise UserError(
+                    error.what, where=f"resources.{kind}.{error.where}", remedy=error.remedy
+                ) from None
+
+
+def _print_plan(
+    plan: Plan, tasks: Sequence[Task], step: Step | None, paths: StudyPaths, console: Console
+) -> None:
+    of_kind = Counter(job.kind for job in plan.jobs)
+    parts = ", ".join(f"{of_kind[kind]} {kind}" for kind in KINDS if of_kind[kind])
+    console.print(f"[bold]{escape(plan.study)}[/]: {len(plan.jobs)} jobs ({parts})", highlight=False)
+    left = sum(len(task.jobs) for task in tasks)
+    # from markers, not by subtraction: the queue may hold jobs of another grid, and some that are done
+    complete = complete_jobs(paths)
+    done = sum(job.job_id in complete for job in plan.jobs) if complete else 0
+    queued = step.queued.keys() - complete if step is not None else set()
+    busy = sum(job.job_id in queued for job in plan.jobs) if queued else 0
+    text = f"complete {done}, queued or running {busy}, to do {left} in {len(tasks)} tasks"
+    if step is not None and step.deferred:
+        text += f"; {step.deferred} tasks wait for room in the queue"
+    console.print(text, highlight=False)
+
+
+def _print_refused(step: Step, console: Console) -> None:
+    reasons = Counter(step.refused.values())
+    for reason, count in reasons.items():
+        console.print(f"[red]{count} jobs are not run again[/]: {escape(reason)}", highlight=False)
+
+
+def _task_json(task: Task) -> dict[str, object]:
+    return {"kind": task.kind, "name": task.name, "jobs": task.job_ids, "needs": sorted(task.needs)}
+
+
 def _why(task: Task, paths: StudyPaths) -> str:
     """What the task's jobs say of their failure, each sentence once."""
     reports = [paths.job(job_id).failed for job_id in task.job_ids]
@@ -170,24 +250,3 @@ def _print_results(plan: Plan, paths: StudyPaths, console: Console) -> None:
         console.print("\n" + escape(plan.description), highlight=False)
     console.print(f"\ntables     {shown(paths.tables / 'calibration.csv')}", highlight=False, soft_wrap=True)
     console.print(f"dashboard  {shown(paths.dashboard)}", highlight=False, soft_wrap=True)
-
-
-def _submit(
-    tasks: Sequence[Task], paths: StudyPaths, site: Site, options: argparse.Namespace, console: Console
-) -> int:
-    asks = tasks and not options.yes and sys.stdin.isatty() and console.is_terminal
-    if asks and not Confirm.ask(f"Submit {len(tasks)} tasks?", console=console, default=True):
-        return 130
-    placed: dict[str, str] = {}
-    if tasks:
-        slurm.clean_environment()
-        placed = slurm.submit(tasks, paths, site, take_snapshot(paths.code))
-        console.print(
-            f"submitted {len(tasks)} tasks; this command may end now, the jobs go on", highlight=False
-        )
-    else:
-        console.print("nothing to submit", highlight=False)
-    console.print(f"  watch: calsweep status {shown(paths.root)}", highlight=False, soft_wrap=True)
-    if options.json:
-        print_json({"study": paths.root.name, "folder": str(paths.root), "submitted": placed})
-    return 0

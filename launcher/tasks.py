@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from launcher.plan import Plan
 from study.job import Job, Kind
 from study.paths import StudyPaths
+from study.plan import Plan, many_objects
 from study.specs import EvalSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """jobs: of one kind; several only for evaluations of one model. needs: unfinished jobs they wait for."""
 
@@ -37,16 +38,31 @@ def missing_tasks(
 ) -> list[Task]:
     """What is left to run, in plan order: jobs that are neither complete nor `busy` (queued or running)."""
     busy = set(busy)
-    incomplete = {job.job_id for job in plan.jobs if not paths.job(job.job_id).done.is_file()}
-    todo = [job for job in plan.jobs if job.job_id in incomplete and job.job_id not in busy]
-    tasks = []
+    complete = complete_jobs(paths)
+    todo = [job for job in plan.jobs if job.job_id not in complete and job.job_id not in busy]
+    with many_objects():
+        return list(_tasks(todo, complete, languages_per_task))
+
+
+def _tasks(todo: Iterable[Job], complete: set[str], languages_per_task: int) -> Iterator[Task]:
+    unmet: dict[tuple[str, ...], frozenset[str]] = {}  # told once for all jobs of a model
     for (kind, *_), group in itertools.groupby(todo, key=_model_of):
         jobs = list(group)
+        needs = jobs[0].needs
+        if needs not in unmet:
+            unmet[needs] = frozenset(needs) - complete
         size = languages_per_task if kind == "evaluate" else 1
-        for pack in (jobs[i : i + size] for i in range(0, len(jobs), size)):
-            needs = frozenset(need for job in pack for need in job.needs) & incomplete
-            tasks.append(Task(pack[0].kind, tuple(pack), needs))
-    return tasks
+        for start in range(0, len(jobs), size):
+            yield Task(jobs[0].kind, tuple(jobs[start : start + size]), unmet[needs])
+
+
+def complete_jobs(paths: StudyPaths) -> set[str]:
+    """The jobs with a DONE marker; one look at the folder of jobs, however many are planned."""
+    jobs = paths.root / "jobs"
+    if not jobs.is_dir():
+        return set()
+    with os.scandir(jobs) as entries:
+        return {entry.name for entry in entries if paths.job(entry.name).done.is_file()}
 
 
 def _model_of(job: Job) -> tuple[str, ...]:
@@ -54,11 +70,3 @@ def _model_of(job: Job) -> tuple[str, ...]:
     if isinstance(job.spec, EvalSpec):
         return job.kind, job.spec.model.name, job.spec.model.revision
     return job.kind, job.job_id
-
-
-def by_need(tasks: Iterable[Task], key: Callable[[frozenset[str]], str]) -> list[tuple[str, list[Task]]]:
-    """Tasks of one kind grouped by `key(needs)`, order kept: a group becomes one array."""
-    groups: dict[str, list[Task]] = {}
-    for task in tasks:
-        groups.setdefault(key(task.needs), []).append(task)
-    return list(groups.items())

@@ -24,6 +24,11 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
+def print_line_json(value: object) -> None:
+    """Print JSON on a line of its own, at once: somebody reads it while we go on."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
 def shown(path: Path) -> str:
     """A path as a user would type it: relative where it lies below the working directory."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

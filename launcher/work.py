@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from launcher import attempts, causes
+from study import stopping
 from study.config import TrackingConfig
-from study.errors import CalsweepError, JobError
+from study.errors import CalsweepError, JobError, Stopped
 from study.files import locked, read_json, write_json
 from study.job import Job, job_from
 from study.paths import JobPaths, StudyPaths
@@ -32,19 +34,31 @@ VERSIONS_OF = (
     "pyarrow",
     "babel",
 )
-
-
 POLL_S = 0.1
+STOPPED, TERMINATED = 75, 143
+"""Exit codes of a task that has saved what it had: after a warning, for the batch script to requeue it; after
+SLURM's TERM, which ends the task in any case.
+"""
+
+
+def run_task(study_dir: str, number: int) -> None:
+    """Run this task's share of a submission: the pack that its place in the array names."""
+    packs = read_json(StudyPaths(Path(study_dir)).submission(number) / "packs.json")
+    run_job(study_dir, *packs[int(os.environ["SLURM_ARRAY_TASK_ID"])])
 
 
 def run_job(study_dir: str, *job_ids: str) -> None:
     """Run one job, or several evaluations of one model. Every rank of the task calls this.
 
-    Complete jobs are left alone. A failure is told in each unfinished job's FAILED file and raised.
+    Complete jobs are left alone. A failure is told in each unfinished job's FAILED file and raised. A task
+    that was told to stop exits with STOPPED or TERMINATED from rank 0, and with 0 from the others: what srun
+    takes for a failure would kill rank 0 before it has told.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # before anything else: submitit's handler would requeue from rank 0 in the middle of whatever it does
+    stopping.listen()
     paths = StudyPaths(Path(study_dir))
-    rank, attempt = _place()
+    rank, task, attempt = place()
     with contextlib.ExitStack() as stack:
         if rank == 0:
             for job_id in job_ids:
@@ -58,25 +72,34 @@ def run_job(study_dir: str, *job_ids: str) -> None:
         try:
             if rank == 0:
                 for job_id in todo:
-                    _begin(paths.job(job_id), attempt)
+                    _begin(paths.job(job_id), task, attempt)
             _run(paths, [job_from(read_json(paths.job(job_id).spec)) for job_id in todo])
+        except Stopped as stop:
+            logging.getLogger(__name__).warning("%s", stop)
+            if rank != 0:
+                sys.exit(0)
+            _end(paths, todo, attempt, "stopped" if stopping.warned() else "terminated")
+            sys.exit(STOPPED if stopping.warned() else TERMINATED)
         except BaseException as error:
+            for job_id in todo:  # by whichever rank met it first: the others fail of its absence
+                _report(paths.job(job_id), error)
             if rank == 0:
-                for job_id in todo:
-                    _report(paths.job(job_id), error)
+                _end(paths, todo, attempt, "failed")
             if isinstance(error, CalsweepError):
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             raise
+        if rank == 0:
+            _end(paths, todo, attempt, "done")
 
 
 def _run(paths: StudyPaths, jobs: list[Job]) -> None:
     # torch is imported here and below, never at the top: the launcher imports this module
-    folder = paths.job(jobs[0].job_id)
-    execution = read_json(folder.execution)
-    resources, tracking = Resources(**execution["resources"]), TrackingConfig(**execution["tracking"])
     if jobs[0].kind == "analyse":
         _analyse(paths, jobs[0])
         return
+    folder = paths.job(jobs[0].job_id)
+    execution = read_json(folder.execution)
+    resources, tracking = Resources(**execution["resources"]), TrackingConfig(**execution["tracking"])
     spec = jobs[0].spec
     assert isinstance(spec, TrainSpec | EvalSpec)
     model_path, revision = _weights(paths, spec.model)
@@ -125,16 +148,19 @@ def _weights(paths: StudyPaths, source: Source) -> tuple[str, str | None]:
     return source.name, source.revision if source.kind == "hub" else None
 
 
-def _place() -> tuple[int, str]:
-    """This process' rank in its task, and the attempt: the same on every rank, another after a restart."""
+def place() -> tuple[int, str, str]:
+    """(rank, cluster task, attempt) of this process: the attempt is the same on every rank, and another
+    after a restart.
+    """
     env = os.environ
     # a local job may run inside somebody's SLURM allocation: the executor tells which variables are ours
     if env.get("SUBMITIT_EXECUTOR") == "local":
-        return int(env["SUBMITIT_LOCAL_GLOBALID"]), env["SUBMITIT_LOCAL_JOB_ID"]
-    if "SLURM_JOB_ID" in env:
-        restart = env.get("SLURM_RESTART_COUNT", "0")
-        return int(env.get("SLURM_PROCID", "0")), f"{env['SLURM_JOB_ID']}.{restart}"
-    return 0, "direct"
+        task = env["SUBMITIT_LOCAL_JOB_ID"]
+        return int(env["SUBMITIT_LOCAL_GLOBALID"]), task, task
+    if "SLURM_ARRAY_JOB_ID" in env:
+        task = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+        return int(env.get("SLURM_PROCID", "0")), task, f"{task}.{env.get('SLURM_RESTART_COUNT', '0')}"
+    return 0, "direct", "direct"
 
 
 def _wait_for_rank_0(folder: JobPaths, attempt: str) -> None:
@@ -148,13 +174,19 @@ def _wait_for_rank_0(folder: JobPaths, attempt: str) -> None:
         time.sleep(POLL_S)
 
 
-def _begin(folder: JobPaths, attempt: str) -> None:
+def _begin(folder: JobPaths, task: str, attempt: str) -> None:
     folder.failed.unlink(missing_ok=True)
+    attempts.begin(folder, attempt, task, platform.node())
+    for stream, log in _logs():
+        link = folder.logs / f"{task}.{stream}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(log, link.parent))
     variables = {
         k: v for k, v in os.environ.items() if k.startswith(("SLURM_JOB", "SLURM_ARRAY", "SLURM_NNODES"))
     }
     snapshot = Path(__file__).resolve().parent.parent / "snapshot.json"
-    write_json(
+    write_json(  # last: the other ranks wait for it
         folder.env,
         {
             "attempt": attempt,
@@ -165,11 +197,14 @@ def _begin(folder: JobPaths, attempt: str) -> None:
             "code": read_json(snapshot) if snapshot.is_file() else None,
         },
     )
-    for stream, log in _logs():
-        link = folder.logs / f"{log.parent.name}.{stream}"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(log, link.parent))
+
+
+def _end(paths: StudyPaths, job_ids: list[str], attempt: str, outcome: str) -> None:
+    """Tell how the attempt ended for each job: what is complete is done, whatever became of the others."""
+    for job_id in job_ids:
+        folder = paths.job(job_id)
+        cause = read_json(folder.failed)["cause"] if folder.failed.is_file() else None
+        attempts.end(folder, attempt, "done" if folder.done.is_file() else outcome, cause)
 
 
 def _logs() -> Iterator[tuple[str, Path]]:
@@ -181,9 +216,17 @@ def _logs() -> Iterator[tuple[str, Path]]:
 
 
 def _report(folder: JobPaths, error: BaseException) -> None:
-    if folder.done.is_file() or folder.failed.is_file():  # it has been told already, by the shard itself
+    cause, message = causes.of_exception(error), str(error).strip() or "no message"
+    if folder.done.is_file():
         return
-    report: dict[str, Any] = {"error": type(error).__name__, "message": str(error).strip() or "no message"}
+    # told already, by the shard itself or another rank: only who misses a dead rank knows less than any other
+    if folder.failed.is_file() and (
+        cause == causes.KILLED or read_json(folder.failed)["cause"] != causes.KILLED
+    ):
+        return
+    if cause == causes.KILLED:
+        message = f"another rank was lost: {message}"
+    report: dict[str, Any] = {"cause": cause, "error": type(error).__name__, "message": message}
     if not isinstance(error, CalsweepError):
         report["traceback"] = "".join(traceback.format_exception(error))
     write_json(folder.failed, {**report, "logs": [str(log) for _, log in _logs()]})

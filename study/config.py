@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import (
     ConfigKeyError,
     OmegaConfBaseException,
 )
 
 from study.errors import UserError, nearest
+from study.gridfile import load_with_includes, load_yaml, merge_overrides, problem_of, telling_lines
 from study.specs import Hyperparameters, Resources
 
 MODES = ("disabled", "offline", "online")
@@ -97,12 +97,17 @@ class BudgetConfig:
 
 @dataclass(frozen=True)
 class GridConfig:
-    """A grid file. `grid` is a product of axes, `train` holds constants under the same names."""
+    """A grid file; `include` in it names files to lie beneath it.
+
+    grid: axes, of which the cells are the product. zip: groups of axes that advance together. exclude: cells
+    to leave out. train: constants, under the names that axes have.
+    """
 
     study: str
     description: str | None = None
     prepare: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, Any] = field(default_factory=dict)
+    zip: list[Any] = field(default_factory=list)
     exclude: list[Any] = field(default_factory=list)
     train: dict[str, Any] = field(default_factory=dict)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -115,11 +120,14 @@ class GridConfig:
 
 @dataclass(frozen=True)
 class Grid:
-    """A loaded grid: the configuration, its benchmarks, and the file it came from."""
+    """A loaded grid: the configuration, its benchmarks, the file it came from, and the folders of that file
+    and of those it includes.
+    """
 
     config: GridConfig
     benchmarks: tuple[BenchmarkConfig, ...]
     path: Path
+    folders: tuple[Path, ...]
 
     @property
     def study_dir(self) -> Path:
@@ -127,9 +135,12 @@ class Grid:
         return Path(os.path.expanduser(self.config.outputs), self.config.study).resolve()
 
     def find(self, name: str) -> Path | None:
-        """An existing file or folder: absolute, or relative to the grid's folder or the working directory."""
+        """An existing file or folder: absolute, or relative to the grid's folder, to those of the grids it
+        includes, or to the working directory.
+        """
         plain = os.path.expanduser(name)  # unlike Path's, it leaves an unknown ~user alone
-        for candidate in (self.path.parent / plain, Path.cwd() / plain):  # an absolute `plain` wins in a join
+        for folder in (*self.folders, Path.cwd()):
+            candidate = folder / plain  # an absolute `plain` wins in a join
             if os.path.exists(candidate):  # unlike Path's, it takes a name too long for one
                 return candidate.resolve()
         return None
@@ -146,7 +157,8 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
             "no such file", where=str(path), remedy="give the path of a grid, e.g. examples/demo.yaml"
         )
     try:
-        config: GridConfig = _checked(GridConfig, _merged(_load_yaml(path), overrides), path.name)
+        loaded, files = load_with_includes(path)
+        config: GridConfig = _checked(GridConfig, merge_overrides(loaded, overrides), path.name)
         _check_grid(config, path.name)
     except UserError as error:
         key = error.where.removeprefix(f"{path.name}: ")
@@ -161,12 +173,14 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
         )
         for i, b in enumerate(config.evaluate.benchmarks)
     )
-    return Grid(config=config, benchmarks=benchmarks, path=path.resolve())
+    folders = tuple(dict.fromkeys(file.resolve().parent for file in files))
+    return Grid(config=config, benchmarks=benchmarks, path=path.resolve(), folders=folders)
 
 
 def load_checked(schema: type[Any], path: Path) -> Any:
-    """A YAML file as the dataclass `schema`; raises UserError like `load_grid`."""
-    return _checked(schema, _load_yaml(path), path.name)
+    """A YAML file as the dataclass `schema`; raises UserError like `load_grid`, with the line."""
+    with telling_lines(path):
+        return _checked(schema, load_yaml(path), path.name)
 
 
 def require_texts(values: Sequence[Any], where: str) -> None:
@@ -186,53 +200,9 @@ def checked_section(schema: type[Any], values: Any, where: str) -> Any:
         created = OmegaConf.create(values)
     except OmegaConfBaseException as error:
         raise UserError(
-            f"wrong type or value ({_problem(error)})", where=where, remedy="correct it"
+            f"wrong type or value ({problem_of(error)})", where=where, remedy="correct it"
         ) from None
     return _checked(schema, created, where)
-
-
-def _problem(error: Exception) -> str:
-    """What YAML or OmegaConf found, without the lines in which they say where."""
-    said = getattr(error, "problem", None) or getattr(error, "msg", None) or str(error)
-    return (str(said).splitlines() or [type(error).__name__])[0]
-
-
-def _load_yaml(path: Path) -> DictConfig:
-    try:
-        loaded = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(
-            f"not valid YAML ({_problem(error)})", where=f"{path.name}{line}", remedy="correct it"
-        ) from None
-    except OSError as error:  # also what OmegaConf raises for a file that holds one number
-        if error.errno is not None:
-            raise UserError("cannot be read", where=str(path), remedy=error.strerror or "") from None
-        loaded = None
-    if not isinstance(loaded, DictConfig):
-        raise UserError("not a mapping of keys to values", where=path.name, remedy="see examples/smoke.yaml")
-    return loaded
-
-
-def _merged(loaded: DictConfig, overrides: Sequence[str]) -> Any:
-    for item in overrides:
-        if not re.match(r"^[A-Za-z_][\w.\-\[\]]*=", item):
-            raise UserError(
-                f"'{item}' is not key=value", where="command line", remedy="e.g. train.num_steps=10"
-            )
-    try:
-        given = OmegaConf.from_dotlist(list(overrides))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise UserError(_problem(error), where="command line", remedy="quote the value") from None
-    try:
-        return OmegaConf.merge(loaded, given)
-    except (OmegaConfBaseException, TypeError):
-        raise UserError(
-            "does not fit the file",
-            where="command line",
-            remedy="give a list as a whole, e.g. grid.seed=[1,2]",
-        ) from None
 
 
 def _checked(schema: type[Any], values: Any, where: str) -> Any:
@@ -253,7 +223,7 @@ def _checked(schema: type[Any], values: Any, where: str) -> Any:
         raise UserError("unknown key", where=place(key), remedy=_suggest_key(schema, key)) from None
     except (OmegaConfBaseException, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(
-            f"wrong type or value ({_problem(error)})",
+            f"wrong type or value ({problem_of(error)})",
             where=place(str(getattr(error, "full_key", None) or "")),
             remedy="correct it",
         ) from None
@@ -312,7 +282,7 @@ def _check_grid(config: GridConfig, where: str) -> None:
             raise UserError(
                 "an axis must not be empty", where=place, remedy="give a value or remove the axis"
             )
-        values = [_checked_value(axis, value, f"{where}: grid") for value in values]
+        values = [checked_value(axis, value, f"{where}: grid") for value in values]
         doubled = [v for i, v in enumerate(values) if v in values[:i]]
         if doubled:
             raise UserError(f"{doubled[0]!r} occurs twice", where=place, remedy="remove one")
@@ -327,7 +297,7 @@ def _check_grid(config: GridConfig, where: str) -> None:
             raise UserError(
                 "is an axis of the grid too", where=f"{where}: train.{key}", remedy="keep one of them"
             )
-        _checked_value(key, value, f"{where}: train")
+        checked_value(key, value, f"{where}: train")
     if "model" not in config.grid:
         raise UserError(
             "is missing", where=f"{where}: grid.model", remedy="list the models, e.g. grid.model: [org/name]"
@@ -335,7 +305,7 @@ def _check_grid(config: GridConfig, where: str) -> None:
     check_resources(config.resources, where)
 
 
-def _checked_value(key: str, value: Any, where: str) -> Any:
+def checked_value(key: str, value: Any, where: str) -> Any:
     """One value of an axis or a constant, of the type it will be used with: "0.1" is 0.1."""
     if key not in ("model", "dataset"):
         return getattr(checked_section(Hyperparameters, {key: value}, where), key)

@@ -4,6 +4,7 @@ CalsweepError
 ├── UserError      a mistake in a grid, a path or a command: one sentence, exit code 2, no traceback
 ├── RecordError    records on disk that are missing, doubled, torn or foreign
 ├── JobError       a job that cannot go on for a reason its log should state in one sentence
+├── BudgetError    a forecast above the grid's budget, or not known where one is set: exit code 3
 └── Stopped        a job was told to stop, has kept what it could, and goes on when it is started again
 """
 
@@ -43,7 +44,11 @@ class JobError(CalsweepError):
     """A job cannot run; the message says why and what to change."""
 
 
-class Stopped(CalsweepError):
+class BudgetError(CalsweepError):
+    """The forecast does not fit the budget; the message says by what, and what to do."""
+
+
+class Stopped(CalsweepError):  # noqa: N818 - it is none
     """The job was told to stop (a time limit, a preemption) and has kept what it could; no failure."""
 
 

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HASH_LENGTH = 16
+LOCK_POLL_S = 0.05
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -30,6 +32,15 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, on disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -54,26 +65,43 @@ def append_line(path: Path, line: str) -> None:
         os.close(descriptor)
 
 
+def canonical(value: Any) -> str:
+    """`value` as JSON that is the same whatever the order of keys. NaN is refused: it is not JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def digest(value: Any) -> str:
-    """First 16 hex of the SHA-256 of `value` as canonical JSON: key order does not matter."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:HASH_LENGTH]
+    """First 16 hex of the SHA-256 of `value` as canonical JSON."""
+    return hashlib.sha256(canonical(value).encode("utf-8")).hexdigest()[:HASH_LENGTH]
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on `path`; yields False at once when `wait` is off and another holds it.
+def locked(path: Path, *, wait: bool | float = True) -> Iterator[int | None]:
+    """Hold an exclusive lock on `path`; yields its descriptor, or None when another holds it.
 
-    The kernel drops the lock when its holder dies, so a killed process leaves nothing to clean up.
+    wait: for ever, not at all, or for so many seconds.
+    The kernel drops the lock when its holder dies, so a killed process leaves nothing to clean up. A child
+    that inherits the descriptor holds the lock too, until it ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
+        if wait is True:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        elif not _lock_within(stream.fileno(), float(wait)):
+            yield None
             return
+        # not unlocked by hand: that would take it from a child which still holds it
+        yield stream.fileno()
+
+
+def _lock_within(descriptor: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while True:
         try:
-            yield True
-        finally:
-            fcntl.flock(stream, fcntl.LOCK_UN)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(LOCK_POLL_S)
+        else:
+            return True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from study.files import digest
+from study.files import HASH_LENGTH, canonical, digest
 from study.specs import (
     AnalyseSpec,
     EvalSpec,
@@ -23,9 +24,9 @@ Kind = Literal["prepare", "train", "evaluate", "analyse"]
 KINDS: tuple[Kind, ...] = ("prepare", "train", "evaluate", "analyse")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
-    """kind, spec: what to compute; together they are the identity.
+    """kind, spec: what to compute; together they are the identity, and `job_id` is their digest.
 
     needs: ids of jobs that must be complete first (for `analyse`: ended in any way).
     cell: the axes of the grid this job stands for, for people and tables. A base model's evaluation has
@@ -36,11 +37,24 @@ class Job:
     spec: Spec
     needs: tuple[str, ...]
     cell: Mapping[str, Any]
+    job_id: str = field(init=False)
 
-    @cached_property
-    def job_id(self) -> str:
+    def __post_init__(self) -> None:
         # a prepare job is a train job that starts from nothing: its spec says so already
-        return digest({"kind": self.kind, "spec": identity(self.spec)})
+        object.__setattr__(self, "job_id", digest({"kind": self.kind, "spec": identity(self.spec)}))
+
+    @classmethod
+    def with_id(
+        cls, kind: Kind, spec: Spec, needs: tuple[str, ...], cell: Mapping[str, Any], job_id: str
+    ) -> Job:
+        """A job whose id is known already, from `evaluation_ids`: hashing is most of the work."""
+        job, put = cls.__new__(cls), object.__setattr__
+        put(job, "kind", kind)
+        put(job, "spec", spec)
+        put(job, "needs", needs)
+        put(job, "cell", cell)
+        put(job, "job_id", job_id)
+        return job
 
     @property
     def cell_name(self) -> str:
@@ -75,6 +89,24 @@ class Job:
         }
 
 
+def evaluation_ids(shard: EvalSpec) -> Callable[[str], str]:
+    """The ids of one shard's evaluate jobs, by their model as canonical JSON of its identity.
+
+    Each is the `digest` that it would have anyway, but the shard is hashed only once.
+    """
+    mark = "\0model\0"  # in no name: it is not allowed in a path, nor in a hub id
+    data = {"kind": "evaluate", "spec": {**identity(shard), "model": mark}}
+    head, tail = canonical(data).split(json.dumps(mark))
+    begun = hashlib.sha256(head.encode())
+
+    def job_id(model: str) -> str:
+        whole = begun.copy()
+        whole.update((model + tail).encode())
+        return whole.hexdigest()[:HASH_LENGTH]
+
+    return job_id
+
+
 def job_from(data: dict[str, Any]) -> Job:
     """The inverse of `Job.to_dict`."""
     spec: Spec
@@ -88,4 +120,4 @@ def job_from(data: dict[str, Any]) -> Job:
     return Job(kind=data["kind"], spec=spec, needs=tuple(data["needs"]), cell=data["cell"])
 
 
-__all__ = ["KINDS", "AnalyseSpec", "EvalSpec", "Job", "Kind", "TrainSpec", "job_from"]
+__all__ = ["KINDS", "AnalyseSpec", "EvalSpec", "Job", "Kind", "TrainSpec", "evaluation_ids", "job_from"]

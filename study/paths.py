@@ -28,11 +28,17 @@ class JobPaths:
         return self.root / "env.json"
 
     @property
+    def attempts(self) -> Path:
+        """The job's starts and ends, one JSON object a line."""
+        return self.root / "attempts.jsonl"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
     @property
     def checkpoints(self) -> Path:
+        """Of a training run on its way, one folder each; what is in them, training/checkpoint.py says."""
         return self.root / "checkpoints"
 
     @property
@@ -51,7 +57,9 @@ class JobPaths:
 
     @property
     def progress(self) -> Path:
-        """`{"done": int, "total": int, "unit": str}`, rewritten while the job runs."""
+        """`{"done": int, "total": int, "unit": str}`, rewritten while the job runs; of an evaluation also
+        `items_per_s` after its first part, without what it took to load the model.
+        """
         return self.root / "progress.json"
 
     @property
@@ -90,6 +98,16 @@ class StudyPaths:
         return self.root / "ledger.jsonl"
 
     @property
+    def site(self) -> Path:
+        """Where and how its jobs run: profile, resources, tracking, as of the latest sweep."""
+        return self.root / "site.json"
+
+    @property
+    def queue(self) -> Path:
+        """What squeue said last, so that many looks at a study cost SLURM one."""
+        return self.root / "queue.json"
+
+    @property
     def lock(self) -> Path:
         return self.root / "lock"
 
@@ -100,8 +118,16 @@ class StudyPaths:
 
     @property
     def submissions(self) -> Path:
-        """submitit's own folders: pickles and the batch scripts."""
+        """What was handed to the cluster: batch scripts, packs, logs."""
         return self.root / "submissions"
+
+    def submission(self, number: int) -> Path:
+        return self.submissions / f"{number:04d}"
+
+    @property
+    def pilot(self) -> Path:
+        """A small study of its own: one cell with few steps, swept to measure what this one costs."""
+        return self.root / "pilot"
 
     @property
     def tables(self) -> Path:

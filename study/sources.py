@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from study import languages
 from study.config import BenchmarkConfig, Grid
-from study.errors import UserError, nearest
+from study.errors import JobError, UserError, nearest
 from study.files import HASH_LENGTH
 from study.specs import Benchmark, Source
 
@@ -111,9 +112,29 @@ def _hub(name: str, kind: str, where: str, remedy: str) -> Source:
     if looks_local or repository.count("/") != 1:
         what = "no such file or folder" if looks_local else f"'{name}' is unknown"
         raise UserError(f"{what} ('{name}')" if looks_local else what, where=where, remedy=remedy)
-    if len(revision) >= 12 and all(c in "0123456789abcdef" for c in revision):
+    if is_commit(revision):
         return Source("hub", repository, revision)
     return Source("hub", repository, _hub_commit(repository, revision or "main", kind, where))
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision pins a repository, unlike a branch or a tag."""
+    return len(revision) >= 12 and all(c in "0123456789abcdef" for c in revision)
+
+
+def require_commit(data: Any, source: Source) -> None:
+    """Refuse rows of another commit than the job's.
+
+    Without a network `datasets.load_dataset` takes the version that was cached last, whatever revision it is
+    asked for. data: what it returned. Raises JobError.
+    """
+    for file in data.cache_files:  # .../<config>/<version>/<commit>/<name>.arrow
+        commit = Path(file["filename"]).parent.name
+        if not commit.startswith(source.revision):
+            raise JobError(
+                f"{source.name}: the cache gave commit {commit[:12]}, and this job needs "
+                f"{source.revision[:12]}; run calsweep prefetch again"
+            )
 
 
 def _hub_commit(repository: str, revision: str, kind: str, where: str) -> str:

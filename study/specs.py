@@ -36,7 +36,7 @@ def _one_of(value: str, valid: tuple[str, ...], name: str) -> None:
         raise UserError(f"'{value}' is unknown", where=name, remedy=nearest(value, valid))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """Pinned weights or data.
 
@@ -134,7 +134,7 @@ class Hyperparameters:
             _require(getattr(self, name) is None or getattr(self, name) >= 1, name, "give 1 or more, or null")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrainSpec:
     """One supervised fine-tuning run; with `scratch` set, one model trained from nothing."""
 
@@ -147,7 +147,7 @@ class TrainSpec:
         assert (self.scratch is not None) == (self.model.kind == "scratch")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Benchmark:
     """A multiple-choice benchmark, parallel over languages.
 
@@ -165,7 +165,7 @@ class Benchmark:
         _require(self.num_items is None or self.num_items >= 1, "num_items", "give 1 or more")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EvalSpec:
     """One shard: one model on one language of one benchmark under one protocol."""
 
@@ -180,7 +180,7 @@ class EvalSpec:
         _one_of(self.dtype, DTYPES, "dtype")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AnalyseSpec:
     """Tables and dashboard over a set of evaluate jobs."""
 

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from submitit.core.utils import UncompletedJobError
-
 from study.config import TrackingConfig
+from study.errors import Stopped
 from study.job import Job
 from study.paths import JobPaths
 from study.specs import EvalSpec
@@ -43,6 +42,10 @@ class Run:
     def summarise(self, values: Mapping[str, Any]) -> None:
         self._guard(lambda run: run.summary.update(dict(values)))
 
+    def preempted(self) -> None:
+        """Have W&B show the run as preempted, not as failed, when it is finished with a code other than 0."""
+        self._guard(lambda run: run.mark_preempting())
+
     def finish(self, exit_code: int) -> None:
         self._guard(lambda run: run.finish(exit_code=exit_code))
 
@@ -51,8 +54,6 @@ class Run:
             return
         try:
             call(self._run)
-        except UncompletedJobError:  # the time limit, told by a signal that came while W&B was at work
-            raise
         except Exception:  # whatever W&B does, the job goes on: see the module's docstring
             logger.exception("W&B failed; this job goes on without it")
             self._run = None
@@ -60,10 +61,14 @@ class Run:
 
 @contextmanager
 def track(config: TrackingConfig, job: Job, folder: JobPaths, *, tags: tuple[str, ...] = ()) -> Iterator[Run]:
-    """The W&B run of one job, finished with exit code 0 or 1."""
+    """The W&B run of one job, finished with exit code 0 or 1; as preempted when it was told to stop."""
     run = Run(_start(config, job, folder, tags))
     try:
         yield run
+    except Stopped:
+        run.preempted()
+        run.finish(1)
+        raise
     except BaseException:
         run.finish(1)
         raise
@@ -101,15 +106,11 @@ def _start(config: TrackingConfig, job: Job, folder: JobPaths, tags: tuple[str, 
         if config.mode == "online" and not _unreachable:
             try:
                 return _init(config, "online", job, folder, tags)
-            except UncompletedJobError:
-                raise
             except Exception:  # the server's fault or the network's: keep the run here, to be synced later
                 logger.exception("W&B does not answer; this process tracks offline from here on")
                 _unreachable.append(True)
                 _forget_failed_start()
         return _init(config, "offline", job, folder, tags)
-    except UncompletedJobError:
-        raise
     except Exception:  # see the module's docstring
         logger.exception("W&B could not start a run; this job goes on without it")
         return None

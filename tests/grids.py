@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from launcher.plan import Plan, build_plan
+from launcher.plan import build_plan
 from study.config import Grid, load_grid
+from study.plan import Plan
 
 
 def write_grid(folder: Path, text: str) -> Path:

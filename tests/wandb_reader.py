@@ -38,6 +38,7 @@ class WandbRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    preempting: bool = False
     exit_code: int | None = None
 
 
@@ -64,6 +65,8 @@ def read_run(path: Path) -> WandbRun:
             _update(run.summary, record.summary.update)
         elif kind == "files":
             run.files += [item.path for item in record.files.files]
+        elif kind == "preempting":
+            run.preempting = True
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
     return run

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from study.errors import JobError
 from study.rows import read_rows
+from study.sources import require_commit
 from study.specs import Hyperparameters, Source
 
 IGNORE_INDEX = -100
@@ -53,7 +54,9 @@ def _embedded_rows(name: str, hyper: Hyperparameters) -> list[Mapping[str, Any]]
 def _hub_rows(source: Source) -> list[Mapping[str, Any]]:
     from datasets import load_dataset
 
-    return list(load_dataset(source.name, revision=source.revision, split="train"))
+    data = load_dataset(source.name, revision=source.revision, split="train")
+    require_commit(data, source)
+    return list(data)
 
 
 def messages_of(row: Mapping[str, Any], where: str) -> list[Message]:

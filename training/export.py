@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from study.files import sync
 from study.job import Job
 from study.specs import to_dict
 from training.zero import World
@@ -48,6 +49,8 @@ def save_model(
     spec = json.dumps(to_dict(job.spec), indent=1, ensure_ascii=False)
     card = CARD.format(name=job.name, job_id=job.job_id, kind=job.kind, spec=spec)
     (temporary / "README.md").write_text(card, encoding="utf-8")
+    for file in temporary.rglob("*"):
+        sync(file)  # DONE is on disk soon after, and says that they are
     temporary.rename(folder)
 
 

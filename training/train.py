@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import resource as unix_resource
 import time
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from study.config import TrackingConfig
-from study.errors import JobError
-from study.files import append_line, write_json
+from study.errors import JobError, Stopped
+from study.files import append_line, write_atomic, write_json
 from study.job import Job
 from study.paths import JobPaths
 from study.specs import Resources, TrainSpec, accumulation_steps
 from study.tracking import Run, track
-from training import data, export, model, zero
+from training import checkpoint, data, export, model, preemption, zero
 
 logger = logging.getLogger(__name__)
 LOG_EVERY_STEPS = 10
@@ -30,20 +34,21 @@ def train(
 ) -> None:
     """Train, export to `folder.model`, mark done. Every rank of the task calls this.
 
-    Raises JobError when the data have no target, the batch does not divide, or the loss is not finite.
+    Goes on from the newest checkpoint of an attempt that did not end, to the same result as without the stop.
+    Raises JobError when the data have no target, the batch does not divide, the loss is not finite or the
+    checkpoint is of other ranks; Stopped, on every rank and behind a checkpoint, when one was told to stop.
     """
     world = zero.join()
-    try:
-        if world.rank == 0:
-            with track(tracking, job, folder) as run:
-                summary = _train(job, folder, model_path, resources, world, run)
-                run.summarise(summary)
-                # before W&B finishes: a model that is there does not wait for a server that is not
-                write_json(folder.done, summary)
-        else:
-            _train(job, folder, model_path, resources, world, None)
-    finally:
-        zero.leave()
+    with track(tracking, job, folder) if world.rank == 0 else contextlib.nullcontext() as run:
+        try:
+            summary = _train(job, folder, model_path, resources, world, run)
+        finally:
+            # all ranks at once, and before W&B finishes: the others do not wait for its server
+            zero.leave()
+        if run is not None:
+            run.summarise(summary)
+            # before W&B finishes, too: a model that is there does not wait for a server that is not
+            write_json(folder.done, summary)
 
 
 def _train(
@@ -67,11 +72,17 @@ def _train(
         model.LossModel(lm, hyper.label_smoothing), hyper, resources.zero_stage, micro, accumulation, steps
     )
     engine.train()
+    resumed = checkpoint.load_newest(engine, folder.checkpoints, world)
+    done, loss = (resumed.step, resumed.state["loss"]) if resumed is not None else (0, math.nan)
     if world.rank == 0:
-        folder.metrics.unlink(missing_ok=True)  # of an attempt that did not end
-    begin = told = time.monotonic()
+        if resumed is not None:
+            logger.info("going on from the checkpoint at step %d of %d", done, steps)
+        _cut_metrics(folder.metrics, done)
+        write_json(folder.progress, {"done": done, "total": steps, "unit": "steps"})
+    begin = told = saved = time.monotonic()
     tokens_seen = 0
-    for step, batch in enumerate(data.global_batches(len(dataset), hyper, steps), start=1):
+    batches = data.global_batches(len(dataset), hyper, steps)
+    for step, batch in enumerate(islice(batches, done, None), start=done + 1):
         target_tokens = data.num_target_tokens(dataset, batch)
         loss_total = torch.zeros((), device=world.device)
         learning_rate = engine.get_lr()[0]
@@ -103,13 +114,39 @@ def _train(
                 }
                 append_line(folder.metrics, json.dumps(scalars))
                 run.log(scalars)
-        if world.rank == 0 and (time.monotonic() - told > PROGRESS_EVERY_S or step == steps):
+        due = world.rank == 0 and time.monotonic() - saved > resources.checkpoint_every_min * 60
+        stop, due = preemption.agreed(world, due=due)
+        if world.rank == 0 and (time.monotonic() - told > PROGRESS_EVERY_S or stop or step == steps):
             told = time.monotonic()
             write_json(folder.progress, {"done": step, "total": steps, "unit": "steps"})
+        if (stop or due) and step < steps:  # after the last one the model itself is saved
+            keep = resources.keep_checkpoints
+            checkpoint.save(engine, folder.checkpoints, step, world, state={"loss": loss}, keep=keep)
+            saved = time.monotonic()
+            if stop:
+                raise Stopped(f"stopped at step {step} of {steps}")
 
     export.save_model(lm, tokenizer, job, folder.model, zero_stage=resources.zero_stage, world=world)
     dist.barrier()
-    return {"steps": steps, "examples": len(dataset), "dropped": dataset.num_dropped, "loss": loss}
+    return {
+        "steps": steps,
+        "examples": len(dataset),
+        "tokens": len(dataset.tokens),
+        "dropped": dataset.num_dropped,
+        "loss": loss,
+    }
+
+
+def _cut_metrics(path: Path, done: int) -> None:
+    """Leave the lines up to step `done`: those behind it are of an attempt that got further than it saved."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        with contextlib.suppress(json.JSONDecodeError):  # torn by a kill
+            if json.loads(line)["step"] <= done:
+                kept.append(line)
+    write_atomic(path, "".join(kept))
 
 
 def _peak_memory_gib(device: torch.device) -> float:

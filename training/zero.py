@@ -12,7 +12,8 @@ from torch import nn
 
 from study.specs import Hyperparameters
 
-MIN_PORT, MAX_PORT = 20_000, 60_000
+MIN_PORT, MAX_PORT = 20_000, 32_000
+"""Below the ports that Linux gives to outgoing connections: one of those may be taken at any moment."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from study.errors import JobError
 from study.rows import Row, read_rows
+from study.sources import require_commit
 from study.specs import Benchmark
 
 
@@ -71,4 +72,5 @@ def _hub_rows(benchmark: Benchmark, language: str) -> list[Row]:
             f"cannot load {source.name} ({language}, {benchmark.split}) at {source.revision[:12]}: "
             f"{type(error).__name__}: {first_line}; where there is no network, download it before the job"
         ) from error
+    require_commit(data, source)
     return list(data)

@@ -22,7 +22,9 @@ NNODES=${NNODES:-2}         # how many slurmd
 CPUS=${CPUS:-16}            # of each node; need not exist, jobs simply share the machine
 MEM=${MEM:-32000}           # of each node, in MB; need not exist either
 GPUS=${GPUS:-4}             # fake GPUs of each node: they are handed out, nothing is behind them
-BASEPORT=${BASEPORT:-17000} # controller; +1 slurmdbd; +10+N node N
+ARRAYSIZE=${ARRAYSIZE:-5001} # MaxArraySize: indices of an array stay below it
+MAXSUBMIT=${MAXSUBMIT:-}     # jobs that a user may have submitted at a time, enforced; needs ACCT=dbd
+BASEPORT=${BASEPORT:-17000}  # controller; +1 slurmdbd; +10+N node N
 
 ROOT=$(realpath -m -- "$ROOT")
 export SLURM_CONF=$ROOT/etc/slurm.conf
@@ -157,7 +159,7 @@ ReturnToService=1
 # Ids start anywhere: a job folder named by id, kept over a wipe, would else hold an older job's result.
 FirstJobId=$((RANDOM * 10 + 1000))
 MaxJobCount=20000
-MaxArraySize=5001
+MaxArraySize=$ARRAYSIZE
 
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,bf_interval=2,sched_interval=2,sched_min_interval=50000,defer_batch
@@ -184,6 +186,7 @@ AccountingStoragePass=$RUN/munge.sock
 AccountingStoreFlags=job_comment
 JobCompType=jobcomp/none
 CONF
+        [ -z "$MAXSUBMIT" ] || echo "AccountingStorageEnforce=associations,limits"
     else
         echo "AccountingStorageType=accounting_storage/none"
     fi
@@ -274,6 +277,11 @@ start_slurmdbd() {
     MYSQL_UNIX_PORT=$RUN/mariadbd.sock daemon slurmdbd
     wait_for 30 sacctmgr -n list cluster
     if ! sacctmgr -nP list cluster | grep -q '^testbed|'; then sacctmgr -i -Q add cluster testbed >/dev/null; fi
+    if [ -n "$MAXSUBMIT" ]; then
+        sacctmgr -i -Q add account testbed >/dev/null || true # there already, after a second `up`
+        sacctmgr -i -Q add user "$ME" account=testbed >/dev/null || true
+        sacctmgr -i -Q modify user "$ME" set MaxSubmitJobs="$MAXSUBMIT" >/dev/null
+    fi
 }
 
 ctld_answers() { scontrol ping | grep -q UP; }
@@ -331,7 +339,7 @@ prepare() { # what must be true before the first daemon starts
     : >"$ROOT/etc/plugstack.conf"
     if [ "$ACCT" = dbd ]; then (umask 077; write_slurmdbd_conf >"$ROOT/etc/slurmdbd.conf"); fi
     local knob
-    for knob in ACCT NNODES CPUS MEM GPUS BASEPORT HOST; do printf '%s=%q\n' "$knob" "${!knob}"; done >"$ROOT/knobs"
+    for knob in ACCT NNODES CPUS MEM GPUS ARRAYSIZE MAXSUBMIT BASEPORT HOST; do printf '%s=%q\n' "$knob" "${!knob}"; done >"$ROOT/knobs"
 }
 
 seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }

@@ -58,11 +58,17 @@ class StudyFolder:
 
     def write_plan(self) -> None:
         others = [{"job_id": "f" * 16, "kind": "train", "needs": [], "cell": {"model": "x"}, "spec": {}}]
+        evaluations = [
+            {"job_id": job["job_id"], "kind": "evaluate", "model": place, "shard": place}
+            for place, job in enumerate(self.jobs)
+        ]
         plan = {
-            "schema_version": 1,
+            "schema_version": 2,
             "study": self.root.name,
             "description": self.description,
-            "jobs": others + self.jobs,
+            "models": [{"cell": job["cell"]} for job in self.jobs],
+            "shards": [job["spec"] for job in self.jobs],
+            "jobs": [*others, *evaluations],
         }
         (self.root / "plan.json").write_text(json.dumps(plan))
 

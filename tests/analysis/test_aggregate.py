@@ -329,8 +329,8 @@ def test_not_a_study(tmp_path: Path) -> None:
         ("{", "is not a plan"),
         ('{"schema_version": 1}', "is not a plan"),
         ("[]", "is not a plan"),
-        (json.dumps({"schema_version": 2, "jobs": []}), "schema version 2"),
-        (json.dumps({"schema_version": 1, "study": "s", "jobs": []}), "no evaluation"),
+        (json.dumps({"schema_version": 1, "jobs": []}), "schema version 1"),
+        (json.dumps({"schema_version": 2, "study": "s", "jobs": []}), "no evaluation"),
     ]:
         plan.write_text(content)
         with pytest.raises(UserError, match=reason):

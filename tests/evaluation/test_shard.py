@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import signal
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,9 @@ import pytest
 
 from evaluation import shard
 from evaluation.benchmarks import load_items
-from study import records
+from study import records, stopping
 from study.config import TrackingConfig
-from study.errors import JobError, RecordError
+from study.errors import JobError, RecordError, Stopped
 from study.job import Job
 from study.paths import JobPaths
 from study.specs import Benchmark, EvalSpec, Source
@@ -102,7 +105,9 @@ def test_a_shard_is_scored_whole_and_marked_last(
     assert done["parts"] == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in records.parts(folder.predictions)
     }
-    assert json.loads(folder.progress.read_text()) == {"done": 11, "total": 11, "unit": "items"}
+    progress = json.loads(folder.progress.read_text())
+    assert progress.pop("items_per_s") > 0
+    assert progress == {"done": 11, "total": 11, "unit": "items"}
 
 
 @pytest.mark.parametrize("protocol", ["letter", "option_text"])
@@ -126,6 +131,65 @@ def test_a_killed_shard_goes_on_and_ends_with_identical_records(
     assert first.stat().st_mtime_ns == untouched
     assert digests(killed) == digests(whole)
     assert killed.done.read_bytes() == whole.done.read_bytes()
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    stopping.listen()
+    yield
+    stopping.listen()  # forget what came
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("listening")
+def test_a_shard_that_is_told_to_stop_keeps_its_parts_and_goes_on(
+    benchmark: Benchmark, model_folder: Path, tmp_path: Path
+) -> None:
+    whole, stopped = JobPaths(tmp_path / "whole"), JobPaths(tmp_path / "stopped")
+    job = make_job(benchmark)
+    run(job, whole, model_folder)
+
+    def tell_in_the_second_part(_: Job, done: int, total: int) -> None:
+        if done == 2 * PART_SIZE:
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    with pytest.raises(Stopped, match="stopped at item 8 of 11 of"):
+        run(job, stopped, model_folder, on_progress=tell_in_the_second_part)
+    assert not stopped.done.exists()
+    assert len(records.parts(stopped.predictions)) == 2
+    assert json.loads(stopped.progress.read_text())["done"] == 8
+    with pytest.raises(Stopped):  # told before it began
+        run(job, stopped, model_folder)
+    assert len(records.parts(stopped.predictions)) == 2
+    stopping.listen()
+    run(job, stopped, model_folder)
+    assert digests(stopped) == digests(whole)
+    assert stopped.done.read_bytes() == whole.done.read_bytes()
+
+
+@pytest.mark.usefixtures("listening")
+def test_a_pack_stops_between_languages_and_finishes_the_one_that_has_all_its_parts(
+    benchmark: Benchmark, model_folder: Path, tmp_path: Path
+) -> None:
+    jobs = [(make_job(benchmark, code), JobPaths(tmp_path / code)) for code in ("xx", "sw", "en")]
+    options: dict[str, Any] = {"model_path": str(model_folder), "revision": None, "batch_tokens": 500}
+
+    def tell_at_the_last_item(job: Job, done: int, total: int) -> None:
+        if done == total:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="stopped at language 2 of 3"):
+        shard.evaluate(jobs, tracking=DISABLED, on_progress=tell_at_the_last_item, **options)
+    assert jobs[1][1].done.exists()
+    assert not jobs[2][1].root.exists()
+    stopping.listen()
+    failures = shard.evaluate(jobs, tracking=DISABLED, on_progress=tell_at_the_last_item, **options)
+    assert [job for job, _ in failures] == [
+        jobs[0][0]
+    ]  # told at the end of the last: nothing is left to stop
+    assert jobs[2][1].done.exists()
 
 
 def test_a_lost_last_part_is_scored_again(benchmark: Benchmark, model_folder: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.plan import Plan
 from study.errors import UserError
+from study.plan import Plan
 from tests.grids import plan_of
 
 GRID = """

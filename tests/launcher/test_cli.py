@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from launcher import cli, sweeping
+from launcher import cli, ledger, sweeping
 from launcher.cli import LATER, main
 from study.files import locked, write_json
 from study.paths import StudyPaths
 from tests.grids import plan_of, write_grid, write_model
-from tests.launcher.fake_slurm import install
+from tests.launcher.fake_slurm import install, queue_of
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = """
@@ -53,7 +53,7 @@ def test_dry_run_shows_everything_and_writes_nothing(
     out = capsys.readouterr().out
     assert "s: 6 jobs (1 train, 4 evaluate, 1 analyse)" in out
     assert "complete 0, queued or running 0, to do 6 in 6 tasks" in out
-    assert "m · cldr_lite sw" in out
+    assert "m · cldr_lite in 2 languages" in out
     assert tree(folder) == before
 
 
@@ -89,7 +89,7 @@ def test_dry_run_of_a_cluster_shows_its_scripts(folder: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     for line in ("#SBATCH --job-name=s-train", "#SBATCH --nodes=2", "#SBATCH --partition=main"):
         assert line in out
-    assert "#SBATCH --dependency='afterok:<task>'" in out
+    assert "sbatch --comment=calsweep:<token> --dependency=afterok:<array of 0001>_0 " in out
     assert "#SBATCH --array=0-" in out
     assert tree(folder) == before
 
@@ -98,12 +98,16 @@ def test_complete_is_counted_from_markers_and_not_by_subtraction(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task that the queue still holds may have finished some of its jobs, or belong to another grid."""
-    jobs = plan_of(folder, GRID).jobs
+    fake = install(folder / "bin")
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    jobs = [job.job_id for job in plan_of(folder, GRID).jobs]
     paths = StudyPaths(folder / "outputs" / "s")
-    write_json(paths.job(jobs[1].job_id).done, {})
-    queued = dict.fromkeys([jobs[0].job_id, jobs[1].job_id, "of-another-grid"], "7")
-    monkeypatch.setattr("launcher.slurm.queued_tasks", lambda _: queued)
-    assert code_of("sweep", "grid.yaml", "--dry-run") == 0
+    write_json(paths.job(jobs[1]).done, {})
+    entry = ledger.new_intent(1, "evaluate", "slurm", [[jobs[0]], jobs[1:2], ["of-another-grid"]])
+    ledger.write_intent(paths.ledger, entry)
+    ledger.write_array(paths.ledger, entry, "7")
+    fake.answer(squeue=queue_of("7_0 PENDING", "7_1 PENDING", "7_2 RUNNING"))
+    assert code_of("sweep", "grid.yaml", "--dry-run", "cluster=slurm/profiles/testbed.yaml") == 0
     assert "complete 1, queued or running 1, to do 4 in 4 tasks" in capsys.readouterr().out
 
 
@@ -199,13 +203,12 @@ def test_submit_then_status_logs_cancel(
     told = json.loads(capsys.readouterr().out)
     jobs = [job.job_id for job in plan_of(folder, GRID).jobs]
     assert set(told["submitted"]) == set(jobs)
-    assert sorted(told["submitted"].values()) == ["101", "102_0", "102_1", "103_0", "103_1", "104"]
-    count = len(fake.scripts())
-    queue = "\n".join(f"{task} PENDING" for task in told["submitted"].values())
-    fake.answer(squeue={"out": queue})
+    assert sorted(told["submitted"].values()) == ["101_0", "102_0", "102_1", "103_0", "103_1", "104_0"]
+    count = len(fake.calls("sbatch"))
+    fake.answer(squeue=queue_of(*(f"{task} PENDING" for task in told["submitted"].values())))
     assert code_of(*arguments) == 0  # nothing twice
     assert json.loads(capsys.readouterr().out)["submitted"] == {}
-    assert len(fake.scripts()) == count
+    assert len(fake.calls("sbatch")) == count
 
     study = str(folder / "outputs" / "s")
     for name in (study, "grid.yaml"):

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.plan import build_plan, read_plan, write_plan
+from launcher.plan import build_plan, resolved
 from study import cldr
 from study.errors import UserError
+from study.job import Job
 from study.paths import StudyPaths
-from study.specs import EvalSpec, TrainSpec
+from study.plan import Evaluations, read_plan, shard_of, write_plan, write_specs
+from study.specs import Benchmark, EvalSpec, Source, TrainSpec
 from tests.grids import grid_of, plan_of, write_model
 from tests.launcher.plans import BASE_ALONE, GRID, ids
 
@@ -28,8 +30,8 @@ def test_golden_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cldr, "revision", lambda: "c1d4" * 4)
     grid = grid_of(folder, GRID)
     paths = StudyPaths(grid.study_dir)
-    write_plan(build_plan(grid), grid, paths)
-    assert json.loads(paths.plan.read_text()) == json.loads(GOLDEN.read_text())
+    write_plan(build_plan(grid), resolved(grid), paths)
+    assert [job.to_dict() for job in read_plan(paths).jobs] == json.loads(GOLDEN.read_text())["jobs"]
 
 
 def test_the_golden_plan_is_right() -> None:
@@ -240,14 +242,14 @@ def test_a_local_benchmark(folder: Path, schema: str) -> None:
 def test_an_unfinished_job_finds_a_moved_model_and_a_finished_one_keeps_its_record(folder: Path) -> None:
     grid = grid_of(folder, BASE_ALONE)
     plan, paths = build_plan(grid), StudyPaths(grid.study_dir)
-    write_plan(plan, grid, paths)
+    write_specs(plan.jobs, paths)
     done, left = plan.of_kind("evaluate")[:2]
     paths.job(done.job_id).done.write_text("{}")
     (folder / "m").rename(folder / "n")
     grid = grid_of(folder, BASE_ALONE, "grid.model=[n]")
     moved = build_plan(grid)
     assert ids(moved) == ids(plan)
-    write_plan(moved, grid, paths)
+    write_specs(moved.jobs, paths)
 
     def model_of(job_id: str) -> str:
         name: str = json.loads(paths.job(job_id).spec.read_text())["spec"]["model"]["name"]
@@ -266,7 +268,8 @@ def test_tables_of_another_plan_are_made_again(folder: Path) -> None:
     def planned(*overrides: str) -> Path:
         grid = grid_of(folder, BASE_ALONE, *overrides)
         plan = build_plan(grid)
-        write_plan(plan, grid, paths)
+        write_plan(plan, resolved(grid), paths)
+        write_specs(plan.jobs, paths)
         return paths.job(plan.of_kind("analyse")[0].job_id).done
 
     small = planned()
@@ -282,8 +285,9 @@ def test_tables_of_another_plan_are_made_again(folder: Path) -> None:
 def test_round_trip(folder: Path) -> None:
     grid = grid_of(folder, GRID + "description: 'two\n\n  lines: [x]'\n")
     plan, paths = build_plan(grid), StudyPaths(grid.study_dir)
-    write_plan(plan, grid, paths)
+    write_plan(plan, resolved(grid), paths)
     assert read_plan(paths) == plan
+    write_specs(plan.jobs, paths)
     for job in plan.jobs:
         assert json.loads(paths.job(job.job_id).spec.read_text()) == job.to_dict()
     # the grid as resolved plans the same study
@@ -297,7 +301,7 @@ def test_what_is_no_plan(folder: Path) -> None:
     paths = StudyPaths(grid.study_dir)
     with pytest.raises(UserError, match=r"is not a study \(no plan\.json\); give <outputs>/<study>$"):
         read_plan(paths)
-    write_plan(build_plan(grid), grid, paths)
+    write_plan(build_plan(grid), resolved(grid), paths)
     plan = json.loads(paths.plan.read_text())
     other_version = {**plan, "schema_version": 99}
     other_defaults = {**plan, "jobs": [{**job, "job_id": "f" * 16} for job in plan["jobs"]]}
@@ -307,3 +311,78 @@ def test_what_is_no_plan(folder: Path) -> None:
             UserError, match=r"is not a plan of this version of calsweep; sweep the grid again$"
         ):
             read_plan(paths)
+
+
+def test_what_evaluations_share_is_told_once(folder: Path) -> None:
+    grid = grid_of(folder, GRID)
+    plan, paths = build_plan(grid), StudyPaths(grid.study_dir)
+    write_plan(plan, resolved(grid), paths)
+    data = json.loads(paths.plan.read_text())
+    assert [entry["job_id"] for entry in data["jobs"]] == ids(plan)
+    assert (len(data["models"]), len(data["shards"])) == (5, 2)
+    evaluations = [entry for entry in data["jobs"] if entry["kind"] == "evaluate"]
+    assert [(entry["model"], entry["shard"]) for entry in evaluations] == [
+        (model, shard) for model in range(5) for shard in range(2)
+    ]
+
+
+def test_a_plan_whose_ids_are_not_those_of_its_jobs_is_refused(folder: Path) -> None:
+    grid = grid_of(folder, GRID)
+    paths = StudyPaths(grid.study_dir)
+    write_plan(build_plan(grid), resolved(grid), paths)
+    data = json.loads(paths.plan.read_text())
+    data["jobs"][-2]["shard"] = 0
+    paths.plan.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="is not a plan of this version of calsweep; sweep the grid again"):
+        read_plan(paths)
+
+
+ZIPPED = """
+study: s
+grid: {model: [m, n], dataset: [cldr-instruct], learning_rate: [1e-5, 2e-5], seed: [0, 1]}
+zip: [[model, learning_rate]]
+"""
+
+
+def test_zipped_axes_advance_together(folder: Path) -> None:
+    write_model(folder / "n", "others")
+    found = [
+        (job.cell["model"], job.cell["learning_rate"], job.cell["seed"])
+        for job in plan_of(folder, ZIPPED).of_kind("train")
+    ]
+    assert found == [("m", 1e-5, 0), ("m", 1e-5, 1), ("n", 2e-5, 0), ("n", 2e-5, 1)]
+    left = plan_of(folder, ZIPPED + "exclude: [{learning_rate: 2e-5, seed: 1}]\n").of_kind("train")
+    assert [(job.cell["model"], job.cell["seed"]) for job in left] == [("m", 0), ("m", 1), ("n", 0)]
+    # a cell is the same job, zipped or not
+    plain = plan_of(folder, ZIPPED.replace("zip:", "#")).of_kind("train")
+    assert {job.job_id for job in left} < {job.job_id for job in plain}
+
+
+def test_an_included_grid_lies_beneath(folder: Path) -> None:
+    """Mappings merge, lists replace; the including file wins, and the command line over all."""
+    base = folder / "base"
+    write_model(base / "theirs", "theirs")
+    (base / "more").mkdir()
+    (base / "more" / "common.yaml").write_text("train: {num_steps: 3, seed: 5}\nstudy: common\n")
+    (base / "base.yaml").write_text(
+        "include: more/common.yaml\nstudy: base\ntrain: {num_steps: 7}\n"
+        "grid: {model: [theirs], dataset: [cldr-instruct], label_smoothing: [0.0, 0.1]}\n"
+    )
+    text = "include: [base/base.yaml]\nstudy: s\ngrid: {label_smoothing: [0.2]}\n"
+    (job,) = plan_of(folder, text).of_kind("train")
+    assert isinstance(job.spec, TrainSpec)
+    assert job.spec.model.name == str(base / "theirs")
+    assert (job.spec.hyper.num_steps, job.spec.hyper.seed, job.spec.hyper.label_smoothing) == (7, 5, 0.2)
+    (job,) = plan_of(folder, text, "train.num_steps=9").of_kind("train")
+    assert isinstance(job.spec, TrainSpec)
+    assert job.spec.hyper.num_steps == 9
+
+
+@settings(max_examples=50)
+@given(shards=st.lists(st.sampled_from(["en", "sw", "ü"]), min_size=1, max_size=3), name=st.text(max_size=9))
+def test_the_quick_way_to_an_id_is_the_slow_one(shards: list[str], name: str) -> None:
+    benchmark = Benchmark(name, Source("local", name, "0" * 12), "global_mmlu", num_items=3)
+    specs = [shard_of(benchmark, code, "letter", "fp32") for code in shards]
+    for model in (Source("hub", name, "1" * 40), Source("job", "2" * 16, "2" * 16)):
+        for quick in Evaluations(specs).of(model, {"model": "x"}):
+            assert quick == Job(quick.kind, quick.spec, quick.needs, quick.cell)

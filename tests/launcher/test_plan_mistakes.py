@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.grids import plan_of
+from launcher.cluster import load_site
+from launcher.plan import build_plan
+from study.config import load_grid
+from study.errors import UserError
+from study.gridfile import telling_lines
+from tests.grids import plan_of, write_grid
 from tests.launcher.plans import BASE_ALONE, GRID, mistake
 
 
@@ -145,3 +151,132 @@ def test_wrong_names(folder: Path, override: str, sentence: str) -> None:
 def test_wrong_prepared_models(folder: Path, section: str, sentence: str) -> None:
     text = GRID.replace(GRID.split("\n")[3], f"  tiny: {section}")
     assert mistake(folder, text) == f"grid.yaml: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("zipped", "sentence"),
+    [
+        ("[[seed]]", "zip[0]: not a list of two axes or more; e.g. zip: [[model, learning_rate]]"),
+        ("[seed]", "zip[0]: not a list of two axes or more; e.g. zip: [[model, learning_rate]]"),
+        ("[[seed, sed]]", "zip[0]: 'sed' is no axis of this grid; did you mean 'seed'?"),
+        (
+            "[[seed, label_smoothing], [seed, dataset]]",
+            "zip[1]: 'seed' is zipped twice; name it once",
+        ),
+        (
+            "[[seed, dataset]]",
+            "zip[0]: axes that advance together have as many values each (seed 2, dataset 1); even them out",
+        ),
+    ],
+)
+def test_wrong_zips(folder: Path, zipped: str, sentence: str) -> None:
+    assert mistake(folder, GRID, f"zip={zipped}") == f"grid.yaml: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("include", "sentence"),
+    [
+        ("none.yaml", "no such file ('none.yaml'); give its path from this file's folder"),
+        ("grid.yaml", "'grid.yaml' includes this file again; break the circle"),
+        ("{a: 1}", "not a file or a list of files; e.g. include: base.yaml"),
+        ("[1]", "not a file or a list of files; e.g. include: base.yaml"),
+    ],
+)
+def test_wrong_includes(folder: Path, include: str, sentence: str) -> None:
+    text = GRID.replace("study: golden", f"study: golden\ninclude: {include}")
+    assert mistake(folder, text) == f"grid.yaml: include: {sentence}"
+
+
+def test_a_circle_over_two_files(folder: Path) -> None:
+    (folder / "other.yaml").write_text("include: grid.yaml\n")
+    text = GRID.replace("study: golden", "study: golden\ninclude: other.yaml")
+    assert mistake(folder, text) == (
+        "other.yaml: include: 'grid.yaml' includes this file again; break the circle"
+    )
+
+
+def test_more_jobs_than_anybody_means(folder: Path) -> None:
+    seeds = "grid.seed=[" + ",".join(map(str, range(1000))) + "]"
+
+    def rates(count: int) -> str:
+        return "grid.learning_rate=[" + ",".join(f"{i}e-6" for i in range(1, count + 1)) + "]"
+
+    assert mistake(folder, GRID, seeds, rates(200)) == (
+        "grid.yaml: grid: is a product of more than 200,000 cells; cut some axes"
+    )
+    every = "evaluate.benchmarks=[{name: cldr}, {name: cldr_lite}]"
+    assert re.fullmatch(
+        r"grid\.yaml: grid: asks for 2,\d\d\d,\d\d\d jobs, and 2,000,000 are as many as one study may have; "
+        "cut it into several studies",
+        mistake(folder, GRID, seeds, rates(12), every),
+    )
+
+
+def test_a_file_that_stands_for_more_than_it_holds(folder: Path) -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 8))
+    assert mistake(folder, bomb + GRID) == (
+        "grid.yaml: stands for more than 200,000 values; use fewer aliases in it"
+    )
+    assert mistake(folder, "a: &a [*a]\n" + GRID) == (
+        "grid.yaml: stands for more than 200,000 values; use fewer aliases in it"
+    )
+
+
+LINES = """\
+study: s
+grid:
+  model: [m]
+  dataset: [cldr-instruct]
+  seed: [1, -2]
+train:
+  num_steps: 3
+evaluate:
+  benchmarks:
+    - {name: cldr_lite, languages: [en]}
+    - name: cldr_lite
+      languages: [sw, xx]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("", "", "grid.yaml, line 5: grid.seed: out of range; give 0 or more, below 2^63"),
+        ("-2", "2", "grid.yaml, line 12: evaluate.benchmarks[1].languages: "),
+        (
+            "-2]\ntrain:\n  num_steps",
+            "2]\ntrain:\n  num_stepz",
+            "grid.yaml, line 7: train.num_stepz: unknown key; did you mean 'num_steps'?",
+        ),
+        (
+            "grid:\n  model: [m]\n  dataset: [cldr-instruct]\n  seed: [1, -2]",
+            "include: base.yaml\ngrid:\n  model: [m]\n  dataset: [cldr-instruct]\n  seed: [1, 2]",
+            "base.yaml, line 2: train.template: 'none' is unknown; ",
+        ),
+        ("study: s", "name: s", "grid.yaml, line 1: name: unknown key; "),
+        ("study: s\n", "", "grid.yaml: study: is missing; give it a value"),
+    ],
+)
+def test_the_line_is_told(folder: Path, old: str, new: str, sentence: str) -> None:
+    (folder / "base.yaml").write_text("train:\n  template: none\n")
+    path = write_grid(folder, LINES.replace(old, new, 1) if old else LINES)
+    with pytest.raises(UserError) as caught, telling_lines(path):
+        build_plan(load_grid(path))
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_value_of_the_command_line_has_no_line(folder: Path) -> None:
+    path = write_grid(folder, LINES)
+    with (
+        pytest.raises(UserError, match=r"^command line: train\.num_steps: out of range"),
+        telling_lines(path),
+    ):
+        build_plan(load_grid(path, ["train.num_steps=0", "grid.seed=[1]"]))
+
+
+def test_the_line_of_a_profile_is_told(folder: Path) -> None:
+    (folder / "site.yaml").write_text("partition: gpu\nacount: x\n")
+    path = write_grid(folder, "cluster: site.yaml\n" + LINES.replace("-2", "2"))
+    with pytest.raises(UserError, match=r"^site\.yaml, line 2: acount: unknown key"), telling_lines(path):
+        load_site(load_grid(path))

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from launcher import ledger
-from launcher.plan import Plan
 from launcher.status import STATES, job_statuses, print_status, status_json
 from study.files import locked, write_json
 from study.paths import StudyPaths
+from study.plan import Plan
 from tests.grids import plan_of, write_model
 from tests.launcher.fake_slurm import FakeSlurm, install
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.plan import Plan
-from launcher.tasks import Task, by_need, missing_tasks
+from launcher.tasks import Task, missing_tasks
 from study.paths import StudyPaths
+from study.plan import Plan
 from study.specs import EvalSpec
 from tests.grids import plan_of, write_model
 
@@ -83,11 +83,3 @@ def test_what_is_queued_is_left_out_but_still_waited_for(plan: Plan, paths: Stud
 def test_nothing_is_left_when_all_is_done(plan: Plan, paths: StudyPaths) -> None:
     finish(paths, *(job.job_id for job in plan.jobs))
     assert missing_tasks(plan, paths, 1) == []
-
-
-def test_by_need_keeps_the_order(plan: Plan, paths: StudyPaths) -> None:
-    tasks = missing_tasks(plan, paths, 1)[2:11]
-    groups = by_need(tasks, lambda needs: ",".join(sorted(needs)))
-    assert [len(group) for _, group in groups] == [3, 3, 3]
-    assert [task for _, group in groups for task in group] == tasks
-    assert groups[0][0] == ""

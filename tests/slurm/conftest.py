@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -15,6 +17,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "testbed" / "cluster.sh"
 NO_SLURM = "no SLURM here; to have these tests: sudo slurm/testbed/install.sh"
+_numbers = itertools.count()
 NUM_PORTS = 40  # more than cluster.sh takes from BASEPORT on
 
 
@@ -53,14 +56,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[SlurmCluster]:
     """Two nodes, with accounting where slurmdbd and MariaDB are installed (or as ACCT says)."""
+    with own_cluster() as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def own_cluster(**knobs: str) -> Iterator[SlurmCluster]:
+    """A cluster of its own, with cluster.sh's knobs; while it lives, SLURM's commands ask this one."""
     _clear_dead_sessions()
-    root = Path(f"/tmp/calsweep-slurm-test-{os.getuid()}-{os.getpid()}")  # short: it holds sockets
-    knobs = {"NNODES": "2", "CPUS": "16", "MEM": "32000", "GPUS": "4", "BASEPORT": str(_free_ports())}
+    root = Path(f"/tmp/calsweep-slurm-test-{os.getuid()}-{os.getpid()}-{next(_numbers)}")  # holds sockets
+    defaults = {"NNODES": "2", "CPUS": "16", "MEM": "32000", "GPUS": "4", "BASEPORT": str(_free_ports())}
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:
             patch.delenv(name)  # a user's own cluster, or an enclosing job
         try:
-            environment = {**os.environ, **knobs, "SLURM_TESTBED_ROOT": str(root)}
+            environment = {**os.environ, **defaults, **knobs, "SLURM_TESTBED_ROOT": str(root)}
             started = subprocess.run(
                 [SCRIPT, "up"], env=environment, capture_output=True, text=True, timeout=120
             )
@@ -71,7 +81,7 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
             yield SlurmCluster(
                 root=root,
                 conf=conf,
-                nodes=("127.0.0.1", "127.0.0.2"),
+                nodes=tuple(f"127.0.0.{i + 1}" for i in range(int({**defaults, **knobs}["NNODES"]))),
                 accounting="accounting_storage/slurmdbd" in conf.read_text(),
             )
         finally:
@@ -86,7 +96,7 @@ def _wipe(root: Path) -> None:
 def _clear_dead_sessions() -> None:
     """Take down what a killed test session left running."""
     for root in Path("/tmp").glob(f"calsweep-slurm-test-{os.getuid()}-*"):
-        if not Path("/proc", root.name.rpartition("-")[2]).exists():
+        if not Path("/proc", root.name.split("-")[4]).exists():
             _wipe(root)
 
 

@@ -122,7 +122,7 @@ WHOLE = {
     "[]": "grid.yaml: not a mapping of keys to values; see examples/smoke.yaml",
     "3": "grid.yaml: not a mapping of keys to values; see examples/smoke.yaml",
     "study: s\ngrid:\n  model: a: b\n": (
-        "grid.yaml, line 3: not valid YAML (mapping values are not allowed in this context); correct it"
+        "grid.yaml, line 3: not valid YAML (mapping values are not allowed here); correct it"
     ),
     "study: s\nstudy: t\n": "grid.yaml, line 2: not valid YAML (found duplicate key study); correct it",
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ from huggingface_hub import HfApi
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from launcher.cli import main
 from launcher.cluster import load_site
 from launcher.plan import build_plan
 from study.config import AXES, BenchmarkConfig, EvaluateConfig, GridConfig, TrackingConfig, load_grid
 from study.errors import UserError
 from study.specs import Hyperparameters, Resources, Scratch
 from tests.grids import write_grid, write_model
+from tests.sweeping import SMOKE
 
 ODD = (
     "${x}", "${study}", "${oc.env:NONE_SUCH}", "${", "${.}", "???", "", "~nobody/x", "a/b", "a b/c", "x.gguf",
@@ -131,3 +135,69 @@ def test_any_override(key: str, value: str) -> None:
             load_grid(path, [f"{key}={value}"])
         except UserError as error:
             _sentence_of(error)
+
+
+SEEDS = (
+    SMOKE.read_text(encoding="utf-8"),
+    yaml.safe_dump(_valid()),
+    "study: s\ninclude: base.yaml\ngrid: {model: [m], dataset: [cldr-instruct], seed: [0, 1]}\n"
+    "zip: [[seed, label_smoothing]]\nbudget: {gpu_hours: 3}\n"
+    "evaluate: {benchmarks: [cldr_lite], languages_per_task: 3}\n",
+)
+BASE = "grid: {label_smoothing: [0.0, 0.1]}\ntrain: &t {num_steps: 2}\ntracking: {mode: disabled}\n"
+PIECES = st.one_of(
+    st.sampled_from(
+        [*ODD, ":", ": ", "- ", "[", "]", "{", "}", "#", "&a ", "*a", "<<: *t", "!!", "|", "\t", "  ", "'"]
+    ),
+    st.sampled_from(["1e400", "9" * 400, "-1", "null", ".nan", "0b1", "2026-11-25", "\ufeff", "\x07", "🙂"]),
+    st.text(max_size=4),
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> str:
+    """A valid file with lines deleted, doubled, swapped or indented, and pieces of its text replaced."""
+    lines = draw(st.sampled_from(SEEDS)).splitlines()
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(lines) - 1))
+        match draw(st.sampled_from(["delete", "double", "swap", "indent", "cut", "put", "put", "typo"])):
+            case "delete" if len(lines) > 1:
+                del lines[at]
+            case "double":
+                lines.insert(at, lines[at])
+            case "swap":
+                other = draw(st.integers(0, len(lines) - 1))
+                lines[at], lines[other] = lines[other], lines[at]
+            case "indent":
+                lines[at] = " " * draw(st.integers(1, 4)) + lines[at]
+            case "cut":
+                lines[at] = lines[at][: draw(st.integers(0, len(lines[at])))]
+            case "typo":
+                lines[at] = lines[at].replace("e", draw(st.sampled_from(["", "3", "ee", "E"])), 1)
+            case _:
+                start, end = sorted(draw(st.tuples(*[st.integers(0, len(lines[at]))] * 2)))
+                lines[at] = lines[at][:start] + draw(PIECES) + lines[at][end:]
+    return "\n".join(lines) + draw(st.sampled_from(["\n", ""]))
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=mutated())
+def test_two_thousand_mutated_files(text: str) -> None:
+    """Each ends in a plan, or in one sentence and exit code 2."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HfApi, "repo_info", _no_hub)
+        folder = Path(name)
+        patch.chdir(folder)
+        write_model(folder / "m")
+        (folder / "base.yaml").write_text(BASE)
+        (folder / "grid.yaml").write_bytes(text.encode("utf-8", errors="surrogatepass"))
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(["sweep", "grid.yaml", "--dry-run", "cluster=local"])
+        assert code in (0, 2)
+        if code == 2:
+            assert len(err.getvalue().splitlines()) == 1, err.getvalue()
+            assert err.getvalue().startswith("calsweep: ")
+        else:
+            assert " jobs (" in out.getvalue()
+        assert {path.name for path in folder.iterdir()} == {"m", "base.yaml", "grid.yaml"}

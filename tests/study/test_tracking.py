@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import wandb
-from submitit.core.utils import UncompletedJobError
 
 import study.tracking
 from study.config import TrackingConfig
+from study.errors import Stopped
 from study.job import Job
 from study.paths import JobPaths
 from study.specs import Benchmark, EvalSpec, Hyperparameters, Source, TrainSpec
@@ -76,6 +76,7 @@ def test_a_failing_job_ends_its_run_with_1_and_the_next_attempt_has_the_same_id(
         raise KeyError("the job's own error")
     (file,) = run_files(tmp_path)
     assert read_finished_run(file).exit_code == 1
+    assert not read_finished_run(file).preempting
     with track(OFFLINE, TRAIN, folder):
         pass
     first, second = (read_finished_run(file) for file in run_files(tmp_path))
@@ -176,12 +177,10 @@ def test_a_server_that_does_not_answer_costs_one_time_limit_and_the_runs_stay_he
         assert [row["loss"] for row in found[0].history] == [1.5]
 
 
-def test_the_time_limit_is_not_taken_for_a_failure_of_wandb() -> None:
-    """submitit tells it by an exception out of a signal handler, wherever the job is at that moment."""
-
-    class Interrupted:
-        def log(self, _: object) -> None:
-            raise UncompletedJobError("timed-out")
-
-    with pytest.raises(UncompletedJobError):
-        Run(Interrupted()).log({"loss": 1.0})
+def test_a_job_that_was_told_to_stop_shows_as_preempted(tmp_path: Path) -> None:
+    with pytest.raises(Stopped), track(OFFLINE, TRAIN, JobPaths(tmp_path)):
+        raise Stopped("stopped at step 1 of 2")
+    (file,) = run_files(tmp_path)
+    found = read_finished_run(file)
+    assert found.preempting
+    assert found.exit_code == 1

@@ -1,0 +1,86 @@
+"""`sweep --pilot`: one cell of a study with few steps, a small study of its own that measures the cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from study.config import BenchmarkConfig, BudgetConfig, EvaluateConfig, Grid, GridConfig, TrackingConfig
+from study.errors import UserError
+from study.job import Job
+from study.paths import StudyPaths
+from study.plan import Plan
+from study.specs import EvalSpec
+
+NUM_STEPS = 10
+"""Metrics are written at the first step and the tenth: nine steps are measured."""
+NUM_ITEMS = 128
+
+
+def pilot_grid(grid: Grid, plan: Plan) -> Grid:
+    """The grid of a study's pilot: the first cell that its plan has, few steps, few items of one language.
+
+    It lies in `<outputs>/<study>/pilot` and runs as any other study; its jobs are other jobs, and never count
+    as the study's. Data are as the study has them, so that their lengths are measured, too.
+    """
+    first, folder = _first_cell(plan), StudyPaths(grid.study_dir).pilot
+    config = grid.config
+    axes = {axis: [first.cell[axis]] for axis in config.grid if axis in first.cell}
+    train = dict(config.train)
+    if "num_steps" in axes:
+        axes["num_steps"] = [NUM_STEPS]
+    elif first.kind == "train":
+        train["num_steps"] = NUM_STEPS
+    benchmarks = _benchmarks(grid, plan, first)
+    small: GridConfig = dataclasses.replace(
+        config,
+        study=folder.name,
+        outputs=str(folder.parent),
+        prepare={
+            name: {**section, "num_steps": NUM_STEPS}
+            for name, section in config.prepare.items()
+            if name == first.cell["model"]
+        },
+        grid=axes,
+        zip=[],
+        exclude=[],
+        train=train,
+        evaluate=_evaluate(config.evaluate, benchmarks, include_base=first.kind != "train"),
+        tracking=TrackingConfig(mode="disabled"),
+        budget=BudgetConfig(),
+    )
+    return dataclasses.replace(grid, config=small, benchmarks=tuple(benchmarks))
+
+
+def _first_cell(plan: Plan) -> Job:
+    for kind in ("train", "evaluate"):
+        for job in plan.jobs:
+            if job.kind == kind:
+                return job
+    raise UserError("has nothing to measure", where=plan.study, remedy="add a dataset or a benchmark")
+
+
+def _benchmarks(grid: Grid, plan: Plan, first: Job) -> list[BenchmarkConfig]:
+    """Each benchmark in the first language that the plan has of it."""
+    languages: dict[str, str] = {}
+    for job in plan.jobs:
+        if isinstance(job.spec, EvalSpec):
+            languages.setdefault(job.spec.benchmark.name, job.spec.language)
+            if len(languages) == len(grid.benchmarks):
+                break
+    named = {
+        config.name if config.path else config.name.partition("@")[0]: config for config in grid.benchmarks
+    }
+    return [
+        dataclasses.replace(
+            config, languages=[languages[name]], num_items=min(config.num_items or NUM_ITEMS, NUM_ITEMS)
+        )
+        for name, config in named.items()
+    ]
+
+
+def _evaluate(
+    config: EvaluateConfig, benchmarks: list[BenchmarkConfig], *, include_base: bool
+) -> EvaluateConfig:
+    sections: list[Any] = [dataclasses.asdict(benchmark) for benchmark in benchmarks]
+    return dataclasses.replace(config, benchmarks=sections, include_base=include_base)

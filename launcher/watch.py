@@ -1,0 +1,89 @@
+"""`calsweep watch`: a study as it goes on. It only looks: leaving it changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from launcher.matrix import age, counts_of, matrix, print_status, totals, trouble_lines
+from launcher.status import ACTIVE, STATES, Survey, is_held, survey
+from launcher.terminal import print_line_json
+from study.paths import StudyPaths
+from study.plan import read_plan
+
+EVERY_S = 2.0
+"""Between two looks at the jobs' own markers. SLURM is asked as often as the profile says."""
+
+
+def watch(paths: StudyPaths, study: str, console: Console, *, as_json: bool, fresh: bool) -> int:
+    """Show a study until nothing of it runs or waits in the queue; returns the exit code of `status`.
+
+    study: as its user types it.
+    """
+    plan, written = read_plan(paths), paths.plan.stat().st_mtime_ns
+    found = survey(plan, paths, fresh=fresh)
+    with _view(paths, study, console, as_json=as_json) as show:
+        show(found)
+        while is_going_on(found, paths):
+            time.sleep(EVERY_S)
+            if paths.plan.stat().st_mtime_ns != written:  # a sweep has added to it
+                plan, written = read_plan(paths), paths.plan.stat().st_mtime_ns
+            found = survey(plan, paths, before=found.look)
+            show(found)
+    if console.is_terminal and not as_json:
+        print_status(found, study, console)
+    return found.exit_code
+
+
+def is_going_on(found: Survey, paths: StudyPaths) -> bool:
+    """Whether something runs or waits, or a launcher is at work: here it starts one job after another."""
+    return any(found.counts[state] for state in ACTIVE) or is_held(paths.lock)
+
+
+Show = Callable[[Survey], None]
+
+
+@contextlib.contextmanager
+def _view(paths: StudyPaths, study: str, console: Console, *, as_json: bool) -> Iterator[Show]:
+    """The matrix, painted over and over; a line whenever the counts change where this is no terminal."""
+    if as_json or not console.is_terminal:
+        yield _line_view(console, as_json=as_json)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield lambda found: live.update(_frame(found, study, console), refresh=True)
+
+
+def _frame(found: Survey, study: str, console: Console) -> Group:
+    troubles = [Text.from_markup(line) for line in trouble_lines(found, study)]
+    blocks = max(1, found.num_benchmarks)
+    # what is taller than the terminal is cut at its end: the rows that need no look go first
+    left = console.height - len(troubles) - 6 - blocks * 6
+    when = f"SLURM as of {age(found.look.told)} ago; " if found.look.told else ""
+    hint = Text(f"{when}Ctrl-C leaves, and the jobs go on", "dim")
+    rows = matrix(found, console, max_rows=max(4, left // blocks))
+    return Group(rows, Text(), totals(found, console), *troubles, hint)
+
+
+def _line_view(console: Console, *, as_json: bool) -> Show:
+    told: dict[str, int] = {}
+
+    def show(found: Survey) -> None:
+        if found.counts == told:
+            return
+        told.update(found.counts)
+        now = time.time()
+        if as_json:
+            print_line_json(
+                {"study": found.plan.study, "time": round(now, 3), "counts": found.counts,
+                 "note": found.look.trouble}
+            )  # fmt: skip
+            return
+        words = counts_of({state: found.counts[state] for state in STATES}, console)
+        console.print(f"{time.strftime('%H:%M:%S', time.localtime(now))}  {words}", highlight=False)
+
+    return show

@@ -1,0 +1,182 @@
+"""YAML files as they lie on disk: reading them, including others, and which line a key stands on."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from study.errors import UserError
+
+MAX_VALUES = 200_000
+"""A file of aliases of aliases can stand for more values than memory holds."""
+
+
+def load_yaml(path: Path) -> DictConfig:
+    """One file as a mapping. Raises UserError, with the line where YAML tells one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        _refuse_bomb(yaml.compose(text, Loader=yaml.SafeLoader), path.name)
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise UserError(
+            f"not valid YAML ({problem_of(error)})", where=f"{path.name}{line}", remedy="correct it"
+        ) from None
+    except OSError as error:  # also what OmegaConf raises for a file that holds one number
+        if error.errno is not None:
+            raise UserError("cannot be read", where=str(path), remedy=error.strerror or "") from None
+        loaded = None
+    if not isinstance(loaded, DictConfig):
+        raise UserError("not a mapping of keys to values", where=path.name, remedy="see examples/smoke.yaml")
+    return loaded
+
+
+def load_with_includes(path: Path, above: Sequence[Path] = ()) -> tuple[DictConfig, list[Path]]:
+    """A file merged over those that it includes, and all files, itself first.
+
+    Mappings merge, lists and values replace; later files and the including one win.
+    Raises UserError for a missing file or a circle.
+    """
+    loaded = load_yaml(path)
+    where = f"{path.name}: include"
+    plain = OmegaConf.to_container(loaded)
+    assert isinstance(plain, dict)
+    named = plain.get("include", [])
+    names = [named] if isinstance(named, str) else named
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise UserError("not a file or a list of files", where=where, remedy="e.g. include: base.yaml")
+    loaded.pop("include", None)
+    files, bases = [path], []
+    for name in names:
+        found = path.parent / os.path.expanduser(name)
+        if not _is_file(found):
+            raise UserError(
+                f"no such file ('{name}')", where=where, remedy="give its path from this file's folder"
+            )
+        found = found.resolve()
+        if found in (*above, path.resolve()):
+            raise UserError(f"'{name}' includes this file again", where=where, remedy="break the circle")
+        base, below = load_with_includes(found, (*above, path.resolve()))
+        bases.append(base)
+        files += below
+    try:
+        merged = OmegaConf.merge(*bases, loaded) if bases else loaded
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise UserError(
+            f"does not fit what it includes ({problem_of(error)})", where=where, remedy="compare the two"
+        ) from None
+    assert isinstance(merged, DictConfig)
+    return merged, files
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for one, or with a zero byte
+        return False
+
+
+def merge_overrides(loaded: DictConfig, overrides: Sequence[str]) -> Any:
+    """`key=value` over a file. Raises UserError for what is not one, or does not fit."""
+    for item in overrides:
+        if not re.match(r"^[A-Za-z_][\w.\-\[\]]*=", item):
+            raise UserError(
+                f"'{item}' is not key=value", where="command line", remedy="e.g. train.num_steps=10"
+            )
+    try:
+        given = OmegaConf.from_dotlist(list(overrides))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise UserError(problem_of(error), where="command line", remedy="quote the value") from None
+    try:
+        return OmegaConf.merge(loaded, given)
+    except (OmegaConfBaseException, TypeError):
+        raise UserError(
+            "does not fit the file",
+            where="command line",
+            remedy="give a list as a whole, e.g. grid.seed=[1,2]",
+        ) from None
+
+
+def problem_of(error: Exception) -> str:
+    """What YAML or OmegaConf found, without the lines in which they say where."""
+    said = getattr(error, "problem", None) or getattr(error, "msg", None) or str(error)
+    return (str(said).splitlines() or [type(error).__name__])[0]
+
+
+def _refuse_bomb(root: yaml.Node | None, name: str) -> None:
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        key = id(node)
+        if key not in sizes:
+            sizes[key] = MAX_VALUES + 1  # for whoever meets it inside itself
+            inner = node.value if isinstance(node, yaml.CollectionNode) else []
+            flat = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+            sizes[key] = 1 + sum(size(part) for part in flat)
+        return sizes[key]
+
+    if root is not None and size(root) > MAX_VALUES:
+        raise UserError(
+            f"stands for more than {MAX_VALUES:,} values", where=name, remedy="use fewer aliases in it"
+        )
+
+
+@contextmanager
+def telling_lines(path: Path) -> Iterator[None]:
+    """Errors about keys of this YAML file, raised inside, tell the line on which the key stands."""
+    try:
+        yield
+    except UserError as error:
+        where = error.where.removeprefix(f"{path.name}: ")
+        if not where or where.startswith(("command line", f"{path.name}, line")):
+            raise
+        found = _line_of(where, path)
+        if found is None:
+            raise
+        raise UserError(error.what, where=f"{found}: {where}", remedy=error.remedy) from None
+
+
+def _line_of(key_path: str, path: Path) -> str | None:
+    """`grid.yaml, line 7` of the file, this one or an included one, in which most of the key path stands."""
+    try:
+        _, files = load_with_includes(path)
+    except UserError:
+        files = [path]
+    steps = re.findall(r"[^.\[\]]+", key_path)
+    best, told = 0, None
+    for file in files:
+        try:
+            node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except (yaml.YAMLError, ValueError, OSError, RecursionError):
+            continue
+        depth, line = _descend(node, steps)
+        if depth > best:
+            best, told = depth, f"{file.name}, line {line + 1}"
+    return told
+
+
+def _descend(node: yaml.Node | None, steps: Sequence[str]) -> tuple[int, int]:
+    """How many steps of a key path exist below a node, and the line of the last one, from 0."""
+    line = 0
+    for depth, step in enumerate(steps):
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if getattr(key, "value", None) == step]
+            if not found:
+                return depth, line
+            key, node = found[-1]
+            line = key.start_mark.line
+        elif isinstance(node, yaml.SequenceNode) and step.isdecimal() and int(step) < len(node.value):
+            node = node.value[int(step)]
+            line = node.start_mark.line
+        else:
+            return depth, line
+    return len(steps), line

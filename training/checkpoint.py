@@ -1,0 +1,226 @@
+"""Checkpoints of a training run: whole or absent, checked when read, the same one on every rank.
+
+    checkpoints/step-00000123/
+        COMPLETE          written last: step, ranks, ZeRO stage, size and SHA-256 of every other file
+        random-0000.pt    random state of a rank
+        deepspeed/        weights, optimizer and schedule, as DeepSpeed writes them
+
+A folder whose name begins with a dot is no checkpoint: one that is being written, or that is on its way out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from study.errors import JobError
+from study.files import digest, sync, write_json
+from training.zero import World
+
+logger = logging.getLogger(__name__)
+MARKER = "COMPLETE"
+PREFIX = "step-"
+TAG = "deepspeed"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on: optimizer steps done, and what `save` was given as `state`."""
+
+    step: int
+    state: Mapping[str, Any]
+
+
+def save(
+    engine: Any, checkpoints: Path, step: int, world: World, *, state: Mapping[str, Any], keep: int
+) -> None:
+    """Save the run after `step` optimizer steps; every rank must call this, between two steps.
+
+    state: JSON, given back by `load_newest`. keep: complete checkpoints that are left, this one included;
+    while it is written there is one more. When this returns the checkpoint is complete, for every rank.
+    """
+    began = time.monotonic()
+    path = _folder(checkpoints, step)
+    temporary = path.with_name(f".{path.name}.tmp")
+    if world.rank == 0:
+        _remove(temporary)  # of an attempt that was killed
+        temporary.mkdir(parents=True)
+    dist.barrier()
+    engine.save_checkpoint(str(temporary), tag=TAG)
+    torch.save(_random_state(world), temporary / _random_name(world))
+    dist.barrier()
+    files = _sums(temporary, world)
+    if world.rank == 0:
+        marker: dict[str, Any] = {
+            "step": step,
+            "world_size": world.size,
+            "zero_stage": engine.zero_optimization_stage(),
+            "state": dict(state),
+            "files": files,
+        }
+        write_json(temporary / MARKER, {**marker, "digest": digest(marker)})
+        sync(temporary)
+        if path.exists():  # a torn one was passed over, and the run has come here again
+            _remove(path)
+        temporary.rename(path)
+        sync(checkpoints)
+        _prune(checkpoints, step, keep)
+        logger.info("checkpoint at step %d, in %.1f s", step, time.monotonic() - began)
+    dist.barrier()
+
+
+def load_newest(engine: Any, checkpoints: Path, world: World) -> Resumed | None:
+    """Load the newest complete checkpoint into a fresh engine; None when there is none.
+
+    Every rank must call this, and all get the same. One that is torn is passed over with a warning.
+    Raises JobError when it was saved by another number of ranks or ZeRO stage.
+    """
+    for step in _from_rank_0(world, _steps(checkpoints) if world.rank == 0 else []):
+        path = _folder(checkpoints, step)
+        marker, problem = _from_rank_0(world, _read_marker(path, step) if world.rank == 0 else ({}, None))
+        problem = problem or _first_problem(path, marker["files"], world)
+        if problem is not None:
+            if world.rank == 0:
+                logger.warning("the checkpoint %s is torn and passed over: %s", path, problem)
+                # out of the way, or it would be counted among those to keep
+                _hide(path)
+            continue
+        saved = marker["world_size"], marker["zero_stage"]
+        if saved != (world.size, engine.zero_optimization_stage()):
+            raise JobError(
+                f"{path} was saved by {saved[0]} ranks at ZeRO stage {saved[1]}, and this run has "
+                f"{world.size} at stage {engine.zero_optimization_stage()}: run it as before, or delete "
+                f"{checkpoints} to begin again"
+            )
+        loaded, _ = engine.load_checkpoint(str(path), tag=TAG)
+        assert loaded is not None, f"{path}: DeepSpeed found nothing in a complete checkpoint"
+        _restore_random_state(path / _random_name(world), world)
+        return Resumed(step, marker["state"])
+    return None
+
+
+def _folder(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"{PREFIX}{step:08d}"
+
+
+def _steps(checkpoints: Path) -> list[int]:
+    """Steps that have a folder, newest first."""
+    names = (path.name.removeprefix(PREFIX) for path in checkpoints.glob(f"{PREFIX}*"))
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def _read_marker(path: Path, step: int) -> tuple[dict[str, Any], str | None]:
+    """The marker, and what is wrong with it."""
+    try:
+        marker = json.loads((path / MARKER).read_bytes())
+    except FileNotFoundError:
+        return {}, f"{MARKER} is missing"
+    except ValueError:
+        return {}, f"{MARKER} is not JSON"
+    if not isinstance(marker, dict) or marker.pop("digest", None) != digest(marker) or marker["step"] != step:
+        return {}, f"{MARKER} is not as it was written"
+    return marker, None
+
+
+def _sums(folder: Path, world: World) -> dict[str, dict[str, int | str]]:
+    """Size and SHA-256 of every file, synced to disk; each rank takes its share."""
+    own = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    # a rank on another node may not see at once what this one has written
+    names = sorted(set().union(*_from_all(world, own)))
+    share: dict[str, dict[str, int | str]] = {}
+    for name in names[world.rank :: world.size]:
+        sync(folder / name)
+        share[name] = {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
+    for parent in {(folder / name).parent for name in share}:
+        sync(parent)
+    shares = _from_all(world, share)
+    return {name: entry for part in shares for name, entry in part.items()}
+
+
+def _first_problem(path: Path, files: Mapping[str, Mapping[str, Any]], world: World) -> str | None:
+    """What is wrong with the files of a checkpoint, the same answer on every rank; each checks its share."""
+    own = (_problem(path, name, files[name]) for name in sorted(files)[world.rank :: world.size])
+    return next(filter(None, _from_all(world, next(filter(None, own), None))), None)
+
+
+def _problem(path: Path, name: str, entry: Mapping[str, Any]) -> str | None:
+    file = path / name
+    if not file.is_file():
+        return f"{name} is missing"
+    size = file.stat().st_size
+    if size != entry["size"]:
+        return f"{name} has {size} bytes, not {entry['size']}"
+    return None if _sha256(file) == entry["sha256"] else f"{name} is not as it was written"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _prune(checkpoints: Path, step: int, keep: int) -> None:
+    """Leave the newest `keep` checkpoints.
+
+    One that is newer than `step` was passed over as torn, or is of a run that was set back by hand.
+    """
+    steps = _steps(checkpoints)
+    kept = [other for other in steps if other <= step][:keep]
+    for path in [_folder(checkpoints, other) for other in steps if other not in kept]:
+        _remove(path)
+    for path in checkpoints.glob(f".{PREFIX}*"):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder; a kill in between leaves nothing that looks like a checkpoint."""
+    if path.exists():
+        shutil.rmtree(path if path.name.startswith(".") else _hide(path))
+
+
+def _hide(path: Path) -> Path:
+    hidden = path.with_name(f".{path.name}.old")
+    _remove(hidden)
+    return path.rename(hidden)
+
+
+def _random_name(world: World) -> str:
+    return f"random-{world.rank:04d}.pt"
+
+
+def _random_state(world: World) -> dict[str, torch.Tensor]:
+    """torch's generators: nothing here draws from NumPy's or Python's global ones."""
+    state = {"cpu": torch.get_rng_state()}
+    if world.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(world.device)
+    return state
+
+
+def _restore_random_state(file: Path, world: World) -> None:
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    torch.set_rng_state(state["cpu"])
+    if world.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], world.device)
+
+
+def _from_rank_0(world: World, value: T) -> T:
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _from_all(world: World, value: T) -> list[T]:
+    boxes: list[Any] = [None] * world.size
+    dist.all_gather_object(boxes, value)
+    return boxes

@@ -1,0 +1,22 @@
+"""Ranks agree on when to save and when to stop: a ZeRO checkpoint is collective."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from study import stopping
+from training.zero import World
+
+
+def agreed(world: World, *, due: bool) -> tuple[bool, bool]:
+    """(stop, due) after a step: True on every rank when it is on any.
+
+    A signal reaches ranks at different moments, or one of them alone, and clocks differ: a rank that went by
+    its own would wait in the save for others that are in the next step. Every rank must call this after
+    every step.
+    """
+    flags = torch.tensor([stopping.requested(), due], dtype=torch.int32, device=world.device)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    stop, save = flags.tolist()
+    return bool(stop), bool(save)
