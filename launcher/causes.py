@@ -33,8 +33,10 @@ AUTOMATIC_TRIES: Mapping[str, int] = {
     TIME_LIMIT: 2,
     KILLED: 2,
 }
-"""How often a job is started again without being asked, after this many ends by that cause and no progress.
-Absent: never. A user's error stays one however often it is run, and so does a defect."""
+"""Attempts in a row without progress, after which a job is not started again by itself.
+
+Absent: one is enough. A user's error stays one however often it is run, and so does a defect.
+"""
 
 MEMORY_FACTOR = 1.5
 LOG_TAIL_LINES = 40

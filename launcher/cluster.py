@@ -18,6 +18,7 @@ from study.config import (
 )
 from study.errors import UserError
 from study.files import read_json, write_json
+from study.gridfile import telling_lines
 from study.job import KINDS
 from study.specs import Resources
 
@@ -131,17 +132,18 @@ def read_site(path: Path) -> Site:
 
 
 def load_profile(path: Path) -> ClusterProfile:
-    """Read a cluster profile; raises UserError like `load_grid`."""
-    profile: ClusterProfile = load_checked(ClusterProfile, path)
-    if profile.executor != "slurm":
-        raise UserError(
-            f"'{profile.executor}' is unknown", where=f"{path.name}: executor", remedy="write slurm"
-        )
-    for key, least in LEAST.items():
-        value = getattr(profile, key)
-        if value is not None and not value >= least:
-            raise UserError("out of range", where=f"{path.name}: {key}", remedy=f"give {least} or more")
-    check_resources(profile.resources, path.name)
+    """Read a cluster profile; raises UserError like `load_grid`, with the line."""
+    with telling_lines(path):
+        profile: ClusterProfile = load_checked(ClusterProfile, path)
+        if profile.executor != "slurm":
+            raise UserError(
+                f"'{profile.executor}' is unknown", where=f"{path.name}: executor", remedy="write slurm"
+            )
+        for key, least in LEAST.items():
+            value = getattr(profile, key)
+            if value is not None and not value >= least:
+                raise UserError("out of range", where=f"{path.name}: {key}", remedy=f"give {least} or more")
+        check_resources(profile.resources, path.name)
     return profile
 
 

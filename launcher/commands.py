@@ -6,8 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+from launcher import ledger
 from launcher.causes import tail
 from launcher.explain import explain as explain_job
 from launcher.explain import explanation_json, print_explanation, worst
@@ -131,6 +133,7 @@ def cancel(options: argparse.Namespace) -> int:
 
     plan, paths = open_study(options.study)
     tasks, left = cancel_jobs(plan, paths, find_jobs(plan, options.jobs))
+    paths.queue.unlink(missing_ok=True)  # the next look asks anew
     if options.json:
         print_json({"cancelled": tasks, "left": left})
     elif not tasks:
@@ -147,7 +150,8 @@ def gc(options: argparse.Namespace) -> int:
     from launcher.cleaning import collect
 
     plan, paths = open_study(options.study)
-    freed = collect(plan, paths, delete=not options.dry_run)
+    with nullcontext() if options.dry_run else ledger.held(paths):
+        freed = collect(plan, paths, delete=not options.dry_run)
     total = sum(entry.num_bytes for entry in freed)
     if options.json:
         told = [
@@ -164,14 +168,17 @@ def gc(options: argparse.Namespace) -> int:
 
 def prefetch(options: argparse.Namespace) -> int:
     """Fetch what a grid takes from the hub into the caches that its jobs will read."""
-    from launcher.cluster import load_site
+    from launcher.cluster import load_site, read_site
     from launcher.plan import build_plan
     from launcher.prefetch import prefetch as fetch
 
-    path = options.study / "grid.yaml" if options.study.is_dir() else options.study
-    with telling_lines(path):
-        grid = load_grid(path)
-        plan, site = build_plan(grid), load_site(grid)
+    if options.study.is_dir():  # as it was planned, whatever the hub's branches point to today
+        plan, paths = open_study(options.study)
+        grid, site = load_grid(paths.grid), read_site(paths.site)
+    else:
+        with telling_lines(options.study):
+            grid = load_grid(options.study)
+            plan, site = build_plan(grid), load_site(grid)
     items = fetch(plan, grid, site, make_console())
     print(f"{len(items)} downloads are here" if items else "the grid takes nothing from the hub")
     return 0

@@ -69,7 +69,7 @@ def explain(status: JobStatus, found: Survey, paths: StudyPaths, study: str) -> 
     execution = read_execution(folder)
     chain = _blocked_by(status, {entry.job.job_id: entry for entry in found.statuses})
     entry = found.look.queue.entries.get(status.task) if status.task and status.state == "queued" else None
-    log, excerpt = _excerpt(job, paths)
+    log, excerpt = _excerpt(job, paths) if status.state != "done" else (None, "")
     return Explanation(
         status=status,
         reason=entry.reason if entry is not None else None,
@@ -116,9 +116,9 @@ def _excerpt(job: Job, paths: StudyPaths) -> tuple[Path | None, str]:
     # standard error first: there is what SLURM and Python say last
     errors = errors or [log for log in logs[-2:] if log.suffix == ".err"] or logs[-1:]
     log = errors[-1] if errors else None
-    if "traceback" in report:
-        return log, "\n".join(report["traceback"].rstrip().splitlines()[-TAIL_LINES:])
-    return log, tail(log, TAIL_LINES).rstrip() if log is not None else ""
+    text = report.get("traceback") or (tail(log) if log is not None else "")
+    lines = [line for line in text.rstrip().splitlines() if line.strip(" ^~")]  # carets tell nothing
+    return log, "\n".join(lines[-TAIL_LINES:])
 
 
 def _next_command(
@@ -145,6 +145,8 @@ def _next_command(
     retry = f"calsweep retry {study} {job.job_id}"
     if status.cause in (causes.USER_ERROR, causes.ERROR):
         return f"mend what the message names, then: {retry}"
+    if not status.attempts and status.cause == causes.KILLED:  # the profile's lines came to no good
+        return f"mend what its log says, in the profile perhaps, then: {sweep}"
     site = read_site(paths.site) if paths.site.is_file() else None
     if status.cause == causes.TIME_LIMIT:
         return f"raise resources.{job.kind}.time_min in the grid, then: {sweep}"

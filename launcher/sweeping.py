@@ -41,7 +41,7 @@ def sweep(options: argparse.Namespace) -> int:
         plan, site = build_plan(grid), load_site(grid)
         if options.pilot:
             grid = pilot_grid(grid, plan)
-            plan = build_plan(grid)
+            plan, site = build_plan(grid), load_site(grid)
         _check_batches(plan, site)
     paths = StudyPaths(grid.study_dir)
     console = make_console(stderr=options.json)

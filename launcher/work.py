@@ -145,6 +145,8 @@ def _weights(paths: StudyPaths, source: Source) -> tuple[str, str | None]:
         if not folder.done.is_file():
             raise JobError(f"job {source.name}, whose model this one needs, is not complete")
         return str(folder.model), None
+    if source.kind == "local" and not Path(source.name).exists():  # transformers would take it for a hub id
+        raise JobError(f"the model {source.name} is not there: put it back, or change it in the grid")
     return source.name, source.revision if source.kind == "hub" else None
 
 

@@ -22,7 +22,7 @@ from omegaconf.errors import (
 )
 
 from study.errors import UserError, nearest
-from study.gridfile import load_with_includes, load_yaml, merge_overrides, problem_of, telling_lines
+from study.gridfile import load_with_includes, load_yaml, merge_overrides, problem_of
 from study.specs import Hyperparameters, Resources
 
 MODES = ("disabled", "offline", "online")
@@ -178,9 +178,8 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
 
 
 def load_checked(schema: type[Any], path: Path) -> Any:
-    """A YAML file as the dataclass `schema`; raises UserError like `load_grid`, with the line."""
-    with telling_lines(path):
-        return _checked(schema, load_yaml(path), path.name)
+    """A YAML file as the dataclass `schema`; raises UserError like `load_grid`."""
+    return _checked(schema, load_yaml(path), path.name)
 
 
 def require_texts(values: Sequence[Any], where: str) -> None:

@@ -29,6 +29,10 @@ with (folder / "calls.jsonl").open("a") as stream:
 print(answer.get("error", ""), file=sys.stderr)
 if answer.get("code"):
     sys.exit(answer["code"])
+if name == "scancel":  # what is cancelled leaves the queue, and here nothing else is in it
+    answers = json.loads((folder / "answers.json").read_text())
+    answers.pop("squeue", None)
+    (folder / "answers.json").write_text(json.dumps(answers))
 if name == "sbatch":
     number = 100 + sum('"sbatch"' in line for line in (folder / "calls.jsonl").open())
     if number > answer.get("limit", 10**9):

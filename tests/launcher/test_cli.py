@@ -121,8 +121,8 @@ def test_complete_is_counted_from_markers_and_not_by_subtraction(
         (["status", "."], "is not a study (no plan.json); give <outputs>/<study>"),
         (["logs", "grid.yaml", "x"], "is not a study (no plan.json); give <outputs>/<study>"),
         (["status", "none"], "none: no such study; "),
-        *(([name], f"calsweep {name}: is not built yet; status, logs and cancel are") for name in LATER),
-        (["doctor", "grid.yaml"], "calsweep doctor: is not built yet; status, logs and cancel are"),
+        *(([name], f"calsweep {name}: is not built yet; status, explain and retry are") for name in LATER),
+        (["doctor", "grid.yaml"], "calsweep doctor: is not built yet; status, explain and retry are"),
     ],
     ids=str,
 )  # fmt: skip
@@ -221,11 +221,12 @@ def test_submit_then_status_logs_cancel(
     assert code_of("cancel", study, "--json") == 0
     cancelled = json.loads(capsys.readouterr().out)["cancelled"]
     assert cancelled == sorted(set(told["submitted"].values()))
-    assert [call["arguments"] for call in fake.calls("scancel")] == [cancelled]
+    # in one call, arrays as a whole, and the job that goes on is told first
+    assert [call["arguments"] for call in fake.calls("scancel")][-1] == ["101", "102", "103", "104"]
 
     folder_of_job = StudyPaths(Path(study)).job(jobs[0])
     fake.answer()
-    write_json(folder_of_job.failed, {"error": "JobError", "message": "no memory", "logs": []})
+    write_json(folder_of_job.failed, {"cause": "user error", "message": "no memory", "logs": []})
     folder_of_job.logs.mkdir()
     (folder_of_job.logs / "0001.err").write_text("\n".join(f"line {i}" for i in range(50)))
     assert code_of("status", study) == 1

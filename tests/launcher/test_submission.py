@@ -426,7 +426,7 @@ def test_wrong_profiles(tmp_path: Path, line: str, sentence: str) -> None:
     (tmp_path / "site.yaml").write_text(line + "\n")
     with pytest.raises(UserError) as caught:
         load_profile(tmp_path / "site.yaml")
-    assert str(caught.value) == f"site.yaml: {sentence}"
+    assert str(caught.value) == f"site.yaml, line 1: {sentence}"
 
 
 def test_a_profile_that_is_not_there(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from study.paths import StudyPaths
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.grids import write_model
 from tests.slurm import drills
-from tests.slurm.drills import eventually, tries
+from tests.slurm.drills import tries
 from tests.slurm.payload import payload_checkout, run_calsweep
 from tests.slurm.test_sweep import wait_for_empty_queue
 from tests.sweeping import ROOT, run, sweep_command
@@ -44,12 +44,12 @@ tracking: {{mode: disabled}}
 """
 PROFILE = """
 partition: main
-max_mem_gib: 1
-env: {OMP_NUM_THREADS: "1"}
+max_mem_gib: {max_mem_gib}
+env: {{GLOO_SOCKET_IFNAME: lo, OMP_NUM_THREADS: "1"}}
 resources:
-  train: {mem_gib: 0.6, time_min: 15}
-  evaluate: {mem_gib: 0.6, time_min: 15}
-  analyse: {mem_gib: 0.6, time_min: 15}
+  train: {{mem_gib: 0.6, time_min: 15}}
+  evaluate: {{mem_gib: 0.6, time_min: 15}}
+  analyse: {{mem_gib: 0.6, time_min: 15}}
 """
 # how a training fails follows from its label smoothing
 FAILING = '''
@@ -83,34 +83,36 @@ def hold(gib):
     time.sleep(5)
     assert held
 '''
-FROZEN = '''
-"""Trains nothing: it says which code it is, and the first attempt waits to be requeued."""
+# what the other rank says of it is gloo's own word
+GREEDY_RANK = '''
+"""Trains nothing; the second rank wants more memory than it has, and the first misses it."""
 import os
 import time
+
+import torch
+import torch.distributed as dist
 
 from study.files import append_line, write_json
 
 
 def train(job, folder, *, model_path, resources, tracking):
-    append_line(folder.root / "runs", "as submitted")
-    while os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
-        time.sleep(0.1)
-    write_json(folder.done, {})
-'''
-FROZEN_SHARD = '''
-"""Scores nothing, and says which code it is."""
-from study.files import append_line, write_json
-
-
-def evaluate(jobs, *, model_path, revision, batch_tokens, tracking, on_progress=None):
-    for job, folder in jobs:
-        append_line(folder.root / "runs", "as submitted")
+    rank = int(os.environ["SLURM_PROCID"])
+    store = f"file://{folder.root}/store-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    if rank == 0:
+        append_line(folder.root / "runs", os.environ["SLURM_MEM_PER_NODE"])
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    dist.barrier()
+    if rank == 1:
+        held = b"x" * int(0.8 * 2**30)
+        time.sleep(5)
+    dist.all_reduce(torch.ones(1))
+    dist.destroy_process_group()
+    if rank == 0:
         write_json(folder.done, {})
-    return []
 '''
 
 
-def write_inputs(folder: Path, *, study: str, models: str, smoothing: str) -> Path:
+def write_inputs(folder: Path, *, study: str, models: str, smoothing: str, max_mem_gib: int = 4) -> Path:
     folder.mkdir(exist_ok=True)
     rows = [{"instruction": f"{i}?", "output": f"{i * i}"} for i in range(40)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -118,7 +120,7 @@ def write_inputs(folder: Path, *, study: str, models: str, smoothing: str) -> Pa
     item = {"sample_id": "1", "subject": "sums", "question": "1 + 1?", "answer": "B"}
     item |= {f"option_{name}": str(i + 1) for i, name in enumerate("abcd")}
     (folder / "items" / "en.jsonl").write_text(json.dumps(item) + "\n")
-    (folder / "site.yaml").write_text(PROFILE)
+    (folder / "site.yaml").write_text(PROFILE.format(max_mem_gib=max_mem_gib))
     (folder / "grid.yaml").write_text(GRID.format(study=study, models=models, smoothing=smoothing))
     return folder
 
@@ -154,7 +156,8 @@ def failures(slurm_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFacto
     """Five trainings, of which four fail, each in its own way; no other command is given."""
     folder = tmp_path_factory.mktemp("failures")
     checkout = payload_checkout(folder / "checkout", train=FAILING)
-    write_inputs(folder, study="failures", models="m", smoothing="0.0, 0.1, 0.2, 0.3, 0.4")
+    smoothing = "0.0, 0.1, 0.2, 0.3, 0.4"
+    write_inputs(folder, study="failures", models="m", smoothing=smoothing, max_mem_gib=1)
     write_model(folder / "m")
     done = run_calsweep(checkout, "sweep", "grid.yaml", "--yes", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -221,11 +224,28 @@ def test_remedies_need_no_new_submission(failures: StudyPaths) -> None:
     assert {job_id: times[job_id] for job_id in jobs} == dict.fromkeys(jobs, 1)
 
 
+def test_a_rank_that_is_missed_died_of_something(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
+    """The rank that could still speak knew of nothing but a closed connection."""
+    checkout = payload_checkout(tmp_path / "checkout", train=GREEDY_RANK)
+    write_inputs(tmp_path, study="ranks", models="m", smoothing="0.0")
+    write_model(tmp_path / "m")
+    more = ("resources.train.nodes=2", "resources.train.mem_gib=0.8")
+    done = run_calsweep(checkout, "sweep", "grid.yaml", "--yes", *more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    wait_for_empty_queue(slurm_cluster)
+    paths = StudyPaths(tmp_path / "outputs" / "ranks")
+    (training,) = trainings(paths).values()
+    assert "Connection closed by peer" in (next(paths.job(training).logs.glob("*.err"))).read_text()
+    assert execution(paths, training)["changes"] == ["out of host memory: mem_gib 0.8 -> 2"]
+    assert runs(paths, training) == ["820", "2048"]
+    assert outcome(paths, training) == (True, None)
+
+
 # ----------------------------------------------------------------- a failure that a person mends
 def calsweep(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "launcher.cli", *arguments],
-        cwd=cwd, env=None, capture_output=True, text=True, timeout=60,
+        cwd=cwd, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
 
@@ -254,7 +274,10 @@ def test_retry_runs_what_failed_and_nothing_else(slurm_cluster: SlurmCluster, tm
     }
     told = calsweep("explain", str(study), of_model["away"], "--json", cwd=ROOT)
     assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout)["cause"] == causes.USER_ERROR
+    explained = json.loads(told.stdout)
+    assert explained["cause"] == causes.USER_ERROR
+    assert f"{folder / 'away'} is not there" in explained["message"]
+    assert "calsweep retry" in explained["next"]
     assert len(tries(paths, of_model["away"])) == 1, "a user's error is not tried again"
 
     before = {path: path.stat().st_mtime_ns for path in study.glob("jobs/*/DONE")}
@@ -268,39 +291,3 @@ def test_retry_runs_what_failed_and_nothing_else(slurm_cluster: SlurmCluster, tm
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert calsweep("status", str(study), cwd=ROOT).returncode == 0
     assert all(paths.job(job.job_id).done.exists() for job in drills.planned(paths))
-
-
-# ------------------------------------------------------------------------------------ frozen code
-def test_edits_do_not_reach_what_was_submitted(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
-    checkout = payload_checkout(tmp_path / "checkout", train=FROZEN, shard=FROZEN_SHARD)
-    write_inputs(tmp_path, study="frozen", models="m", smoothing="0.0")
-    write_model(tmp_path / "m")
-    paths = StudyPaths(tmp_path / "outputs" / "frozen")
-    dry = run_calsweep(checkout, "sweep", "grid.yaml", "--dry-run", "--json", cwd=tmp_path)
-    assert not paths.root.exists()
-    with nothing_starts(slurm_cluster):
-        done = run_calsweep(checkout, "sweep", "grid.yaml", "--yes", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        submitted = [path.read_bytes() for path in sorted(paths.submissions.glob("*/submission.sh"))]
-        assert [call["text"].encode() for call in json.loads(dry.stdout)["sbatch"]] == submitted
-        assert len(submitted) == 3
-        for name in ("training/train.py", "evaluation/shard.py"):
-            text = (checkout / name).read_text()
-            (checkout / name).write_text(text.replace("as submitted", "edited"))
-    (training,) = trainings(paths).values()
-    marked = paths.job(training).root / "runs"
-    eventually(marked.is_file, "the training runs", limit_s=30)
-    slurm_cluster.run("scontrol", "requeue", tries(paths, training)[-1].task)
-    wait_for_empty_queue(slurm_cluster)
-
-    evaluation = evaluation_of(paths, training)
-    assert runs(paths, training) == ["as submitted"] * 2  # queued, and requeued
-    assert runs(paths, evaluation) == ["as submitted"]
-    (code,) = paths.code.iterdir()
-    told = [
-        json.loads(paths.job(job_id).env.read_text())["code"]["code"] for job_id in (training, evaluation)
-    ]
-    assert told == [code.name] * 2
-    # a job submitted now would run the new code: the hash is that of the content
-    other = run_calsweep(checkout, "sweep", "grid.yaml", "grid.seed=[7]", "--dry-run", "--json", cwd=tmp_path)
-    assert code.name not in json.loads(other.stdout)["sbatch"][0]["text"]

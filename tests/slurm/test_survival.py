@@ -34,7 +34,7 @@ from training.checkpoint import MARKER
 
 pytestmark = pytest.mark.timeout(600)  # the first test does all the work
 
-NUM_STEPS = 160
+NUM_STEPS = 240
 ENOUGH_STEPS = 25  # so that a training that began anew would show
 NUM_ITEMS = 1000  # four parts: there is a middle
 CURVE = ("step", "loss", "grad_norm", "learning_rate")
@@ -150,10 +150,11 @@ def drilled(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     for output in outputs:
         output.mkdir()
     try:
+        calls = submit_without_a_controller(cluster, folder, outputs[0])
         done = run(sweep_command(outputs[0], grid=folder / "one.yaml"), cwd=folder)
         assert done.returncode == 0, done.stderr
-        calls = submit_without_a_controller(cluster, folder, outputs[0])
         struck = strike(cluster, disturbed, FIRST)
+        cluster.testbed("restart-ctld")  # while jobs run, wait to be requeued, and are missed
         with ThreadPoolExecutor(2) as meanwhile:
             left_alone = [meanwhile.submit(run_alone, folder, outputs[1], name) for name in alone]
             struck |= strike(cluster, disturbed, SECOND)
