@@ -43,7 +43,7 @@ LOG_TAIL_LINES = 40
 _PATTERNS = (
     (
         HOST_MEMORY,
-        re.compile(r"exceeded (job|step) memory limit|oom[-_ ]kill|out of memory handler", re.I),
+        re.compile(r"exceeded (job |step )?memory limit|oom[-_ ]kill|out of memory handler", re.I),
     ),
     (GPU_MEMORY, re.compile(r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError", re.I)),
     (NODE_FAILURE, re.compile(r"DUE TO NODE FAILURE", re.I)),

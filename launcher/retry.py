@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,16 +12,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from launcher import ledger
+from launcher.advance import with_arrays
 from launcher.cluster import read_site
 from launcher.status import ACTIVE, JobStatus, Survey, survey
 from launcher.sweeping import find_step, run_here, submit
 from launcher.tasks import missing_tasks
 from launcher.terminal import print_json
+from study.errors import UserError
 from study.job import KINDS
 from study.paths import StudyPaths
 from study.plan import Plan
 
 AGAIN = ("failed", "blocked", "stale")
+ENDING_TRIES, ENDING_POLL_S = 20, 2.0
+"""A task that has failed is in the queue for a moment more."""
 
 
 def retry(
@@ -34,10 +39,11 @@ def retry(
     site = read_site(paths.site)
     with ledger.held(paths) as lock:
         found = survey(plan, paths, fresh=True)
-        if found.look.trouble is not None and site.profile is not None:
-            # not knowing is not an empty queue: this asks again, patiently, and says what is wrong
-            find_step(plan, paths, site, lock, chosen=())
-            found = survey(plan, paths, fresh=True)
+        if site.profile is not None:
+            if found.look.trouble is not None:
+                # not knowing is not an empty queue: this asks again, patiently, and says what is wrong
+                find_step(plan, paths, site, lock, chosen=())
+            found = _settled(found, paths)
         chosen = choose(found, named)
         _print_choice(found, chosen, named, console)
         if not chosen:
@@ -60,6 +66,28 @@ def retry(
             console.print(f"[red]{jobs} not run again[/]: {escape(why)}", highlight=False, soft_wrap=True)
         code = submit(step, plan, paths, site, lock, options, console)
         return code or int(bool(refused))
+
+
+def _settled(found: Survey, paths: StudyPaths) -> Survey:
+    """The study when no failed job is ending any more: till then it cannot be submitted again."""
+    for _ in range(ENDING_TRIES):
+        tasks = ledger.task_of(with_arrays(ledger.read(paths.ledger), found.look.queue))
+        entries = found.look.queue.entries
+        ending = [
+            status.job.name
+            for status in found.statuses
+            if status.state in AGAIN
+            and (task := tasks.get(status.job.job_id)) in entries
+            and task is not None
+            and entries[task].alive == "running"
+        ]
+        if not ending and found.look.trouble is None:
+            return found
+        time.sleep(ENDING_POLL_S)
+        found = survey(found.plan, paths, fresh=True)
+    if found.look.trouble is not None:
+        raise UserError(found.look.trouble, where="cluster", remedy="try again when it does")
+    raise UserError("SLURM is still ending it", where=ending[0], remedy="try again in a minute")
 
 
 def choose(found: Survey, named: Iterable[str]) -> set[str]:

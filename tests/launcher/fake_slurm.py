@@ -38,6 +38,10 @@ if name == "sbatch":
     if number > answer.get("limit", 10**9):
         sys.exit(answer["refusal"])
     print(f"Submitted batch job {{{{number}}}}")
+elif "--format=%E" in sys.argv:
+    print(answer.get("dependency", "(null)"))
+elif "after_scancel" in answer and '"scancel"' in (folder / "calls.jsonl").read_text():
+    print(answer["after_scancel"], end="")
 else:
     print(answer.get("out", ""), end="")
 """
@@ -53,7 +57,8 @@ class FakeSlurm:
         """What each program answers from now on: out, code, error.
 
         For sbatch also: limit, the last id that it gives, and refusal, what it says then; locks, a file that
-        may be locked while it runs.
+        may be locked while it runs. For squeue also: dependency, of every task, and after_scancel, the queue
+        then.
         """
         (self.folder / "answers.json").write_text(json.dumps(answers))
 

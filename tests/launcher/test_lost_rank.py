@@ -39,7 +39,11 @@ def test_the_rank_that_failed_is_believed_whoever_speaks_first(tmp_path: Path, f
 @pytest.mark.parametrize(
     ("said", "cause"),
     [
-        ("slurmstepd: error: Step 7.0 exceeded memory limit (900 > 820), being killed", causes.HOST_MEMORY),
+        ("slurmstepd: error: Exceeded job memory limit", causes.HOST_MEMORY),
+        (
+            "slurmstepd-n1: error: StepId=7.0 exceeded memory limit (900 > 820), being killed",
+            causes.HOST_MEMORY,
+        ),
         ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 ***", causes.KILLED),
         ("", causes.KILLED),
     ],

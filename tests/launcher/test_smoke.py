@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from study.paths import StudyPaths
+from study.plan import read_plan
 from study.records import read_predictions
 from tests.sweeping import ROOT, status, sweep, sweep_command
 from tests.wandb_reader import read_finished_run, run_files
@@ -26,7 +27,7 @@ def study(smoke_outputs: Path) -> StudyPaths:
 
 
 def test_every_job_is_done_and_its_records_are_whole(study: StudyPaths) -> None:
-    jobs = json.loads(study.plan.read_text())["jobs"]
+    jobs = [job.to_dict() for job in read_plan(study).jobs]
     assert [job["kind"] for job in jobs] == ["prepare", "train", *["evaluate"] * 4, "analyse"]
     for job in jobs:
         folder = study.job(job["job_id"])
@@ -43,7 +44,7 @@ def test_every_job_is_done_and_its_records_are_whole(study: StudyPaths) -> None:
 
 def test_wandb_runs_of_every_kind_read_back(study: StudyPaths) -> None:
     groups: dict[str, set[str]] = {}
-    for job in json.loads(study.plan.read_text())["jobs"]:
+    for job in [job.to_dict() for job in read_plan(study).jobs]:
         if job["kind"] == "analyse":
             continue
         (file,) = run_files(study.job(job["job_id"]).root)

@@ -2,135 +2,429 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from launcher import ledger
-from launcher.status import STATES, job_statuses, print_status, status_json
-from study.files import locked, write_json
+from launcher import attempts
+from launcher.status import STATES, failures, status_json, survey
+from study.errors import UserError
+from study.files import locked, read_json, write_json
 from study.paths import StudyPaths
 from study.plan import Plan
 from tests.grids import plan_of, write_model
-from tests.launcher.fake_slurm import FakeSlurm, install
+from tests.launcher.fake_slurm import FakeSlurm, queue_of
+from tests.launcher.studies import (
+    GRID,
+    begin,
+    done,
+    end,
+    fail,
+    make_old,
+    put_on_path,
+    soon,
+    states,
+    status_of,
+    submit,
+    swept,
+    without_slurm,
+)
 
-GRID = """
-study: s
-grid: {model: [m], dataset: [cldr-instruct], label_smoothing: [0.0, 0.1]}
-evaluate: {include_base: false, benchmarks: [{name: cldr_lite, languages: [en]}]}
-"""
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    return put_on_path(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     """train 0, train 1, evaluate 0, evaluate 1, analyse."""
-    write_model(tmp_path / "m")
-    return plan_of(tmp_path, GRID)
+    return swept(tmp_path)[0]
 
 
 @pytest.fixture
 def paths(tmp_path: Path) -> StudyPaths:
-    return StudyPaths(tmp_path / "s")
+    return StudyPaths(tmp_path / "outputs" / "s")
 
 
-def states(plan: Plan, paths: StudyPaths) -> list[str]:
-    return [status.state for status in job_statuses(plan, paths)]
+@pytest.fixture
+def ids(plan: Plan) -> list[str]:
+    return [job.job_id for job in plan.jobs]
 
 
-def fail(paths: StudyPaths, job_id: str, message: str = "out of memory") -> None:
-    write_json(paths.job(job_id).failed, {"error": "JobError", "message": message, "logs": []})
+@pytest.fixture
+def placed(paths: StudyPaths, ids: list[str]) -> list[str]:
+    """All jobs submitted: 7_0 to 7_4, in plan order."""
+    submit(paths, "7", [[job_id] for job_id in ids])
+    return ids
 
 
-def printed(plan: Plan, paths: StudyPaths) -> str:
-    console = Console(file=io.StringIO(), width=200)
-    print_status(plan, job_statuses(plan, paths), console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-def test_a_study_that_was_never_run(plan: Plan, paths: StudyPaths) -> None:
-    assert states(plan, paths) == ["missing"] * 5
+def test_a_study_that_was_never_run(tmp_path: Path) -> None:
+    write_model(tmp_path / "m")
+    paths = StudyPaths(tmp_path / "s")
+    assert states(plan_of(tmp_path, GRID), paths) == ["missing"] * 5
     assert not paths.root.exists()  # asking leaves no trace
 
 
-def test_done(plan: Plan, paths: StudyPaths) -> None:
-    for job in plan.jobs:
-        write_json(paths.job(job.job_id).done, {})
-    fail(paths, plan.jobs[0].job_id)  # a second attempt of a finished job: it is finished
+def test_done(plan: Plan, paths: StudyPaths, ids: list[str]) -> None:
+    fail(paths, ids[0])  # a second attempt of a finished job: it is finished
+    for job_id in ids:
+        done(paths, job_id)
     assert states(plan, paths) == ["done"] * 5
 
 
 def test_failed_tells_why_and_blocks_what_needs_it_but_not_the_analysis(
-    plan: Plan, paths: StudyPaths
+    plan: Plan, paths: StudyPaths, ids: list[str]
 ) -> None:
-    first, second = (job.job_id for job in plan.jobs[:2])
-    fail(paths, first, "CUDA [Errno 2] [/scratch/x]")
-    write_json(paths.job(second).done, {})
+    fail(paths, ids[0], "CUDA [Errno 2] [/scratch/x]", "error")
+    done(paths, ids[1])
     assert states(plan, paths) == ["failed", "done", "blocked", "missing", "missing"]
-    status = job_statuses(plan, paths)[0]
-    assert status.message == "CUDA [Errno 2] [/scratch/x]"
-    # brackets are rich's markup: they must neither vanish nor raise
-    assert f"failed train {status.job.name} ({first}): CUDA [Errno 2] [/scratch/x]" in printed(plan, paths)
+    found = survey(plan, paths)
+    status = found.statuses[0]
+    assert (status.message, status.cause) == ("CUDA [Errno 2] [/scratch/x]", "error")
+    assert found.exit_code == 1
 
 
-def test_a_held_lock_is_a_running_job(plan: Plan, paths: StudyPaths) -> None:
-    first = paths.job(plan.jobs[0].job_id)
-    fail(paths, plan.jobs[0].job_id)  # of the attempt before
+def test_what_needs_a_blocked_job_is_blocked(tmp_path: Path) -> None:
+    grid = GRID.replace("grid: {model: [m]", "prepare: {t: {dataset: cldr-pretrain}}\ngrid: {model: [t]")
+    plan, paths, _ = swept(tmp_path, grid)
+    fail(paths, plan.jobs[0].job_id)
+    assert states(plan, paths) == ["failed", *["blocked"] * 4, "missing"]
+
+
+def test_a_held_lock_is_a_running_job(plan: Plan, paths: StudyPaths, ids: list[str]) -> None:
+    fail(paths, ids[0])  # of the attempt before
+    first = paths.job(ids[0])
     with locked(first.lock):
         assert states(plan, paths) == ["running", "missing", "missing", "missing", "missing"]
     assert states(plan, paths)[0] == "failed"  # a lock file that nobody holds means nothing
 
 
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    return install(tmp_path / "bin")
+def test_who_looks_is_not_taken_for_a_running_job(plan: Plan, paths: StudyPaths, ids: list[str]) -> None:
+    """Two who look at once hold the lock for a moment each: a shared one."""
+    import fcntl
+
+    paths.job(ids[0]).root.mkdir(parents=True)
+    with paths.job(ids[0]).lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert states(plan, paths)[0] == "missing"
 
 
-def test_the_queue(plan: Plan, paths: StudyPaths, fake: FakeSlurm) -> None:
-    ids = [job.job_id for job in plan.jobs]
-    tasks = {f"7_{i}": [job_id] for i, job_id in enumerate(ids)}
-    ledger.write_ids(paths.ledger, 1, "train", "slurm", tasks)
-    fake.answer(squeue={"out": "7_0 RUNNING\n7_1 PENDING\n7_2 PENDING\n7_3 CANCELLED\n7_4 TIMEOUT\n"})
-    write_json(paths.job(ids[2]).done, {})
-    fail(paths, ids[0])  # of an attempt before this one
-    found = job_statuses(plan, paths)
-    assert [status.state for status in found] == ["running", "queued", "done", "missing", "missing"]
-    assert [status.task for status in found[:2]] == ["7_0", "7_1"]
-    assert found[3].task is None
+def test_the_queue(plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm) -> None:
+    fail(paths, placed[0])  # of an attempt before this one
+    done(paths, placed[2])
+    queue = ("7_0 RUNNING", "7_1 PENDING", "7_2 PENDING", "7_3 COMPLETING", "7_4 PENDING", "99 RUNNING")
+    fake.answer(squeue=queue_of(*queue))
+    found = survey(plan, paths)
+    assert [status.state for status in found.statuses] == ["running", "queued", "done", "running", "queued"]
+    assert [status.task for status in found.statuses] == ["7_0", "7_1", None, "7_3", "7_4"]
+    assert found.exit_code == 0
 
 
-def test_local_submissions_are_not_asked_of_a_cluster(plan: Plan, paths: StudyPaths, fake: FakeSlurm) -> None:
-    ledger.write_ids(paths.ledger, 1, "train", "local", {"4711": [plan.jobs[0].job_id]})
+def test_an_array_whose_id_was_never_noted(
+    plan: Plan, paths: StudyPaths, ids: list[str], fake: FakeSlurm
+) -> None:
+    entry = submit(paths, None, [[ids[0]], [ids[1]]])
+    fake.answer(squeue=queue_of(f"9_0 RUNNING calsweep:{entry.token}", f"9_1 PENDING calsweep:{entry.token}"))
+    assert states(plan, paths)[:2] == ["running", "queued"]
+    assert states(plan, paths)[:2] == ["running", "queued"]  # from the cache, too
+    assert len(fake.calls("squeue")) == 1
+
+
+def test_taken_out_of_the_queue_is_missing_and_no_failure(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    begin(paths, placed[0], "7_0")  # it ran, and died of the cancelling without a word
+    begin(paths, placed[1], "7_1")
+    end(paths, placed[1], "7_1", "terminated")
+    fake.answer(squeue=queue_of(*(f"7_{i} CANCELLED" for i in range(5))))
+    found = survey(plan, paths)
+    assert [status.state for status in found.statuses] == ["missing"] * 5
+    assert [status.cause for status in found.statuses[:3]] == ["cancelled"] * 2 + [None]
+    assert found.statuses[2].message == "taken out of the queue before it began"
+    assert found.exit_code == 0
+
+
+def test_what_slurm_drops_because_its_need_failed_is_blocked(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    fail(paths, placed[0])
+    fail(paths, placed[1])
+    out = "7_2|PENDING|DependencyNeverSatisfied|(null)\n7_3|CANCELLED|Dependency|(null)\n"
+    fake.answer(squeue={"out": out})
+    assert states(plan, paths)[2:4] == ["blocked", "blocked"]
+
+
+@pytest.mark.parametrize(
+    ("word", "state", "cause"),
+    [
+        ("NODE_FAIL", "failed", "node failure"),
+        ("OUT_OF_MEMORY", "failed", "out of host memory"),
+        ("TIMEOUT", "failed", "time limit"),
+        ("FAILED", "failed", "killed"),
+        ("CANCELLED", "missing", "cancelled"),
+    ],
+)
+@pytest.mark.parametrize("source", ["squeue", "sacct"])
+def test_an_end_without_a_word_is_told_by_slurm(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm, word: str, state: str, cause: str,
+    source: str,
+) -> None:  # fmt: skip
+    begin(paths, placed[0], "7_0")
+    told = {"squeue": queue_of(f"7_0 {word}"), "sacct": {"out": f"7_0|{word}\n7_1|PENDING\n"}}
+    fake.answer(**{source: told[source]})
+    first = survey(plan, paths).statuses[0]
+    assert (first.state, first.cause, first.attempts) == (state, cause, 1)
+
+
+def test_what_squeue_told_once_is_remembered(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    """It forgets after five minutes, and there may be no accounting."""
+    begin(paths, placed[0], "7_0")
+    fake.answer(squeue=queue_of("7_0 NODE_FAIL"))
+    survey(plan, paths)
+    fake.answer(sacct={"code": 1, "error": "Slurm accounting storage is disabled"})
+    assert survey(plan, paths, fresh=True).statuses[0].cause == "node failure"
+
+
+def test_what_nobody_tells_of_is_stale(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    begin(paths, placed[0], "7_0")
+    fake.answer(sacct={"code": 1, "error": "Slurm accounting storage is disabled"})
+    found = survey(plan, paths)
+    assert [status.state for status in found.statuses] == ["stale", *["missing"] * 4]
+    assert found.exit_code == 0
+    assert found.statuses[0].message == "began and vanished: nobody says how it ended"
+
+
+def test_a_task_that_died_before_its_job_could_begin_failed(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    """A set-up line of the profile, or its Python: nothing of ours has run."""
+    fake.answer(squeue=queue_of("7_0 FAILED"))
+    first = survey(plan, paths).statuses[0]
+    assert (first.state, first.cause, first.attempts) == ("failed", "killed", 0)
+    assert first.message == "its task 7_0 ended before the job could begin (SLURM says FAILED)"
+
+
+def test_what_accounting_calls_running_after_squeue_has_dropped_it_is_not_known(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    begin(paths, placed[0], "7_0")
+    fake.answer(sacct={"out": "7_0|RUNNING\n"})
+    assert states(plan, paths)[0] == "stale"
+
+
+def test_an_analysis_older_than_an_evaluation_is_stale(plan: Plan, paths: StudyPaths, ids: list[str]) -> None:
+    for job_id in ids:
+        done(paths, job_id)
+    assert states(plan, paths)[-1] == "done"
+    later = paths.job(ids[-1]).done.stat().st_mtime + 1
+    os.utime(paths.job(ids[2]).done, (later, later))
+    assert states(plan, paths) == ["done"] * 4 + ["stale"]
+
+
+def test_slurm_is_asked_once_in_a_while(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    begin(paths, placed[0], "7_0")  # sacct is asked for it
+    for _ in range(3):
+        survey(plan, paths)
+    assert (len(fake.calls("squeue")), len(fake.calls("sacct"))) == (1, 1)
+    assert fake.calls("squeue")[0]["arguments"] == [
+        "--noheader", "--array", "--states=all", "--me", "--format=%i|%T|%r|%k",
+    ]  # fmt: skip
+    make_old(paths, 31)
+    survey(plan, paths)
+    assert (len(fake.calls("squeue")), len(fake.calls("sacct"))) == (2, 2)
+    survey(plan, paths, fresh=True)
+    assert (len(fake.calls("squeue")), len(fake.calls("sacct"))) == (3, 3)
+
+
+def test_a_clock_that_was_put_back_does_not_stop_the_asking(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    survey(plan, paths)
+    make_old(paths, -3600)
+    survey(plan, paths)
+    assert len(fake.calls("squeue")) == 2
+
+
+def test_what_is_submitted_after_the_answer_is_queued(
+    plan: Plan, paths: StudyPaths, ids: list[str], fake: FakeSlurm
+) -> None:
+    submit(paths, "7", [[ids[0]]])
+    fake.answer(squeue=queue_of("7_0 RUNNING"))
+    survey(plan, paths)
+    submit(paths, "8", [[ids[1]]])
+    fail(paths, ids[1])  # of an attempt before
+    assert states(plan, paths) == ["running", "queued", "missing", "missing", "missing"]
+    begin(paths, ids[1], "8_0")
+    assert states(plan, paths)[1] == "running"
+    assert len(fake.calls("squeue")) == 1
+
+
+def test_what_a_job_tells_after_the_answer_counts(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    begin(paths, placed[0], "7_0")
+    fake.answer(squeue=queue_of("7_0 RUNNING", "7_1 PENDING"))
+    assert states(plan, paths)[:2] == ["running", "queued"]
+    soon()
+    begin(paths, placed[1], "7_1")
+    fail(paths, placed[0], cause="user error")
+    end(paths, placed[0], "7_0", "failed", "user error")
+    assert states(plan, paths)[:3] == ["failed", "running", "blocked"]
+    assert len(fake.calls("squeue")) == 1
+
+
+def test_a_failure_that_is_tried_again_by_itself_is_left_to_the_queue(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    begin(paths, placed[0], "7_0")
+    fake.answer(squeue=queue_of("7_0 RUNNING"))
+    survey(plan, paths)
+    soon()
+    fail(paths, placed[0], cause="out of host memory")
+    end(paths, placed[0], "7_0", "failed", "out of host memory")
+    assert states(plan, paths)[0] == "running"  # until SLURM says that it left, or is queued once more
+
+
+def test_when_slurm_does_not_answer_the_last_answer_and_the_markers_remain(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    fake.answer(squeue=queue_of("7_0 RUNNING", *(f"7_{i} PENDING" for i in range(1, 5))))
+    survey(plan, paths)
+    done(paths, placed[0])
+    fake.answer(squeue={"code": 1, "error": "slurm_load_jobs error: Unable to contact slurm controller"})
+    make_old(paths)
+    found = survey(plan, paths)
+    assert [status.state for status in found.statuses] == ["done", *["queued"] * 4]
+    assert found.look.trouble is not None
+    assert found.look.trouble.startswith("SLURM does not answer: squeue failed (")
+    calls = len(fake.calls("squeue"))
+    make_old(paths, 31)  # it is asked less often the longer it does not answer
+    survey(plan, paths)
+    assert len(fake.calls("squeue")) == calls
+    make_old(paths, 31)
+    survey(plan, paths)
+    assert len(fake.calls("squeue")) == calls + 1
+    fake.answer()
+    assert survey(plan, paths, fresh=True).look.trouble is None
+
+
+def test_a_squeue_that_refuses_is_a_sentence(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    fake.answer(squeue={"code": 1, "error": "squeue: error: Invalid user"})
+    with pytest.raises(UserError, match="Invalid user"):
+        survey(plan, paths)
+
+
+def test_without_slurm_the_jobs_tell_what_they_know(
+    plan: Plan, paths: StudyPaths, placed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_slurm(tmp_path, monkeypatch)
+    begin(paths, placed[0], "7_0")
+    fail(paths, placed[1])
+    end_of = "7_1"
+    begin(paths, placed[1], end_of)
+    end(paths, placed[1], end_of, "failed", "user error")
+    found = survey(plan, paths)
+    assert [status.state for status in found.statuses] == ["running", "failed", *["queued"] * 3]
+    assert found.look.trouble == "SLURM is not on the PATH here"
+
+
+def test_local_submissions_are_not_asked_of_a_cluster(
+    plan: Plan, paths: StudyPaths, ids: list[str], fake: FakeSlurm
+) -> None:
+    submit(paths, "4711", [[ids[0]]], cluster="local")
     assert states(plan, paths)[0] == "missing"
+    begin(paths, ids[0], "4711")
+    assert states(plan, paths)[0] == "stale"
+    with locked(paths.job(ids[0]).lock):
+        assert states(plan, paths)[0] == "running"
     assert not fake.calls("squeue")
+    assert not fake.calls("sacct")
 
 
-def test_as_json(plan: Plan, paths: StudyPaths) -> None:
-    fail(paths, plan.jobs[0].job_id)
-    told = json.loads(json.dumps(status_json(plan, job_statuses(plan, paths))))
+def test_a_study_of_somebody_else_can_be_read(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    fake.answer(squeue=queue_of("7_0 RUNNING"))
+    monkeypatch.setattr("launcher.queue_cache.write_json", refuse)
+    assert states(plan, paths)[0] == "running"
+
+
+def test_the_kept_answer_of_another_version_is_none(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
+) -> None:
+    fake.answer(squeue=queue_of("7_0 RUNNING"))
+    write_json(paths.queue, {"queue": {}, "something": "else"})
+    assert states(plan, paths)[0] == "running"
+    assert read_json(paths.queue)["number"] == 1
+
+
+def test_as_json(plan: Plan, paths: StudyPaths, ids: list[str], fake: FakeSlurm) -> None:
+    submit(paths, "7", [[job_id] for job_id in ids])
+    fake.answer(squeue=queue_of("7_1 RUNNING"))
+    begin(paths, ids[0], "7_0")
+    fail(paths, ids[0], "out of memory", "out of host memory")
+    begin(paths, ids[1], "7_1")
+    write_json(paths.job(ids[1]).progress, {"done": 3, "total": 8, "unit": "steps"})
+    told = json.loads(json.dumps(status_json(survey(plan, paths))))
     assert told["study"] == "s"
     assert told["counts"] == {
-        "done": 0, "running": 0, "queued": 0, "failed": 1, "blocked": 1, "missing": 3,
+        "done": 0, "running": 1, "queued": 0, "failed": 1, "blocked": 1, "missing": 2, "stale": 0,
     }  # fmt: skip
     assert list(told["counts"]) == list(STATES)
     assert told["jobs"][0] == {
-        "job_id": plan.jobs[0].job_id,
+        "job_id": ids[0],
         "kind": "train",
         "name": plan.jobs[0].name,
         "cell": dict(plan.jobs[0].cell),
         "state": "failed",
         "task": None,
         "message": "out of memory",
+        "cause": "out of host memory",
+        "attempts": 1,
+        "progress": None,
     }
+    running = told["jobs"][1]
+    assert (running["task"], running["progress"]) == ("7_1", {"done": 3, "total": 8, "unit": "steps"})
 
 
-def test_the_table_counts_languages_by_model(plan: Plan, paths: StudyPaths) -> None:
-    text = printed(plan, paths)
-    assert f"{plan.jobs[0].cell_name} · cldr_lite" in text
-    assert "1 missing" in text
-    assert "5 missing  of 5 jobs" in text
+def test_attempts_of_what_is_done_are_counted_when_asked_for(
+    plan: Plan, paths: StudyPaths, ids: list[str]
+) -> None:
+    for task in ("7_0", "8_0"):
+        begin(paths, ids[0], task)
+        end(paths, ids[0], task, "done")
+    done(paths, ids[0])
+    assert survey(plan, paths).statuses[0].attempts is None  # not zero: nobody looked
+    assert survey(plan, paths, all_attempts=True).statuses[0].attempts == 2
+    assert len(attempts.read(paths.job(ids[0]))) == 2
+
+
+def test_the_same_trouble_is_told_once_and_an_analysis_has_none_of_its_own(
+    plan: Plan, paths: StudyPaths, ids: list[str]
+) -> None:
+    for job_id in ids[:2]:
+        fail(paths, job_id, "no such file")
+    fail(paths, ids[-1], "2 of 2 evaluations are missing")
+    found = survey(plan, paths)
+    assert [(key[2], len(struck)) for key, struck in failures(found.statuses).items()] == [
+        ("no such file", 2)
+    ]
+    for job_id in ids[:2]:
+        paths.job(job_id).failed.unlink()
+    found = survey(plan, paths)
+    assert [key[2] for key in failures(found.statuses)] == ["2 of 2 evaluations are missing"]
+    assert status_of(found, ids[-1]).state == "failed"

@@ -61,9 +61,11 @@ def requeue(cluster: SlurmCluster, task: str) -> None:
 
 
 def preempt(cluster: SlurmCluster, task: str) -> None:
-    """Its node is wanted for a job of a partition that goes first."""
+    """Its node is wanted for a job that goes first. It stands still until SLURM has said so."""
+    os.kill(rank_pids(cluster, task)[0], signal.SIGSTOP)
     command = ("sbatch", "--partition=high", f"--nodelist={_batch_node(cluster, task)}", "--exclusive")
     cluster.run(*command, "--output=/dev/null", "--wrap=true")
+    warned(cluster, task)
 
 
 def shorten(cluster: SlurmCluster, task: str) -> None:

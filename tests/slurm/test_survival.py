@@ -101,10 +101,10 @@ FIRST = (
     Accident("requeued evaluation", "one", "en", drills.requeue),
     Accident("killed evaluation", "one", "sw", partial(drills.kill_rank, 0)),
     Accident("requeue", "one", "0.0", drills.requeue),
-    Accident("preemption", "one", "0.1", drills.preempt),
     Accident("less time", "one", "0.2", drills.shorten),
     Accident("a rank", "two", "0.1", partial(drills.kill_rank, 1)),
     Accident("node", "two", "0.0", drills.crash_node),
+    Accident("preemption", "one", "0.1", drills.preempt),  # last: it takes some seconds
 )
 SECOND = (
     Accident("time limit", "one", "0.2", drills.warned),

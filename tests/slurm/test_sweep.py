@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from launcher import ledger
 from study.paths import StudyPaths
 from tests.sweeping import ROOT, status, sweep
 
@@ -53,7 +54,7 @@ def outputs(slurm_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactor
     done = sweep(folder, PROFILE, ARRAYS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - begin < 15
-    assert "calsweep status" in done.stdout
+    assert "calsweep watch" in done.stdout
 
     # everything is in the queue at once, and a second launcher adds nothing
     found = status(folder / "smoke")
@@ -79,7 +80,8 @@ def test_training_ran_on_two_nodes(study: StudyPaths, slurm_cluster: SlurmCluste
     (train,) = [job for job in json.loads(study.plan.read_text())["jobs"] if job["kind"] == "train"]
     env = json.loads(study.job(train["job_id"]).env.read_text())
     assert env["slurm"]["SLURM_JOB_NUM_NODES"] == "2"
-    logs = sorted(study.submissions.glob(f"*/{env['slurm']['SLURM_JOB_ID']}/*_log.out"))
+    task = env["attempt"].rpartition(".")[0]
+    logs = sorted(study.submissions.glob(f"*/{task}_*_log.out"))
     assert len(logs) == 2  # one rank each
     if slurm_cluster.accounting:
         nodes = slurm_cluster.run(
@@ -89,8 +91,7 @@ def test_training_ran_on_two_nodes(study: StudyPaths, slurm_cluster: SlurmCluste
 
 
 def test_evaluations_are_arrays_behind_their_model(study: StudyPaths) -> None:
-    lines = [json.loads(line) for line in study.ledger.read_text().splitlines()]
-    arrays = [line["tasks"] for line in lines if line["kind"] == "evaluate" and "tasks" in line]
+    arrays = [entry.tasks for entry in ledger.read(study.ledger) if entry.kind == "evaluate"]
     assert [sorted(task.split("_")[1] for task in tasks) for tasks in arrays] == [["0", "1"], ["0", "1"]]
 
 

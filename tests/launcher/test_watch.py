@@ -1,0 +1,167 @@
+"""`watch`: lines where there is no terminal, an end when nothing is going on, and nothing is ever touched."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from launcher import watch as watching
+from launcher.status import survey
+from launcher.watch import is_going_on, watch
+from study.files import locked
+from study.paths import StudyPaths
+from tests.launcher.fake_slurm import FakeSlurm, queue_of
+from tests.launcher.studies import PROFILE, done, fail, put_on_path, submit, swept
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    monkeypatch.setattr(watching, "EVERY_S", 0.05)
+    return put_on_path(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def quick(tmp_path: Path, fake: FakeSlurm) -> tuple[StudyPaths, list[str]]:
+    """A study in the queue, at a site that may be asked all the time."""
+    plan, paths, _ = swept(tmp_path, profile=PROFILE.replace("30\n", "0\n", 1))
+    ids = [job.job_id for job in plan.jobs]
+    submit(paths, "7", [[job_id] for job_id in ids])
+    fake.answer(squeue=queue_of(*(f"7_{i} PENDING" for i in range(5))))
+    return paths, ids
+
+
+def watched(paths: StudyPaths, *, as_json: bool = False) -> tuple[int, list[str]]:
+    console = Console(file=io.StringIO(), width=110)
+    code = watch(paths, "out/s", console, as_json=as_json, fresh=False)
+    assert isinstance(console.file, io.StringIO)
+    return code, console.file.getvalue().splitlines()
+
+
+@pytest.fixture
+def later(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm) -> Iterator[None]:
+    """While somebody watches: a job begins, fails; all leave the queue."""
+    paths, ids = quick
+
+    def go_on() -> None:
+        time.sleep(0.5)
+        fake.answer(squeue=queue_of("7_0 RUNNING", *(f"7_{i} PENDING" for i in range(1, 5))))
+        time.sleep(0.5)
+        fail(paths, ids[0])
+        for job_id in (ids[1], ids[3]):
+            done(paths, job_id)
+        fake.answer(squeue=queue_of("7_0 FAILED"))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_a_line_for_each_change_and_the_exit_code_of_status(
+    quick: tuple[StudyPaths, list[str]], later: None
+) -> None:
+    code, told = watched(quick[0])
+    assert code == 1
+    assert [line.split("  ", 1)[1] for line in (told[0], told[1], told[-1])] == [
+        "○ 5 queued",
+        "▶ 1 running  ○ 4 queued",
+        "● 2 done  ✗ 1 failed  ⊘ 1 blocked  · 1 missing",
+    ]
+    assert len({*told}) == len(told)
+
+
+def test_as_json_each_change_is_a_line(
+    quick: tuple[StudyPaths, list[str]], later: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told = watched(quick[0], as_json=True)
+    assert (code, told) == (1, [])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0]["counts"]["queued"] == 5
+    assert lines[1]["counts"] == {**lines[0]["counts"], "queued": 4, "running": 1}
+    assert lines[-1]["counts"]["failed"] == 1
+    assert all(before["time"] <= after["time"] for before, after in itertools.pairwise(lines))
+
+
+def test_slurm_is_not_asked_at_each_look(tmp_path: Path, fake: FakeSlurm) -> None:
+    plan, paths, _ = swept(tmp_path)
+    submit(paths, "7", [[job.job_id] for job in plan.jobs])
+    fake.answer(squeue=queue_of(*(f"7_{i} PENDING" for i in range(5))))
+
+    def finish() -> None:
+        time.sleep(0.5)  # ten looks
+        for job in plan.jobs:
+            done(paths, job.job_id)
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    code, told = watched(paths)
+    thread.join()
+    assert (code, told[-1].split("  ", 1)[1]) == (0, "● 5 done")
+    assert len(fake.calls("squeue")) == 1
+
+
+def test_nothing_going_on_ends_at_once(tmp_path: Path, fake: FakeSlurm) -> None:
+    _, paths, _ = swept(tmp_path, profile=None)
+    code, told = watched(paths)
+    assert (code, len(told)) == (0, 1)
+
+
+def test_a_launcher_at_work_is_waited_for(tmp_path: Path, fake: FakeSlurm) -> None:
+    """On this machine nothing runs for the moment between two jobs."""
+    plan, paths, _ = swept(tmp_path, profile=None)
+    with locked(paths.lock):
+        assert is_going_on(survey(plan, paths), paths)
+    assert not is_going_on(survey(plan, paths), paths)
+
+
+def test_on_a_terminal_it_paints_and_ctrl_c_leaves_at_once(
+    quick: tuple[StudyPaths, list[str]], fake: FakeSlurm
+) -> None:
+    paths, _ = quick
+    before = sorted(path.name for path in paths.root.rglob("*"))
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launcher.cli", "watch", str(paths.root)],
+        cwd=ROOT, stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    os.close(follower)
+    seen = b""
+    end = time.monotonic() + 60
+    while b"Ctrl-C leaves" not in seen and time.monotonic() < end:
+        if select.select([leader], [], [], 0.2)[0]:
+            seen += os.read(leader, 65536)
+    assert "5 queued" in seen.decode()
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    assert process.wait(timeout=30) == 130
+    assert time.monotonic() - asked < 5
+    while select.select([leader], [], [], 0.2)[0]:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not chunk:
+            break
+        seen += chunk
+    os.close(leader)
+    assert b"\x1b[?25h" in seen  # the cursor is back
+    assert b"Traceback" not in seen
+    assert sorted(path.name for path in paths.root.rglob("*")) == sorted([*before, "queue.json"])
+    assert not fake.calls("scancel")
