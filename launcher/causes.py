@@ -39,6 +39,8 @@ Absent: one is enough. A user's error stays one however often it is run, and so 
 """
 
 MEMORY_FACTOR = 1.5
+ATTEMPT_BEGINS = "calsweep: attempt "
+"""The first line of each attempt on standard error; its name follows."""
 LOG_TAIL_LINES = 40
 _PATTERNS = (
     (
@@ -85,7 +87,8 @@ def of_silence(state: str | None, logs: Sequence[Path]) -> str:
     """
     if state in _STATES:
         return _STATES[state]
-    text = "\n".join(tail(log) for log in logs)
+    # logs are appended to: what an earlier attempt died of stands above this one's first line
+    text = "\n".join(tail(log).rpartition(ATTEMPT_BEGINS)[2] for log in logs)
     for cause, pattern in _PATTERNS:
         if pattern.search(text):
             return cause

@@ -59,6 +59,7 @@ def run_job(study_dir: str, *job_ids: str) -> None:
     stopping.listen()
     paths = StudyPaths(Path(study_dir))
     rank, task, attempt = place()
+    print(f"{causes.ATTEMPT_BEGINS}{attempt}", file=sys.stderr, flush=True)
     with contextlib.ExitStack() as stack:
         if rank == 0:
             for job_id in job_ids:
