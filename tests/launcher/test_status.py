@@ -173,7 +173,10 @@ def test_an_end_without_a_word_is_told_by_slurm(
     source: str,
 ) -> None:  # fmt: skip
     begin(paths, placed[0], "7_0")
-    told = {"squeue": queue_of(f"7_0 {word}"), "sacct": {"out": f"7_0|{word}\n7_1|PENDING\n"}}
+    told: dict[str, dict[str, object]] = {
+        "squeue": queue_of(f"7_0 {word}"),
+        "sacct": {"out": f"7_0|{word}\n7_1|PENDING\n"},
+    }
     fake.answer(**{source: told[source]})
     first = survey(plan, paths).statuses[0]
     assert (first.state, first.cause, first.attempts) == (state, cause, 1)
