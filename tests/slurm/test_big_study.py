@@ -60,8 +60,12 @@ def count_calls(folder: Path, log: Path) -> None:
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
 
+@pytest.mark.timeout(600)
 def test_a_big_study_drains(
-    limited_cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limited_cluster: SlurmCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     checkout = payload_checkout(tmp_path / "checkout")
     for name, attribute in (("prox", "in_mmlu_prox"), ("global", "in_global_mmlu")):
@@ -93,7 +97,7 @@ def test_a_big_study_drains(
     shards = [job["job_id"] for job in jobs if job["kind"] == "evaluate"]
     assert len(shards) == NUM_MODELS * 71 == 2556
     (analysis,) = [job["job_id"] for job in jobs if job["kind"] == "analyse"]
-    end = time.monotonic() + 280
+    end = time.monotonic() + 500
     while not paths.job(analysis).done.is_file():
         queue = limited_cluster.run(own_squeue, "--noheader", "--format=%i %j %T %r")
         assert queue, "the queue is empty, and the study is not done"
@@ -104,7 +108,8 @@ def test_a_big_study_drains(
     assert Counter((paths.job(job_id).root / "runs").read_text() for job_id in shards) == {"run\n": 2556}
     calls = Counter(line for line in log.read_text().splitlines())
     told = ", ".join(f"{count} {call.split()[0]}" for call, count in sorted(calls.items()))
-    print(f"\n2,556 shards drained in {took:.0f} s with {told} calls")
+    with capsys.disabled():
+        print(f"\n2,556 shards drained in {took:.0f} s with {told} calls")
     assert not [call for call in calls if not call.endswith(" 0")], calls  # nothing was ever rejected
     # an array is cut by the room in the queue alone: some waves of one array and the job that goes on
     assert calls["sbatch 0"] <= 60
