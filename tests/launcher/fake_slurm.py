@@ -29,7 +29,7 @@ with (folder / "calls.jsonl").open("a") as stream:
 print(answer.get("error", ""), file=sys.stderr)
 if answer.get("code"):
     sys.exit(answer["code"])
-if name == "scancel":  # what is cancelled leaves the queue, and here nothing else is in it
+if name == "scancel" and not answer.get("in_vain"):  # what is cancelled leaves the queue: here, everything
     answers = json.loads((folder / "answers.json").read_text())
     answers.pop("squeue", None)
     (folder / "answers.json").write_text(json.dumps(answers))
