@@ -11,22 +11,24 @@ import logging
 import math
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher import causes
+from launcher import causes, scheduler
 from launcher.causes import Execution
 from launcher.cluster import Site, read_site
 from launcher.diagnosis import write_down
 from launcher.execution import decide, read_execution, write_execution
 from launcher.work import STOPPED, TERMINATED, place
+from study.errors import UserError
 from study.files import read_json, write_json
 from study.job import Job, job_from
 from study.paths import StudyPaths
 
 logger = logging.getLogger("calsweep")
+PATIENCE = 6
+"""How often SLURM is asked, each time with the usual back-off, before the task is left: some minutes."""
 
 
 def main(study_dir: str, number: str, code: str) -> None:
@@ -86,16 +88,23 @@ def _requeue(
     _scontrol("requeuehold", task)  # held, or it would start before it has the memory
     try:
         _scontrol("update", f"JobId={task}", f"MinMemoryNode={math.ceil(needs * 1024)}")
-    except subprocess.CalledProcessError:
+    except UserError:
         # never again into the same lack: the job that goes on submits it anew
         logger.warning("SLURM gives task %s no more memory where it is; it is submitted anew later", task)
-        subprocess.run(["scancel", task], check=True, timeout=60)
+        scheduler.cancel([task])
         return
     _scontrol("release", task)
 
 
 def _scontrol(*arguments: str) -> None:
-    subprocess.run(["scontrol", *arguments], check=True, timeout=60)
+    """Raises UserError when SLURM refuses, or does not answer for minutes: nobody asks again for this job."""
+    for patience in reversed(range(PATIENCE)):
+        try:
+            scheduler.ask(["scontrol", *arguments])
+            return
+        except scheduler.SchedulerBusyError:
+            if not patience:
+                raise
 
 
 if __name__ == "__main__":

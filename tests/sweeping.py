@@ -28,7 +28,7 @@ def run(command: Sequence[str], *, cwd: Path = ROOT) -> subprocess.CompletedProc
 
 def status(study_dir: Path) -> dict[str, Any]:
     """What `calsweep status --json` says."""
-    done = run([sys.executable, "-m", "launcher.cli", "status", str(study_dir), "--json"])
+    done = run([sys.executable, "-m", "launcher.cli", "status", str(study_dir), "--json", "--fresh"])
     assert done.returncode in (0, 1), done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
