@@ -21,8 +21,8 @@ from study.errors import RecordError, UserError
 from study.files import read_json
 from study.languages import LANGUAGES
 from study.paths import StudyPaths
+from study.plan import PLAN_VERSION
 
-PLAN_VERSION = 2
 BUCKETS = ("high", "mid", "low", "other")
 """Resource buckets from rich to poor; `other` holds languages that are not in the project's table."""
 
@@ -210,21 +210,19 @@ def load_study(study_dir: Path) -> Study:
         )
     try:
         plan = read_json(paths.plan)
-        version = plan["schema_version"]
+        known = plan["schema_version"] == PLAN_VERSION
         jobs = [
             {"job_id": job["job_id"], **plan["models"][job["model"]], "spec": plan["shards"][job["shard"]]}
-            for job in plan["jobs"]
+            for job in (plan["jobs"] if known else ())
             if job["kind"] == "evaluate"
         ]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
             f"is not a plan ({error!r})", where=str(paths.plan), remedy="sweep the grid again"
         ) from None
-    if version != PLAN_VERSION:
+    if not known:
         raise UserError(
-            f"has schema version {version!r}, this program reads {PLAN_VERSION}",
-            where=str(paths.plan),
-            remedy="use the version of calsweep that wrote it",
+            "is not a plan of this version of calsweep", where=str(paths.plan), remedy="sweep the grid again"
         )
     if not jobs:
         raise UserError(

@@ -36,7 +36,7 @@ from study.specs import TrainSpec, accumulation_steps
 
 def sweep(options: argparse.Namespace) -> int:
     """Submit what is missing of a grid, and only that; on this machine, run it and print the tables."""
-    with telling_lines(options.grid):
+    with telling_lines(options.grid, options.overrides):
         grid = load_grid(options.grid, options.overrides)
         plan, site = build_plan(grid), load_site(grid)
         if options.pilot:

@@ -92,7 +92,8 @@ class BudgetConfig:
         for name in ("gpu_hours", "disk_gib"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                raise UserError("out of range", where=name, remedy="give 0 or more")
+                # it is checked as a part of the grid, where nobody puts the section before the key
+                raise UserError("out of range", where=f"budget.{name}", remedy="give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -156,15 +157,9 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
         raise UserError(
             "no such file", where=str(path), remedy="give the path of a grid, e.g. examples/demo.yaml"
         )
-    try:
-        loaded, files = load_with_includes(path)
-        config: GridConfig = _checked(GridConfig, merge_overrides(loaded, overrides), path.name)
-        _check_grid(config, path.name)
-    except UserError as error:
-        key = error.where.removeprefix(f"{path.name}: ")
-        if any(item.partition("=")[0] == key for item in overrides):
-            raise UserError(error.what, where=f"command line: {key}", remedy=error.remedy) from None
-        raise
+    loaded, files = load_with_includes(path)
+    config: GridConfig = _checked(GridConfig, merge_overrides(loaded, overrides), path.name)
+    _check_grid(config, path.name)
     benchmarks = tuple(
         checked_section(
             BenchmarkConfig,
@@ -282,9 +277,11 @@ def _check_grid(config: GridConfig, where: str) -> None:
                 "an axis must not be empty", where=place, remedy="give a value or remove the axis"
             )
         values = [checked_value(axis, value, f"{where}: grid") for value in values]
-        doubled = [v for i, v in enumerate(values) if v in values[:i]]
-        if doubled:
-            raise UserError(f"{doubled[0]!r} occurs twice", where=place, remedy="remove one")
+        seen: set[Any] = set()
+        for value in values:
+            if value in seen:
+                raise UserError(f"{value!r} occurs twice", where=place, remedy="remove one")
+            seen.add(value)
     for key, value in config.train.items():
         if key not in TRAINING_AXES:
             raise UserError(
@@ -306,11 +303,17 @@ def _check_grid(config: GridConfig, where: str) -> None:
 
 def checked_value(key: str, value: Any, where: str) -> Any:
     """One value of an axis or a constant, of the type it will be used with: "0.1" is 0.1."""
-    if key not in ("model", "dataset"):
-        return getattr(checked_section(Hyperparameters, {key: value}, where), key)
-    if not isinstance(value, str) or not value:
-        raise UserError(f"{value!r} is not a name", where=f"{where}.{key}", remedy="give an id or a path")
-    return value
+    if key in ("model", "dataset"):
+        if not isinstance(value, str) or not value:
+            raise UserError(f"{value!r} is not a name", where=f"{where}.{key}", remedy="give an id or a path")
+        return value
+    if type(value) in (int, float) and type(value) is type(getattr(Hyperparameters, key)):
+        # nothing to convert; asking OmegaConf would take seconds for an axis of thousands of seeds
+        try:
+            return getattr(Hyperparameters(**{key: value}), key)
+        except UserError as error:
+            raise UserError(error.what, where=f"{where}.{error.where}", remedy=error.remedy) from None
+    return getattr(checked_section(Hyperparameters, {key: value}, where), key)
 
 
 def check_resources(resources: dict[str, Any], where: str) -> None:

@@ -24,7 +24,8 @@ def load_yaml(path: Path) -> DictConfig:
     try:
         text = path.read_text(encoding="utf-8")
         _refuse_bomb(yaml.compose(text, Loader=yaml.SafeLoader), path.name)
-        loaded = OmegaConf.load(path)
+        # its own limit is 10,000, and one axis may hold as many seeds
+        loaded = OmegaConf.load(path, max_yaml_expanded_nodes=MAX_VALUES)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
@@ -41,7 +42,7 @@ def load_yaml(path: Path) -> DictConfig:
 
 
 def load_with_includes(path: Path, above: Sequence[Path] = ()) -> tuple[DictConfig, list[Path]]:
-    """A file merged over those that it includes, and all files, itself first.
+    """A file merged over those that it includes, and all files, those that win first.
 
     Mappings merge, lists and values replace; later files and the including one win.
     Raises UserError for a missing file or a circle.
@@ -65,9 +66,10 @@ def load_with_includes(path: Path, above: Sequence[Path] = ()) -> tuple[DictConf
         found = found.resolve()
         if found in (*above, path.resolve()):
             raise UserError(f"'{name}' includes this file again", where=where, remedy="break the circle")
-        base, below = load_with_includes(found, (*above, path.resolve()))
+        with telling_lines(found):
+            base, below = load_with_includes(found, (*above, path.resolve()))
         bases.append(base)
-        files += below
+        files[1:1] = below
     try:
         merged = OmegaConf.merge(*bases, loaded) if bases else loaded
     except (OmegaConfBaseException, TypeError, ValueError) as error:
@@ -108,6 +110,8 @@ def merge_overrides(loaded: DictConfig, overrides: Sequence[str]) -> Any:
 
 def problem_of(error: Exception) -> str:
     """What YAML or OmegaConf found, without the lines in which they say where."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     said = getattr(error, "problem", None) or getattr(error, "msg", None) or str(error)
     return (str(said).splitlines() or [type(error).__name__])[0]
 
@@ -131,52 +135,76 @@ def _refuse_bomb(root: yaml.Node | None, name: str) -> None:
 
 
 @contextmanager
-def telling_lines(path: Path) -> Iterator[None]:
-    """Errors about keys of this YAML file, raised inside, tell the line on which the key stands."""
+def telling_lines(path: Path, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Errors about keys, raised inside, tell where the value was written.
+
+    That is the line of this YAML file or of one that it includes, or the command line.
+    """
     try:
         yield
     except UserError as error:
-        where = error.where.removeprefix(f"{path.name}: ")
-        if not where or where.startswith(("command line", f"{path.name}, line")):
+        key = error.where.removeprefix(f"{path.name}: ")
+        is_key = key != error.where or not re.search(r": |, line |^command line$", key)
+        if not is_key or key in ("", path.name, str(path)):
             raise
-        found = _line_of(where, path)
-        if found is None:
+        place = _place_of(key, path, overrides)
+        if place is None:
             raise
-        raise UserError(error.what, where=f"{found}: {where}", remedy=error.remedy) from None
+        raise UserError(error.what, where=f"{place}: {key}", remedy=error.remedy) from None
 
 
-def _line_of(key_path: str, path: Path) -> str | None:
-    """`grid.yaml, line 7` of the file, this one or an included one, in which most of the key path stands."""
+def _place_of(key_path: str, path: Path, overrides: Sequence[str]) -> str | None:
+    """`grid.yaml, line 7` of the file in which most of the key path stands, or `command line`."""
+    steps = re.findall(r"[^.\[\]]+", key_path)
+    try:
+        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError):  # the error is about this
+        return None
+    for step in steps:
+        if not isinstance(given, dict):
+            return "command line"  # lists and values replace what a file says
+        if step not in given:
+            return _line_of(steps, path)
+        given = given[step]
+    if not isinstance(given, dict):
+        return "command line"
+    return _line_of(steps, path) or "command line"
+
+
+def _line_of(steps: Sequence[str], path: Path) -> str | None:
     try:
         _, files = load_with_includes(path)
     except UserError:
         files = [path]
-    steps = re.findall(r"[^.\[\]]+", key_path)
     best, told = 0, None
     for file in files:
         try:
             node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         except (yaml.YAMLError, ValueError, OSError, RecursionError):
             continue
-        depth, line = _descend(node, steps)
+        depth, line, in_list = _descend(node, steps)
         if depth > best:
             best, told = depth, f"{file.name}, line {line + 1}"
+        if in_list:  # it replaces what the other files say
+            break
     return told
 
 
-def _descend(node: yaml.Node | None, steps: Sequence[str]) -> tuple[int, int]:
-    """How many steps of a key path exist below a node, and the line of the last one, from 0."""
-    line = 0
+def _descend(node: yaml.Node | None, steps: Sequence[str]) -> tuple[int, int, bool]:
+    """How many steps of a key path exist below a node, the line of the last one, from 0, and whether
+    they enter a list.
+    """
+    line, in_list = 0, False
     for depth, step in enumerate(steps):
         if isinstance(node, yaml.MappingNode):
             found = [(key, value) for key, value in node.value if getattr(key, "value", None) == step]
             if not found:
-                return depth, line
+                return depth, line, in_list
             key, node = found[-1]
             line = key.start_mark.line
         elif isinstance(node, yaml.SequenceNode) and step.isdecimal() and int(step) < len(node.value):
-            node = node.value[int(step)]
+            node, in_list = node.value[int(step)], True
             line = node.start_mark.line
         else:
-            return depth, line
-    return len(steps), line
+            return depth, line, in_list or isinstance(node, yaml.SequenceNode)
+    return len(steps), line, in_list

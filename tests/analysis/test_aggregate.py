@@ -327,9 +327,12 @@ def test_not_a_study(tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     for content, reason in [
         ("{", "is not a plan"),
-        ('{"schema_version": 1}', "is not a plan"),
+        ('{"schema_version": 2}', r"is not a plan \(KeyError"),
         ("[]", "is not a plan"),
-        (json.dumps({"schema_version": 1, "jobs": []}), "schema version 1"),
+        (
+            json.dumps({"schema_version": 1, "jobs": [{"job_id": "0" * 16, "kind": "evaluate"}]}),
+            "is not a plan of this version of calsweep; sweep the grid again$",
+        ),
         (json.dumps({"schema_version": 2, "study": "s", "jobs": []}), "no evaluation"),
     ]:
         plan.write_text(content)

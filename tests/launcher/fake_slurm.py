@@ -29,10 +29,6 @@ with (folder / "calls.jsonl").open("a") as stream:
 print(answer.get("error", ""), file=sys.stderr)
 if answer.get("code"):
     sys.exit(answer["code"])
-if name == "scancel" and not answer.get("in_vain"):  # what is cancelled leaves the queue: here, everything
-    answers = json.loads((folder / "answers.json").read_text())
-    answers.pop("squeue", None)
-    (folder / "answers.json").write_text(json.dumps(answers))
 if name == "sbatch":
     number = 100 + sum('"sbatch"' in line for line in (folder / "calls.jsonl").open())
     if number > answer.get("limit", 10**9):
@@ -40,8 +36,6 @@ if name == "sbatch":
     print(f"Submitted batch job {{{{number}}}}")
 elif "--format=%E" in sys.argv:
     print(answer.get("dependency", "(null)"))
-elif "after_scancel" in answer and '"scancel"' in (folder / "calls.jsonl").read_text():
-    print(answer["after_scancel"], end="")
 else:
     print(answer.get("out", ""), end="")
 """
@@ -58,7 +52,7 @@ class FakeSlurm:
 
         For sbatch also: limit, the last id that it gives, and refusal, what it says then; locks, a file that
         may be locked while it runs. For squeue also: dependency, of every task, and after_scancel, the queue
-        then.
+        then, else empty. For scancel also: in_vain, when nothing ends.
         """
         (self.folder / "answers.json").write_text(json.dumps(answers))
 

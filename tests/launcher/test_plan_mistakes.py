@@ -7,12 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster import load_site
-from launcher.plan import build_plan
-from study.config import load_grid
-from study.errors import UserError
-from study.gridfile import telling_lines
-from tests.grids import plan_of, write_grid
+from tests.grids import plan_of
 from tests.launcher.plans import BASE_ALONE, GRID, mistake
 
 
@@ -191,7 +186,7 @@ def test_a_circle_over_two_files(folder: Path) -> None:
     (folder / "other.yaml").write_text("include: grid.yaml\n")
     text = GRID.replace("study: golden", "study: golden\ninclude: other.yaml")
     assert mistake(folder, text) == (
-        "other.yaml: include: 'grid.yaml' includes this file again; break the circle"
+        "other.yaml, line 1: include: 'grid.yaml' includes this file again; break the circle"
     )
 
 
@@ -221,62 +216,3 @@ def test_a_file_that_stands_for_more_than_it_holds(folder: Path) -> None:
     assert mistake(folder, "a: &a [*a]\n" + GRID) == (
         "grid.yaml: stands for more than 200,000 values; use fewer aliases in it"
     )
-
-
-LINES = """\
-study: s
-grid:
-  model: [m]
-  dataset: [cldr-instruct]
-  seed: [1, -2]
-train:
-  num_steps: 3
-evaluate:
-  benchmarks:
-    - {name: cldr_lite, languages: [en]}
-    - name: cldr_lite
-      languages: [sw, xx]
-"""
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "sentence"),
-    [
-        ("", "", "grid.yaml, line 5: grid.seed: out of range; give 0 or more, below 2^63"),
-        ("-2", "2", "grid.yaml, line 12: evaluate.benchmarks[1].languages: "),
-        (
-            "-2]\ntrain:\n  num_steps",
-            "2]\ntrain:\n  num_stepz",
-            "grid.yaml, line 7: train.num_stepz: unknown key; did you mean 'num_steps'?",
-        ),
-        (
-            "grid:\n  model: [m]\n  dataset: [cldr-instruct]\n  seed: [1, -2]",
-            "include: base.yaml\ngrid:\n  model: [m]\n  dataset: [cldr-instruct]\n  seed: [1, 2]",
-            "base.yaml, line 2: train.template: 'none' is unknown; ",
-        ),
-        ("study: s", "name: s", "grid.yaml, line 1: name: unknown key; "),
-        ("study: s\n", "", "grid.yaml: study: is missing; give it a value"),
-    ],
-)
-def test_the_line_is_told(folder: Path, old: str, new: str, sentence: str) -> None:
-    (folder / "base.yaml").write_text("train:\n  template: none\n")
-    path = write_grid(folder, LINES.replace(old, new, 1) if old else LINES)
-    with pytest.raises(UserError) as caught, telling_lines(path):
-        build_plan(load_grid(path))
-    assert str(caught.value).startswith(sentence)
-
-
-def test_a_value_of_the_command_line_has_no_line(folder: Path) -> None:
-    path = write_grid(folder, LINES)
-    with (
-        pytest.raises(UserError, match=r"^command line: train\.num_steps: out of range"),
-        telling_lines(path),
-    ):
-        build_plan(load_grid(path, ["train.num_steps=0", "grid.seed=[1]"]))
-
-
-def test_the_line_of_a_profile_is_told(folder: Path) -> None:
-    (folder / "site.yaml").write_text("partition: gpu\nacount: x\n")
-    path = write_grid(folder, "cluster: site.yaml\n" + LINES.replace("-2", "2"))
-    with pytest.raises(UserError, match=r"^site\.yaml, line 2: acount: unknown key"), telling_lines(path):
-        load_site(load_grid(path))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from study.config import load_grid
+from study.config import checked_section, checked_value, load_grid
 from study.errors import UserError
+from study.gridfile import telling_lines
+from study.specs import Hyperparameters
 from tests.grids import grid_of
 
 BASE = "study: s\ngrid:\n  model: [m]\n"
@@ -151,12 +158,13 @@ COMMAND_LINE: dict[tuple[str, ...], str] = {
         "command line: does not fit the file; give a list as a whole, e.g. grid.seed=[1,2]"
     ),
     ("tracking=offline",): f"command line: tracking: {NOT_A_MAPPING}",
+    ("budget={disk_gib: -1}",): "command line: budget.disk_gib: out of range; give 0 or more",
 }
 
 
 @pytest.mark.parametrize("overrides", COMMAND_LINE)
 def test_a_wrong_command_line(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as caught, telling_lines(tmp_path / "grid.yaml", overrides):
         grid_of(tmp_path, BASE, *overrides)
     assert str(caught.value) == COMMAND_LINE[overrides]
 
@@ -203,6 +211,32 @@ def test_a_number_in_quotes_is_that_number(tmp_path: Path) -> None:
         UserError, match=r"^grid\.yaml: grid\.label_smoothing: 0\.1 occurs twice; remove one$"
     ):
         grid_of(tmp_path, text)
+
+
+NUMBERS = st.integers(-3, 3) | st.integers() | st.floats() | st.sampled_from([10**400, 2**63, True, "1"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(key=st.sampled_from([f.name for f in dataclasses.fields(Hyperparameters)]), value=NUMBERS)
+def test_the_quick_check_of_a_number_is_the_slow_one(key: str, value: Any) -> None:
+    def outcome(check: Callable[[], Any]) -> tuple[type[Any], str]:
+        try:
+            found = check()
+        except UserError as error:
+            return UserError, str(error)
+        return type(found), repr(found)
+
+    assert outcome(lambda: checked_value(key, value, "g.yaml: grid")) == outcome(
+        lambda: getattr(checked_section(Hyperparameters, {key: value}, "g.yaml: grid"), key)
+    )
+
+
+def test_a_long_axis(tmp_path: Path) -> None:
+    """As many seeds in one list as a big study has cells."""
+    seeds = list(range(10_000))
+    assert grid_of(tmp_path, f"{BASE}  seed: {seeds}\n").config.grid["seed"] == seeds
+    with pytest.raises(UserError, match=r"^grid\.yaml: grid\.seed: 9999 occurs twice; remove one$"):
+        grid_of(tmp_path, f"{BASE}  seed: {[*seeds, 9999]}\n")
 
 
 def test_outputs_is_relative_to_the_working_directory_and_models_to_the_grid(
