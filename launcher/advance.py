@@ -27,6 +27,7 @@ from study.plan import Plan, write_specs
 from study.specs import Resources
 
 logger = logging.getLogger(__name__)
+MAX_SUBMISSIONS = 5
 LOOK_AGAIN = "now+300"
 """When other studies fill the queue, the job that goes on looks again so many seconds later."""
 
@@ -79,13 +80,16 @@ def next_step(
     missing, these jobs alone. own: the task that asks, which does not count as queued.
     """
     assert site.profile is not None
-    tasks_of = ledger.task_of(with_arrays(ledger.read(paths.ledger), queue))
+    submissions = with_arrays(ledger.read(paths.ledger), queue)
+    tasks_of = ledger.task_of(submissions)
     queued = {
         job_id: task
         for job_id, task in tasks_of.items()
         if task != own and task in queue.entries and queue.entries[task].alive
     }
     executions, refused = _executions(plan, paths, site, queue, tasks_of, queued, automatic)
+    if automatic:
+        refused |= _never_begun(submissions, paths, queued)
     left_out = {*queued, *refused}
     if chosen is not None:
         left_out |= {job.job_id for job in plan.jobs if job.job_id not in chosen}
@@ -132,6 +136,9 @@ def take(step: Step, plan: Plan, paths: StudyPaths, site: Site, code: Path, *, l
         placed |= new
         outcome.submitted |= new
     if step.analysis is not None:
+        for job in (job for task in step.analysis.tasks for job in task.jobs):
+            # its tables are about to be out of date: complete, it would neither make them nor go on
+            paths.job(job.job_id).done.unlink(missing_ok=True)
         waits = _arrays_to_wait_for(placed, plan, some=outcome.deferred > 0)
         condition = "afterany:" + ":".join(waits) if waits else ""
         begin = LOOK_AGAIN if outcome.deferred and not waits else None
@@ -218,6 +225,18 @@ def _executions(
         else:
             executions[job.job_id] = decided
     return executions, refused
+
+
+def _never_begun(
+    submissions: Sequence[Submission], paths: StudyPaths, queued: Mapping[str, str]
+) -> dict[str, str]:
+    """Jobs that were submitted again and again and never began: a set-up line that fails, say."""
+    times = Counter(job_id for entry in submissions for pack in entry.tasks.values() for job_id in pack)
+    return {
+        job_id: f"it was submitted {count} times and never began"
+        for job_id, count in times.items()
+        if count >= MAX_SUBMISSIONS and job_id not in queued and not paths.job(job_id).attempts.is_file()
+    }
 
 
 def _batches(

@@ -29,6 +29,11 @@ with (folder / "calls.jsonl").open("a") as stream:
 print(answer.get("error", ""), file=sys.stderr)
 if answer.get("code"):
     sys.exit(answer["code"])
+if name == "scancel" and not answer.get("in_vain"):
+    answers = json.loads((folder / "answers.json").read_text())
+    after = answers.get("squeue", {{{{}}}}).get("after_scancel", "")
+    answers["squeue"] = {{{{"out": after}}}}
+    (folder / "answers.json").write_text(json.dumps(answers))
 if name == "sbatch":
     number = 100 + sum('"sbatch"' in line for line in (folder / "calls.jsonl").open())
     if number > answer.get("limit", 10**9):

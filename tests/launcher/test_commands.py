@@ -204,7 +204,7 @@ def test_cancel_says_what_would_not_end(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(cancelling, "WAIT_S", 0.1)
     submit(paths, "7", [[ids[0]]])
-    fake.answer(squeue=queue_of("7_0 COMPLETING"))
+    fake.answer(squeue=queue_of("7_0 COMPLETING"), scancel={"in_vain": True})
     assert main(["cancel", STUDY]) == 1
     assert "1 of them are still ending: squeue --me" in capsys.readouterr().out
 

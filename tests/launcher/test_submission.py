@@ -308,6 +308,28 @@ def test_an_array_whose_launcher_was_killed_is_found_by_its_comment(
     assert [waits for _, waits, _ in shown(fake, before)][1:4] == [f"afterok:555_{i}" for i in range(3)]
 
 
+def test_what_never_begins_is_not_submitted_for_ever(
+    fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
+) -> None:
+    """A set-up line of the profile may end a task before anything of ours runs in it."""
+    site = site_of(tmp_path)
+    for _ in range(5):
+        assert send(plan, paths, site, automatic=True).submitted[plan.jobs[0].job_id]
+    step = next_step(plan, paths, site, ask_queue(), automatic=True)
+    assert step.refused[plan.jobs[0].job_id] == "it was submitted 5 times and never began"
+    assert not step.batches  # nor what needs it
+    assert send(plan, paths, site).submitted[plan.jobs[0].job_id]  # a person may
+
+
+def test_an_analysis_that_is_done_is_made_again_behind_new_work(
+    fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
+) -> None:
+    (analysis,) = plan.of_kind("analyse")
+    write_json(paths.job(analysis.job_id).done, {})
+    send(plan, paths, site_of(tmp_path))
+    assert not paths.job(analysis.job_id).done.exists()
+
+
 def test_a_squeue_that_does_not_answer_is_not_an_empty_queue(
     fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
 ) -> None:
