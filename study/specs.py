@@ -13,11 +13,12 @@ from typing import Any, Literal, TypeAlias
 
 from study.errors import UserError, nearest
 
-TEMPLATES = ("plain", "tulu")
+TEMPLATES = ("plain", "tulu", "tokenizer")
 DTYPES = ("fp32", "bf16")
 PROTOCOLS = ("letter", "option_text")
 SCHEMAS = ("global_mmlu", "mmlu_prox")
-ARCHITECTURES = ("llama",)
+ARCHITECTURES = ("llama", "mistral", "gemma2")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 MAX_SEED = 2**63 - 1
 
 
@@ -96,7 +97,12 @@ class Hyperparameters:
     num_examples: rows drawn from the dataset by seed; None for all. Generated datasets make this many.
     num_epochs, num_steps: length of the run; num_steps wins when given.
     global_batch_size: examples per optimizer step, over all ranks and micro-batches.
+    exclude_sources: rows whose `source` column is one of these are left out, before sub-sampling.
     max_length_tokens: longer examples are cut at the end.
+    template: how messages become text: `tulu`, `plain`, or the `tokenizer`'s own chat template.
+    dropout: of every dropout that the architecture has; None leaves the model's own.
+    logit_softcap, logit_temperature: of the training loss alone, z = c tanh(a / c) / t; the trained model is
+        exported and evaluated as its architecture has it. None is the architecture's own cap.
     warmup_ratio: share of steps with linear warm-up; linear decay to zero follows.
     max_grad_norm: clipping of the global gradient norm.
     """
@@ -105,12 +111,16 @@ class Hyperparameters:
     label_smoothing: float = 0.0
     seed: int = 42
     num_examples: int | None = None
+    exclude_sources: tuple[str, ...] = ()
     num_epochs: int = 2
     num_steps: int | None = None
     global_batch_size: int = 128
     max_length_tokens: int = 4096
     template: str = "tulu"
     dtype: str = "bf16"
+    dropout: float | None = None
+    logit_softcap: float | None = None
+    logit_temperature: float = 1.0
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     beta1: float = 0.9
@@ -118,10 +128,19 @@ class Hyperparameters:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        # from JSON and from grids it comes as a list; the order of what is left out changes nothing
+        object.__setattr__(self, "exclude_sources", tuple(sorted(set(self.exclude_sources))))
         _one_of(self.template, TEMPLATES, "template")
         _one_of(self.dtype, DTYPES, "dtype")
         _require(_positive(self.learning_rate), "learning_rate", "give a positive number")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", "give a number in [0, 1)")
+        _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "give a share in [0, 1), or null")
+        _require(
+            self.logit_softcap is None or _positive(self.logit_softcap),
+            "logit_softcap",
+            "give a positive number, or null for the architecture's own",
+        )
+        _require(_positive(self.logit_temperature), "logit_temperature", "give a positive number")
         _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", "give a share in [0, 1]")
         _require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1/beta2", "give numbers in [0, 1)")
         _require(0 <= self.weight_decay < math.inf, "weight_decay", "give 0 or more")
@@ -195,10 +214,18 @@ class Resources:
     """What one task asks of the cluster, and how it uses it. Outside identity.
 
     tasks_per_node: one rank each. mem_gib: per node. time_min: wall clock.
-    micro_batch_size: examples per rank and forward pass. zero_stage: DeepSpeed's stage, 1 to 3.
+    micro_batch_size, micro_batch_tokens: the most examples, and the most tokens with padding, in a forward
+        pass of a training rank; an example longer than that goes alone.
+    packing: lay the examples of a micro-batch end to end, without padding and without seeing each other;
+        worth it where attention has a kernel for it.
+    attention: the implementation, as transformers names it.
+    activation_checkpointing: compute activations again in the backward pass, for memory.
+    zero_stage: DeepSpeed's stage, 1 to 3. offload_optimizer: keep the optimizer's state in host memory.
     batch_tokens: padded tokens per forward pass of an evaluation.
+    resume: an attempt goes on from the checkpoint of the one before; false: it begins again, without any.
     checkpoint_every_min: minutes between the checkpoints of a training run; what a job that dies without a
         warning loses at most. keep_checkpoints: the newest complete ones that are kept while it runs.
+    save_only_model: checkpoints are models without the optimizer's state, to look at; only without `resume`.
     """
 
     nodes: int = 1
@@ -207,11 +234,18 @@ class Resources:
     gpus_per_node: int = 0
     mem_gib: float = 4
     time_min: int = 60
-    micro_batch_size: int = 8
+    micro_batch_size: int = 64
+    micro_batch_tokens: int = 8192
+    packing: bool = False
+    attention: str = "sdpa"
+    activation_checkpointing: bool = False
     zero_stage: int = 2
+    offload_optimizer: bool = False
     batch_tokens: int = 16384
+    resume: bool = True
     checkpoint_every_min: float = 30
     keep_checkpoints: int = 2
+    save_only_model: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -220,6 +254,7 @@ class Resources:
             "cpus_per_task",
             "time_min",
             "micro_batch_size",
+            "micro_batch_tokens",
             "batch_tokens",
             "keep_checkpoints",
         ):
@@ -227,6 +262,12 @@ class Resources:
         _require(self.gpus_per_node >= 0, "gpus_per_node", "give 0 or more")
         _require(_positive(self.mem_gib), "mem_gib", "give a positive number")
         _require(_positive(self.checkpoint_every_min), "checkpoint_every_min", "give a positive number")
+        _one_of(self.attention, ATTENTIONS, "attention")
+        _require(
+            not (self.save_only_model and self.resume),
+            "save_only_model",
+            "remove it, or write resume: false too: without the optimizer's state no attempt can go on",
+        )
         _require(
             self.zero_stage in (1, 2, 3),
             "zero_stage",
@@ -236,22 +277,6 @@ class Resources:
     @property
     def num_tasks(self) -> int:
         return self.nodes * self.tasks_per_node
-
-
-def accumulation_steps(global_batch_size: int, micro_batch_size: int, num_ranks: int) -> tuple[int, int]:
-    """(micro-batch size, accumulation steps) that make up the global batch on this many ranks.
-
-    Raises UserError when no whole number of micro-batches does.
-    """
-    per_rank, rest = divmod(global_batch_size, num_ranks)
-    micro = min(micro_batch_size, max(per_rank, 1))
-    if rest or per_rank % micro:
-        raise UserError(
-            f"global_batch_size {global_batch_size} is no multiple of {num_ranks} ranks x {micro} examples",
-            where="micro_batch_size",
-            remedy="choose a divisor",
-        )
-    return micro, per_rank // micro
 
 
 def to_dict(spec: Spec) -> dict[str, Any]:

@@ -1,119 +1,40 @@
-"""Instruction rows as token ids with a target mask, and the batches the optimizer sees."""
+"""Training data as token ids with a target mask: made once for all jobs that share them, read from disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from study.errors import JobError
-from study.rows import read_rows
-from study.sources import require_commit
-from study.specs import Hyperparameters, Source
+from study.files import digest, locked, read_json, sync, write_json
+from study.specs import TrainSpec
+from training.encoding import Example, encoder
+from training.messages import messages_of, renderer
+from training.rows import Rows, open_rows
 
+logger = logging.getLogger(__name__)
 IGNORE_INDEX = -100
-Segment = tuple[str, bool]
-"""Text, and whether the loss is taken on it."""
-
-
-@dataclass(frozen=True)
-class Message:
-    role: str  # system | user | assistant
-    content: str
-
-
-def load_rows(source: Source, hyper: Hyperparameters) -> list[Mapping[str, Any]]:
-    """The rows of a dataset, sub-sampled to `num_examples` by seed.
-
-    Raises RecordError for an unreadable file, JobError for a dataset without rows.
-    """
-    if source.kind == "embedded":
-        return _embedded_rows(source.name, hyper)
-    rows = read_rows(Path(source.name)) if source.kind == "local" else _hub_rows(source)
-    if not rows:
-        raise JobError(f"{source.name}: the dataset has no rows")
-    if hyper.num_examples is not None and hyper.num_examples < len(rows):
-        chosen = np.random.default_rng(hyper.seed).choice(len(rows), hyper.num_examples, replace=False)
-        rows = [rows[i] for i in sorted(chosen)]
-    return rows
-
-
-def _embedded_rows(name: str, hyper: Hyperparameters) -> list[Mapping[str, Any]]:
-    from study.cldr import instructions
-
-    if name == "cldr-pretrain":
-        return list(instructions.pretraining_rows(hyper.num_examples or 100_000, seed=hyper.seed))
-    return list(instructions.english_instructions(hyper.num_examples or 1_000, seed=hyper.seed))
-
-
-def _hub_rows(source: Source) -> list[Mapping[str, Any]]:
-    from datasets import load_dataset
-
-    data = load_dataset(source.name, revision=source.revision, split="train")
-    require_commit(data, source)
-    return list(data)
-
-
-def messages_of(row: Mapping[str, Any], where: str) -> list[Message]:
-    """A row of Alpaca's, Tulu-3's or OpenHermes' schema as messages.
-
-    Raises JobError for other columns.
-    """
-    if not isinstance(row, Mapping):
-        raise JobError(f"{where}: not a mapping of columns to values")
-    if isinstance(row.get("messages"), list):
-        return [Message(_text(m, "role", where), _text(m, "content", where)) for m in row["messages"]]
-    if isinstance(row.get("conversations"), list):
-        turns = [(_text(m, "from", where), _text(m, "value", where)) for m in row["conversations"]]
-        roles = {"human": "user", "gpt": "assistant"}
-        return [Message(roles.get(role, role), content) for role, content in turns]
-    if "instruction" in row and "output" in row:
-        asked = _text(row, "instruction", where)
-        if row.get("input"):
-            asked += "\n" + _text(row, "input", where)
-        return [Message("user", asked), Message("assistant", _text(row, "output", where))]
-    raise JobError(
-        f"{where}: columns {sorted(row)} are neither instruction/input/output, messages nor conversations"
-    )
-
-
-def _text(row: Any, column: str, where: str) -> str:
-    value = row.get(column) if isinstance(row, Mapping) else None
-    if not isinstance(value, str):
-        raise JobError(f"{where}: '{column}' is {value!r}, not a text")
-    return value
-
-
-def segments(messages: Sequence[Message], template: str, eos: str) -> list[Segment]:
-    r"""Text with marks on what the assistant says, its end of sequence included.
-
-    plain: `{user}\nAnswer: {assistant}{eos}`, the prompt of the `letter` protocol.
-    tulu: `<|role|>\n{content}\n`, the assistant's ends with eos (open-instruct's template).
-    """
-    result: list[Segment] = []
-    for message in messages:
-        if template == "plain":
-            if message.role == "assistant":
-                result += [("\nAnswer:", False), (f" {message.content}{eos}", True)]
-            else:
-                result.append((message.content, False))
-        elif message.role == "assistant":
-            result += [("<|assistant|>\n", False), (f"{message.content}{eos}", True), ("\n", False)]
-        else:
-            result.append((f"<|{message.role}|>\n{message.content}\n", False))
-    # neighbours are one text: " is\nAnswer:" need not be " is" + "\nAnswer:" to a tokenizer
-    merged: list[Segment] = []
-    for text, is_target in result:
-        if merged and merged[-1][1] == is_target:
-            merged[-1] = (merged[-1][0] + text, is_target)
-        else:
-            merged.append((text, is_target))
-    return merged[:-1] if merged and not merged[-1][1] else merged
+FORMAT = 1
+"""Of what is stored: higher when other tokens would come of the same spec, or other files of the tokens."""
+ROWS_AT_ONCE = 1000
+LOG_EVERY_S = 10.0
+META = "meta.json"
+ARRAYS = {"tokens": np.int32, "is_target": np.bool_, "offsets": np.int64}
+Ids: TypeAlias = npt.NDArray[np.int32]
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -121,13 +42,19 @@ class TokenDataset:
     """All examples end to end.
 
     tokens: (N,) int32. is_target: (N,) bool, tokens the loss is taken on. offsets: (E + 1,) int64, where
-    each example begins. num_dropped: rows without a target.
+    each example begins. From `token_dataset` all three lie on disk and are read where they are touched.
+
+    num_rows: of the dataset. num_excluded: left out by source. num_dropped: read, and without a target.
+    num_truncated: examples that lost target tokens at `max_length_tokens`.
     """
 
-    tokens: npt.NDArray[np.int32]
-    is_target: npt.NDArray[np.bool_]
+    tokens: Ids
+    is_target: Mask
     offsets: npt.NDArray[np.int64]
+    num_rows: int
+    num_excluded: int
     num_dropped: int
+    num_truncated: int
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -135,101 +62,172 @@ class TokenDataset:
     def length(self, example: int) -> int:
         return int(self.offsets[example + 1] - self.offsets[example])
 
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
 
-def tokenise(
-    rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, hyper: Hyperparameters, where: str
-) -> TokenDataset:
-    """Render and tokenise rows; cut at `max_length_tokens`, drop rows that are left without a target.
 
-    Raises JobError when nothing is left.
+def token_dataset(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, cache: Path) -> TokenDataset:
+    """The examples of a run, from `cache`, or tokenised into it.
+
+    Every rank of every job may call this at once: one tokenises, the others wait and read what it wrote.
+    Raises JobError for a tokenizer that cannot say where its tokens are in the text, rows of no known
+    schema, and when no row has a target; RecordError for an unreadable file.
     """
-    texts = [segments(messages_of(row, f"{where}, row {i}"), hyper.template, tokenizer.eos_token or "")
-             for i, row in enumerate(rows)]  # fmt: skip
-    flat = [text for row in texts for text, _ in row]
-    encoded = iter(tokenizer(flat, add_special_tokens=False)["input_ids"]) if flat else iter([])
-    begin = _leading_special_tokens(tokenizer)
-    tokens: list[list[int]] = []
-    masks: list[list[bool]] = []
-    for row in texts:
-        ids, mask = list(begin), [False] * len(begin)
-        for _, is_target in row:
-            piece = next(encoded)
-            ids += piece
-            mask += [is_target] * len(piece)
-        ids, mask = ids[: hyper.max_length_tokens], mask[: hyper.max_length_tokens]
-        if any(mask[1:]):  # the first token is never predicted
-            tokens.append(ids)
-            masks.append(mask)
-    if not tokens:
-        raise JobError(f"{where}: no row has a target token within {hyper.max_length_tokens} tokens")
-    return TokenDataset(
-        tokens=np.fromiter((t for ids in tokens for t in ids), dtype=np.int32),
-        is_target=np.fromiter((t for mask in masks for t in mask), dtype=np.bool_),
-        offsets=np.concatenate([[0], np.cumsum([len(ids) for ids in tokens])]).astype(np.int64),
-        num_dropped=len(rows) - len(tokens),
+    if not tokenizer.is_fast:
+        raise JobError(
+            f"{tokenizer.name_or_path}: {type(tokenizer).__name__} does not tell where its tokens are in the "
+            "text; take a model with a tokenizer.json"
+        )
+    identity = _identity(spec, tokenizer)
+    folder = cache / digest(identity)
+    found = _read(folder, identity)
+    if found is not None:
+        return found
+    with ExitStack() as held:
+        lock = cache / f"{folder.name}.lock"
+        if held.enter_context(locked(lock, wait=False)) is None:
+            logger.info("%s is being tokenised by another process; waiting for it", spec.dataset.name)
+            held.enter_context(locked(lock))
+        found = _read(folder, identity)
+        if found is None:
+            _write(folder, spec, tokenizer, identity)
+            found = _read(folder, identity)
+            assert found is not None
+    return found
+
+
+def _identity(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """All that the tokens depend on, as JSON values."""
+    hyper, source = spec.hyper, spec.dataset
+    drawn = source.kind == "embedded" or hyper.num_examples is not None
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name in ("truncation", "padding"):  # what the tokenizer's latest caller asked for
+        backend.pop(name, None)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return {
+        "format": FORMAT,
+        "dataset": source.identity(),
+        "exclude_sources": list(hyper.exclude_sources),
+        "drawn": {"num_examples": hyper.num_examples, "seed": hyper.seed} if drawn else None,
+        "template": hyper.template,
+        "max_length_tokens": hyper.max_length_tokens,
+        "tokenizer": digest([backend, tokenizer.chat_template, special, tokenizer.split_special_tokens]),
+    }
+
+
+def _read(folder: Path, identity: dict[str, Any]) -> TokenDataset | None:
+    """What a folder holds; None when it is not there, torn, or of something else."""
+    try:
+        meta = read_json(folder / META)
+        sizes = {name: (folder / f"{name}.npy").stat().st_size for name in ARRAYS}
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(meta, dict) or meta.get("identity") != identity or meta.get("bytes") != sizes:
+        return None
+    # plain arrays over the maps: np.memmap's own indexing is slow
+    tokens, is_target, offsets = (
+        np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS
     )
+    return TokenDataset(tokens, is_target, offsets, **meta["counts"])
 
 
-def _leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    bare, full = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
-    for start in range(len(full)):
-        if full[start : start + len(bare)] == bare:
-            return list(full[:start])
-    return []
+def _write(
+    folder: Path, spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, identity: dict[str, Any]
+) -> None:
+    """Make the folder, whole or not at all. The caller holds its lock."""
+    for left_behind in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left_behind)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
+    temporary.mkdir()
+    try:
+        counts = _tokenise(spec, tokenizer, temporary)
+        sizes = {name: (temporary / f"{name}.npy").stat().st_size for name in ARRAYS}
+        write_json(temporary / META, {"identity": identity, "bytes": sizes, "counts": counts})
+        sync(temporary)
+        # a network file system may show late what another node wrote; that may be in use by now
+        if _read(folder, identity) is not None:
+            shutil.rmtree(temporary)
+            return
+        if folder.exists():
+            logger.warning("%s is torn or of something else and is made again", folder)
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
-def num_steps(dataset: TokenDataset, hyper: Hyperparameters) -> int:
-    """Optimizer steps of the run: as told, or whole global batches in the epochs, at least one."""
-    return hyper.num_steps or max(1, hyper.num_epochs * len(dataset) // hyper.global_batch_size)
+class _Column:
+    """A one-dimensional .npy file that grows."""
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike) -> None:
+        self.dtype, self.length = np.dtype(dtype), 0
+        self._stream = path.open("wb")
+        self._write_header()
+
+    def append(self, values: npt.NDArray[Any]) -> None:
+        self._stream.write(values.astype(self.dtype, copy=False).tobytes())
+        self.length += len(values)
+
+    def close(self) -> None:
+        # numpy leaves room in a header for the first axis to grow
+        self._stream.seek(0)
+        self._write_header()
+        self._stream.close()
+
+    def _write_header(self) -> None:
+        np.lib.format.write_array_header_1_0(
+            self._stream, {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        )
 
 
-def global_batches(num_examples: int, hyper: Hyperparameters, steps: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The examples of each optimizer step: epochs shuffled by seed, end to end. Yields (B,) indices.
-
-    Depends on nothing but its arguments: every rank computes the same batches.
-    """
-    pending = np.empty(0, dtype=np.int64)
-    epoch = 0
-    for _ in range(steps):
-        while len(pending) < hyper.global_batch_size:
-            order = np.random.default_rng((hyper.seed, epoch)).permutation(num_examples)
-            pending, epoch = np.concatenate([pending, order]), epoch + 1
-        yield pending[: hyper.global_batch_size]
-        pending = pending[hyper.global_batch_size :]
-
-
-def micro_batches(
-    dataset: TokenDataset, batch: npt.NDArray[np.int64], micro_batch_size: int, rank: int, num_ranks: int
-) -> list[npt.NDArray[np.int64]]:
-    """This rank's share of a global batch, cut from its examples in order of length to save padding.
-
-    Which example falls into which micro-batch does not change the gradient: the loss is divided by the
-    target tokens of the whole global batch.
-    """
-    lengths = dataset.offsets[batch + 1] - dataset.offsets[batch]
-    ordered = batch[np.argsort(lengths, kind="stable")]
-    cuts = ordered.reshape(-1, micro_batch_size)
-    return list(cuts[rank::num_ranks])
-
-
-def num_target_tokens(dataset: TokenDataset, batch: npt.NDArray[np.int64]) -> int:
-    """Target tokens of a batch, first tokens left out: nothing predicts them."""
-    return sum(int(dataset.is_target[dataset.offsets[i] + 1 : dataset.offsets[i + 1]].sum()) for i in batch)
+def _tokenise(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, int]:
+    """Write the arrays of all rows, some rows at a time; returns the counts."""
+    rows = open_rows(spec.dataset, spec.hyper)
+    tokens, is_target = (_Column(folder / f"{name}.npy", ARRAYS[name]) for name in ("tokens", "is_target"))
+    lengths: list[int] = []
+    num_dropped = num_truncated = 0
+    for examples in _examples(rows, spec, tokenizer):
+        kept = [example for example in examples if example is not None]
+        for example in kept:
+            tokens.append(example.ids)
+            is_target.append(example.is_target)
+            lengths.append(len(example.ids))
+        num_truncated += sum(example.is_cut for example in kept)
+        num_dropped += len(examples) - len(kept)
+    tokens.close()
+    is_target.close()
+    if not lengths:
+        raise JobError(
+            f"{spec.dataset.name}: no row has a target token within {spec.hyper.max_length_tokens} tokens"
+        )
+    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(ARRAYS["offsets"]))
+    for name in ARRAYS:
+        sync(folder / f"{name}.npy")
+    return {
+        "num_rows": rows.num_read,
+        "num_excluded": rows.num_excluded,
+        "num_dropped": num_dropped,
+        "num_truncated": num_truncated,
+    }
 
 
-def collate(
-    dataset: TokenDataset, batch: npt.NDArray[np.int64], pad_token_id: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Right-padded (input_ids, labels), each (B, L) int64; labels are not shifted.
-
-    No attention mask: under causal attention no token sees the padding behind it.
-    """
-    longest = max(dataset.length(i) for i in batch)
-    input_ids = np.full((len(batch), longest), pad_token_id, dtype=np.int64)
-    labels = np.full((len(batch), longest), IGNORE_INDEX, dtype=np.int64)
-    for row, example in enumerate(batch):
-        begin, end = dataset.offsets[example], dataset.offsets[example + 1]
-        ids, size = dataset.tokens[begin:end], end - begin
-        input_ids[row, :size] = ids
-        labels[row, :size] = np.where(dataset.is_target[begin:end], ids, IGNORE_INDEX)
-    return input_ids, labels
+def _examples(
+    rows: Rows, spec: TrainSpec, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[list[Example | None]]:
+    """The examples of some rows at a time, None for a row without a target; logs how far it is."""
+    render = renderer(spec.hyper.template, tokenizer)
+    encode = encoder(tokenizer, spec.hyper.max_length_tokens)
+    started = told = time.monotonic()
+    done, placed = 0, iter(rows)
+    while chunk := list(islice(placed, ROWS_AT_ONCE)):
+        yield encode([render(messages_of(row, where), where) for where, row in chunk])
+        done += len(chunk)
+        if (now := time.monotonic()) - told > LOG_EVERY_S:
+            told, rate = now, done / (now - started)
+            share = 100 * done / len(rows)
+            logger.info(
+                "%s: %d of %d rows tokenised (%.0f%%), %.0f rows/s",
+                spec.dataset.name, done, len(rows), share, rate,
+            )  # fmt: skip

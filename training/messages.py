@@ -1,0 +1,216 @@
+r"""Instruction rows as messages, and messages as text with marks on what the assistant says.
+
+Special tokens that a row spells out ("</s>" in a question about tokenizers) become those tokens, in training
+as at inference: no template of the Hugging Face world escapes them, and one that did would show the model
+another text than every other program does. The loss is on what the assistant says, spelled out or not.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from study.errors import JobError
+
+logger = logging.getLogger(__name__)
+ROLES = {"human": "user", "gpt": "assistant"}
+"""OpenHermes' words for ours; others are kept."""
+TEMPLATE_DATE = "26 Jul 2024"
+"""What Llama's templates write for today: a text must not depend on the day it was tokenised."""
+
+
+class Message(NamedTuple):
+    role: str  # system | user | assistant
+    content: str
+
+
+class Rendered(NamedTuple):
+    """A conversation as text. spans: (begin, end) in characters, what the loss is taken on, in order."""
+
+    text: str
+    spans: list[tuple[int, int]]
+
+
+Renderer: TypeAlias = Callable[[Sequence[Message], str], Rendered]
+"""From messages, and the words for where they come from, that errors begin with."""
+
+
+def messages_of(row: Any, where: str) -> list[Message]:
+    """A row of Alpaca's, Tulu-3's or OpenHermes' schema as messages.
+
+    Raises JobError for other columns.
+    """
+    if not isinstance(row, Mapping):
+        raise JobError(f"{where}: not a mapping of columns to values")
+    if isinstance(row.get("messages"), list):
+        return [Message(_text(m, "role", where), _text(m, "content", where)) for m in row["messages"]]
+    if isinstance(row.get("conversations"), list):
+        turns = [(_text(m, "from", where), _text(m, "value", where)) for m in row["conversations"]]
+        return [Message(ROLES.get(role, role), content) for role, content in turns]
+    if "instruction" in row and "output" in row:
+        asked = _text(row, "instruction", where)
+        if row.get("input"):
+            asked += "\n" + _text(row, "input", where)
+        return [Message("user", asked), Message("assistant", _text(row, "output", where))]
+    raise JobError(
+        f"{where}: columns {sorted(row)} are neither instruction/input/output, messages nor conversations"
+    )
+
+
+def _text(row: Any, column: str, where: str) -> str:
+    value = row.get(column) if isinstance(row, Mapping) else None
+    if not isinstance(value, str):
+        raise JobError(f"{where}: '{column}' is {value!r}, not a text")
+    return value
+
+
+def renderer(template: str, tokenizer: PreTrainedTokenizerBase) -> Renderer:
+    r"""How a template, one of `study.specs.TEMPLATES`, turns messages into text.
+
+    plain: `{user}\nAnswer: {assistant}{eos}`, the prompt of the `letter` protocol; a system message is a line
+        before the user's.
+    tulu: `<|role|>\n{content}\n`, the assistant's ends with eos (open-instruct's template).
+    tokenizer: the tokenizer's own chat template.
+
+    An answer without a character in it is no target, nor is its end of turn: it is missing, not short.
+    Raises JobError when the tokenizer has not what the template needs.
+    """
+    if template == "tokenizer":
+        return _chat_renderer(tokenizer)
+    eos = tokenizer.eos_token or ""
+    if not eos:
+        logger.warning(
+            "%s: the tokenizer has no end-of-sequence token; the model does not learn where an answer ends",
+            tokenizer.name_or_path,
+        )
+    if template == "plain":
+        return partial(_plain, eos)
+    assert template == "tulu"
+    return partial(_tulu, eos)
+
+
+def _plain(eos: str, messages: Sequence[Message], where: str) -> Rendered:
+    text, spans, asked = "", [], False
+    for message in messages:
+        if message.role == "assistant":
+            text += "\nAnswer:"
+            begin = len(text)
+            text += f" {message.content}{eos}"
+            if message.content.strip():
+                spans.append((begin, len(text)))
+        else:
+            text += "\n" + message.content if asked else message.content
+        asked = message.role != "assistant"
+    return Rendered(text, spans)
+
+
+def _tulu(eos: str, messages: Sequence[Message], where: str) -> Rendered:
+    text, spans = "", []
+    for message in messages:
+        text += f"<|{message.role}|>\n"
+        begin = len(text)
+        text += message.content
+        if message.role == "assistant":
+            text += eos
+            if message.content.strip():
+                spans.append((begin, len(text)))
+        text += "\n"
+    return Rendered(text, spans)
+
+
+def _chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Renderer:
+    name = tokenizer.name_or_path
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError:  # it has none, or several and no default
+        raise JobError(
+            f"{name}: the tokenizer has no chat template (or several and no default); "
+            "write template: tulu or plain"
+        ) from None
+    if "strftime_now" in template and "date_string" not in template:
+        raise JobError(
+            f"{name}: the tokenizer's chat template writes today's date, so that every day would train on "
+            "other text; fix the date in the template, or write template: tulu"
+        )
+    specials = tuple(token.content for token in tokenizer.added_tokens_decoder.values())
+    variables = {**tokenizer.special_tokens_map, "date_string": TEMPLATE_DATE}
+    # transformers decides by the same expression
+    if re.search(r"\{\%-?\s*generation\s*-?\%\}", template):
+        return partial(_by_generation_marks, name, template, variables)
+    return partial(_by_prefixes, name, template, variables, specials)
+
+
+def _by_generation_marks(
+    name: str, template: str, variables: Mapping[str, Any], messages: Sequence[Message], where: str
+) -> Rendered:
+    """Spans as the template marks them, with {% generation %}."""
+    text, spans = _jinja(name, template, variables, messages, where, marks=True)
+    answers = [message.content for message in messages if message.role == "assistant"]
+    if len(spans) != len(answers):
+        raise JobError(
+            f"{where}: the chat template of {name} marks {len(spans)} generations in a conversation with "
+            f"{len(answers)} answers; write template: tulu"
+        )
+    return Rendered(text, [span for span, answer in zip(spans, answers, strict=True) if answer.strip()])
+
+
+def _by_prefixes(
+    name: str,
+    template: str,
+    variables: Mapping[str, Any],
+    specials: tuple[str, ...],
+    messages: Sequence[Message],
+    where: str,
+) -> Rendered:
+    """An answer is what it adds to the prompt that the model is given for it."""
+    text, _ = _jinja(name, template, variables, messages, where)
+    spans = []
+    for i, message in enumerate(messages):
+        if message.role != "assistant" or not message.content.strip():
+            continue
+        prompt, _ = _jinja(name, template, variables, messages[:i], where, answer_next=True)
+        answered, _ = _jinja(name, template, variables, messages[: i + 1], where)
+        if not (answered.startswith(prompt) and text.startswith(answered)):
+            raise JobError(
+                f"{where}: the chat template of {name} writes a turn differently once others follow, so "
+                "that no prompt is the beginning of the whole; write template: tulu"
+            )
+        # the new line behind <|im_end|> is the template's: nothing is generated after the end of a turn
+        bare = answered.rstrip()
+        spans.append((len(prompt), len(bare) if bare.endswith(specials) else len(answered)))
+    return Rendered(text, spans)
+
+
+def _jinja(
+    name: str,
+    template: str,
+    variables: Mapping[str, Any],
+    messages: Sequence[Message],
+    where: str,
+    *,
+    answer_next: bool = False,
+    marks: bool = False,
+) -> tuple[str, list[tuple[int, int]]]:
+    conversation = [message._asdict() for message in messages]
+    try:
+        rendered: Any = render_jinja_template(  # it says that it returned a str
+            conversations=[conversation],
+            chat_template=template,
+            add_generation_prompt=answer_next,
+            return_assistant_tokens_mask=marks,
+            **variables,
+        )
+    except TemplateError as error:  # among them what a template refuses, such as a system message
+        raise JobError(
+            f"{where}: the chat template of {name} refuses the conversation "
+            f"({' '.join(str(error).split())}); write template: tulu"
+        ) from None
+    (text,), spans = rendered
+    return text, spans[0] if spans else []
