@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -19,12 +19,13 @@ from evaluation.running import Running
 from evaluation.scoring import letter_scores, option_text_scores
 from study import records, stopping
 from study.config import TrackingConfig
-from study.errors import CalsweepError, JobError, Stopped
+from study.errors import CalsweepError, Stopped
 from study.files import write_json
 from study.job import Job
 from study.paths import JobPaths
 from study.specs import EvalSpec
 from study.tracking import Run, track
+from study.weights import UNREADABLE, cannot_load, require_all, weights_at
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def evaluate(
 
     One language whose data or records cannot be used does not keep the others from being scored.
 
-    model_path: a folder or a hub id; revision: a hub commit, None for a folder.
+    model_path: a folder, a GGUF file or a hub id; revision: a hub commit, None for the others.
     batch_tokens: padded tokens per forward pass.
     on_progress: called with (job, items done, items in all) at the start of a job and after each part.
     Raises JobError when the model cannot be used, Stopped when told to stop with work left. Finished parts
@@ -82,18 +83,21 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in evaluation mode, on the GPU if there is one, and its tokenizer.
 
-    Only safetensors weights are read and no code of a model's own is run.
+    path: a hub id, a folder of safetensors or a GGUF file. No code of a model's own is run.
     Raises JobError when they cannot be loaded.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    weights = weights_at(path, revision)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=DTYPES[dtype], use_safetensors=True
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            weights.name, dtype=DTYPES[dtype], output_loading_info=True, **weights.common, **weights.model
         )
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
-        raise JobError(f"cannot load the model {path}: {(str(error).splitlines() or [''])[0]}") from error
-    model.to(device)  # type: ignore[arg-type]
+        tokenizer = AutoTokenizer.from_pretrained(weights.name, **weights.common)
+    except UNREADABLE as error:
+        raise cannot_load(path, error) from error
+    model, info = loaded
+    require_all(path, info)
+    model.to(device)
     model.eval()
     return model, tokenizer
 

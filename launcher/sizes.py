@@ -15,8 +15,10 @@ from typing import Any
 
 from study.errors import RecordError
 from study.rows import read_rows
+from study.shapes import config_of
 from study.sources import HUB_BENCHMARKS, HUB_DATASETS
-from study.specs import Benchmark, Scratch, Source, TrainSpec
+from study.specs import ARCHITECTURES, Benchmark, Scratch, Source, TrainSpec
+from study.weights import GGUF, gguf_header
 
 CHARACTERS_PER_TOKEN = 4
 SAMPLE_ROWS = 1000
@@ -24,7 +26,12 @@ COUNT_BELOW_BYTES = 64 * 2**20
 SCRATCH_VOCABULARY = 4452
 """Of the tokenizer of models from scratch, `training.wordlevel.cldr_tokenizer(DEMO_SHARES)`."""
 # rows as the datasets' cards state them; tokens a row are our rough estimates
-HUB_ROWS = {"alpaca": (52_002, 110), "tulu3": (939_343, 600), "openhermes": (1_001_551, 400)}
+HUB_ROWS = {
+    "alpaca": (52_002, 110),
+    "tulu_stanford_alpaca": (52_002, 110),  # the same rows, as messages
+    "tulu3": (939_343, 600),
+    "openhermes": (1_001_551, 400),
+}
 # rows when num_examples is not given; tokens a row with the word-level tokenizer
 EMBEDDED_ROWS = {"cldr-pretrain": (100_000, 17), "cldr-instruct": (1_000, 20)}
 # items a language by split, as the datasets' cards state them; tokens an item are our rough estimates, over
@@ -60,35 +67,30 @@ def parameters(model: Source, scratch: Scratch | None = None) -> Figure:
     scratch: the shape of a model that is built from nothing.
     """
     if scratch is not None:
-        return Figure(llama_parameters(_config_of(scratch)), "its shape")
+        config = {**config_of(scratch), "vocab_size": SCRATCH_VOCABULARY}
+        return Figure(decoder_parameters(config), "its shape")
     if model.kind == "local":
-        folder = Path(model.name)
-        return _in_folder(folder) or unknown(f"{folder} holds no safetensors")
+        path = Path(model.name)
+        if path.suffix == GGUF:
+            return _in_gguf(path)
+        return _in_folder(path) or unknown(f"{path} holds no safetensors")
     if model.kind == "hub":
         return _in_folder(_snapshot(model)) or _by_name(model.name)
     return unknown(f"the size of {model.name} is not known")
 
 
-def llama_parameters(config: Mapping[str, Any]) -> int:
-    """Parameters of a Llama or Mistral, by its config.json."""
+def decoder_parameters(config: Mapping[str, Any]) -> int:
+    """Parameters of a Llama, Mistral or Gemma-2, by its config.json."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     head_size = config.get("head_dim") or hidden // heads
     kv_heads = config.get("num_key_value_heads") or heads
     attention = 2 * hidden * heads * head_size + 2 * hidden * kv_heads * head_size
-    layer = attention + 3 * hidden * config["intermediate_size"] + 2 * hidden
-    embeddings = config["vocab_size"] * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
+    norms = 4 if config["model_type"] == "gemma2" else 2
+    layer = attention + 3 * hidden * config["intermediate_size"] + norms * hidden
+    # a config.json leaves out what its architecture does by default
+    tied = config.get("tie_word_embeddings", config["model_type"] == "gemma2")
+    embeddings = config["vocab_size"] * hidden * (1 if tied else 2)
     return int(embeddings + config["num_hidden_layers"] * layer + hidden)
-
-
-def _config_of(scratch: Scratch) -> dict[str, Any]:
-    return {
-        "vocab_size": SCRATCH_VOCABULARY,
-        "hidden_size": scratch.hidden_size,
-        "intermediate_size": scratch.intermediate_size,
-        "num_hidden_layers": scratch.num_layers,
-        "num_attention_heads": scratch.num_heads,
-        "tie_word_embeddings": scratch.tie_word_embeddings,
-    }
 
 
 def _snapshot(model: Source) -> Path:
@@ -97,6 +99,14 @@ def _snapshot(model: Source) -> Path:
 
     name = repo_folder_name(repo_id=model.name, repo_type="model")
     return Path(constants.HF_HUB_CACHE) / name / "snapshots" / model.revision
+
+
+def _in_gguf(file: Path) -> Figure:
+    try:
+        shapes = gguf_header(file).shapes.values()
+    except (FileNotFoundError, ValueError):  # the job that reads it will complain
+        return unknown(f"{file} cannot be read")
+    return Figure(sum(math.prod(shape) for shape in shapes), "its weights")
 
 
 def _in_folder(folder: Path) -> Figure | None:
@@ -110,8 +120,8 @@ def _in_folder(folder: Path) -> Figure | None:
     if index and config and (dtype := config.get("dtype") or config.get("torch_dtype")):
         size = 4 if dtype == "float32" else 2
         return Figure(index["metadata"]["total_size"] / size, "the index of its weights")
-    if config and config.get("model_type") in ("llama", "mistral") and "vocab_size" in config:
-        return Figure(llama_parameters(config), "its config")
+    if config and config.get("model_type") in ARCHITECTURES and "vocab_size" in config:
+        return Figure(decoder_parameters(config), "its config")
     return None
 
 

@@ -123,12 +123,15 @@ class GridConfig:
 class Grid:
     """A loaded grid: the configuration, its benchmarks, the file it came from, and the folders of that file
     and of those it includes.
+
+    only_looked_at: nothing of it is going to run; revisions may stay open where the hub does not answer.
     """
 
     config: GridConfig
     benchmarks: tuple[BenchmarkConfig, ...]
     path: Path
     folders: tuple[Path, ...]
+    only_looked_at: bool = False
 
     @property
     def study_dir(self) -> Path:

@@ -12,6 +12,7 @@ from study.config import BenchmarkConfig, Grid
 from study.errors import JobError, UserError, nearest
 from study.files import HASH_LENGTH
 from study.specs import Benchmark, Source
+from study.weights import GGUF, SPLIT_NAME, gguf_header
 
 EMBEDDED_DATASETS = ("cldr-instruct", "cldr-pretrain")
 # lite: at most DEMO_PER_SUBJECT questions a subject, those that cldr-pretrain teaches
@@ -20,6 +21,7 @@ HUB_DATASETS = {
     "alpaca": "tatsu-lab/alpaca",
     "tulu3": "allenai/tulu-3-sft-mixture",
     "openhermes": "teknium/OpenHermes-2.5",
+    "tulu_stanford_alpaca": "arazd/tulu_stanford_alpaca",
 }
 HUB_BENCHMARKS = {
     "global_mmlu": ("CohereLabs/Global-MMLU", "global_mmlu"),
@@ -28,6 +30,8 @@ HUB_BENCHMARKS = {
     "mmlu_prox_lite": ("li-lab/MMLU-ProX-Lite", "mmlu_prox"),
 }
 DATA_SUFFIXES = (".jsonl", ".parquet")
+OPEN = "unresolved"
+"""The revision of a hub repository in a plan that is only looked at, when the hub cannot be asked."""
 # weights are told apart by their size and blocks spread over them: reading 15 GB for every plan is no option,
 # and the ends alone are the same in models that differ in some layers only
 SAMPLE_ABOVE_BYTES = 64 * 2**20
@@ -36,23 +40,43 @@ SAMPLE_BLOCKS = 256
 
 
 def model_source(name: str, grid: Grid, prepared: Mapping[str, str], where: str) -> Source:
-    """A model of the grid: a name under `prepare`, a local folder, or a hub id."""
+    """A model of the grid: a name under `prepare`, a local folder, a GGUF file, or a hub id."""
     if name in prepared:
         return Source("job", prepared[name], prepared[name])
     found = grid.find(name)
     if found is not None:
-        if found.suffix == ".gguf":
+        if found.suffix == GGUF:
+            _check_gguf(found, name, where)
+        elif not (found / "config.json").is_file():
             raise UserError(
-                "GGUF files are not read yet", where=where, remedy="give a Hugging Face folder or a hub id"
-            )
-        if not (found / "config.json").is_file():
-            raise UserError(
-                f"'{name}' has no config.json", where=where, remedy="give a Hugging Face model folder"
+                f"'{name}' has no config.json",
+                where=where,
+                remedy="give a Hugging Face model folder or a GGUF file",
             )
         return Source("local", str(found), content_revision(found))
-    return _hub(
-        name, "model", where, remedy=nearest(name, prepared) if prepared else "give a folder or a hub id"
-    )
+    remedy = nearest(name, prepared) if prepared else "give a folder or a hub id"
+    return _hub(name, "model", where, remedy, grid)
+
+
+def _check_gguf(file: Path, name: str, where: str) -> None:
+    """Refuse what transformers would read as another model than the one in the file."""
+    try:
+        header = gguf_header(file)
+    except ValueError as error:
+        raise UserError(f"'{name}' {error}", where=where, remedy="download it again") from None
+    if SPLIT_NAME.search(file.name) or header.values.get("split.count", 1) > 1:
+        raise UserError(
+            f"'{name}' is one part of a split model",
+            where=where,
+            remedy="join the parts with llama.cpp's gguf-split --merge",
+        )
+    scaling = (value for key, value in header.values.items() if key.endswith(".rope.scaling.type"))
+    if any(value != "none" for value in scaling) or any("rope_f" in tensor for tensor in header.shapes):
+        raise UserError(
+            f"'{name}' scales its rotary embedding, which is not read from GGUF files",
+            where=where,
+            remedy="give the model's safetensors",
+        )
 
 
 def dataset_source(name: str, grid: Grid, where: str) -> Source:
@@ -67,7 +91,8 @@ def dataset_source(name: str, grid: Grid, where: str) -> Source:
             )
         return Source("local", str(found), content_revision(found))
     known = (*EMBEDDED_DATASETS, *HUB_DATASETS)
-    return _hub(HUB_DATASETS.get(name, name), "dataset", where, remedy=nearest(name, known))
+    preset, at, commit = name.partition("@")
+    return _hub(HUB_DATASETS.get(preset, preset) + at + commit, "dataset", where, nearest(name, known), grid)
 
 
 def embedded_source(name: str) -> Source:
@@ -105,16 +130,21 @@ def _counts(file: Path, folder: Path) -> bool:
     return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _hub(name: str, kind: str, where: str, remedy: str) -> Source:
+def _hub(name: str, kind: str, where: str, remedy: str, grid: Grid) -> Source:
     """A hub repository at a commit: `org/name@<commit>`, else the cached or current commit of main."""
     repository, _, revision = name.partition("@")
-    looks_local = repository.startswith(("/", ".", "~")) or repository.endswith((*DATA_SUFFIXES, ".gguf"))
+    looks_local = repository.startswith(("/", ".", "~")) or repository.endswith((*DATA_SUFFIXES, GGUF))
     if looks_local or repository.count("/") != 1:
         what = "no such file or folder" if looks_local else f"'{name}' is unknown"
         raise UserError(f"{what} ('{name}')" if looks_local else what, where=where, remedy=remedy)
     if is_commit(revision):
         return Source("hub", repository, revision)
-    return Source("hub", repository, _hub_commit(repository, revision or "main", kind, where))
+    commit = _hub_commit(repository, revision or "main", kind, where, may_stay_open=grid.only_looked_at)
+    return Source("hub", repository, commit)
+
+
+_silent: list[bool] = []
+"""Not empty once the hub did not answer: a look at a grid of ten names does not wait ten times."""
 
 
 def is_commit(revision: str) -> bool:
@@ -137,16 +167,22 @@ def require_commit(data: Any, source: Source) -> None:
             )
 
 
-def _hub_commit(repository: str, revision: str, kind: str, where: str) -> str:
+def _hub_commit(repository: str, revision: str, kind: str, where: str, *, may_stay_open: bool) -> str:
     from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from huggingface_hub.file_download import repo_folder_name
 
     try:
         folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
         if (folder / "refs" / revision).is_file():  # an air-gapped plan gets the commit fetched for it
             return (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+        if may_stay_open and _silent:
+            return OPEN
         commit = HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=10).sha
     except Exception as error:  # which library speaks HTTP, and so its errors, is the hub client's affair
+        if may_stay_open and not isinstance(error, HfHubHTTPError | HFValidationError):
+            _silent.append(True)
+            return OPEN
         raise UserError(
             f"cannot find the commit of '{repository}' ({type(error).__name__})",
             where=where,
@@ -174,7 +210,8 @@ def benchmark_source(config: BenchmarkConfig, grid: Grid, where: str) -> Benchma
     elif config.name.partition("@")[0] in HUB_BENCHMARKS:
         name, _, commit = config.name.partition("@")
         repository, schema = HUB_BENCHMARKS[name]
-        source = _hub(f"{repository}@{commit}" if commit else repository, "dataset", where, remedy="")
+        pinned = f"{repository}@{commit}" if commit else repository
+        source = _hub(pinned, "dataset", where, "", grid)
     else:
         raise UserError(
             f"'{config.name}' is unknown",

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from study.files import sync
 from study.job import Job
-from study.specs import to_dict
+from study.specs import TrainSpec, to_dict
+from training.dropout import restored
+from training.templates import chat_template
 from training.zero import World
+
+logger = logging.getLogger(__name__)
 
 CARD = """---
 library_name: transformers
+pipeline_tag: text-generation
 tags: [calsweep]
 ---
 # {name}
@@ -25,6 +32,8 @@ Trained by calsweep as job `{job_id}` ({kind}). Its full specification:
 ```json
 {spec}
 ```
+
+The tokenizer's chat template is the one of the training (`{template}`).
 """
 
 
@@ -37,28 +46,51 @@ def save_model(
     zero_stage: int,
     world: World,
 ) -> None:
-    """Write `folder` from rank 0, whole or not at all; every rank must call this."""
+    """Write `folder` from rank 0, whole or not at all; every rank must call this.
+
+    The weights are those of the training, in its dtype; the config is the model's own.
+    """
+    assert isinstance(job.spec, TrainSpec)
+    template = job.spec.hyper.template
     state = _gathered(lm, world) if zero_stage == 3 else lm.state_dict()
     if world.rank != 0:
         return
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
-    lm.save_pretrained(temporary, state_dict=state)
-    tokenizer.save_pretrained(temporary)
+    _mend_generation_config(lm)
+    with restored(lm):
+        lm.save_pretrained(temporary, state_dict=state)
+    exported = copy.copy(tokenizer)
+    exported.chat_template = chat_template(template, tokenizer)
+    exported.save_pretrained(temporary)
     spec = json.dumps(to_dict(job.spec), indent=1, ensure_ascii=False)
-    card = CARD.format(name=job.name, job_id=job.job_id, kind=job.kind, spec=spec)
+    card = CARD.format(name=job.name, job_id=job.job_id, kind=job.kind, spec=spec, template=template)
     (temporary / "README.md").write_text(card, encoding="utf-8")
     for file in temporary.rglob("*"):
         sync(file)  # DONE is on disk soon after, and says that they are
     temporary.rename(folder)
 
 
+def _mend_generation_config(lm: PreTrainedModel) -> None:
+    """Drop settings of sampling that contradict each other: many models come with them, none can be saved."""
+    own = lm.generation_config
+    if own is None:
+        return
+    try:
+        own.validate(strict=True)
+    except ValueError as error:
+        logger.warning("the model's generation config is left out: %s", str(error).splitlines()[0])
+        tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        lm.generation_config = GenerationConfig(**tokens)
+
+
 def _gathered(lm: PreTrainedModel, world: World) -> dict[str, Any]:
     """The whole weights on rank 0, from the shards of ZeRO-3; a tied head is stored once, as elsewhere."""
     import deepspeed
 
-    state: dict[str, Any] = {}
+    # what is no parameter, and still saved, is whole on every rank
+    state = {name: tensor for name, tensor in lm.state_dict().items() if name in dict(lm.named_buffers())}
     for name, parameter in lm.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             if world.rank == 0:

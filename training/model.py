@@ -2,87 +2,137 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from study.errors import JobError
-from study.specs import Scratch, TrainSpec
+from study.specs import Hyperparameters, Resources, TrainSpec
+from study.weights import UNREADABLE, Weights, cannot_load, require_all, weights_at
+from training import checks, dropout, scratch
 from training.data import IGNORE_INDEX
-from training.loss import linear_cross_entropy
+from training.loss import Losses, linear_losses
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def load(spec: TrainSpec, model_path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer a run starts from; safetensors only, no code from outside."""
+def load(
+    spec: TrainSpec, model_path: str, resources: Resources
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer a run starts from, on the host; safetensors or GGUF, no code from outside.
+
+    model_path: a hub id, a folder or a GGUF file; nothing for a model from scratch.
+    Raises JobError when they cannot be loaded, or the model cannot do what is asked for.
+    """
+    config = config_of(spec, model_path)
+    weights = None if spec.scratch is not None else _weights(spec, model_path)
+    try:
+        lm = _built(config, weights, model_path, spec.hyper, resources)
+        tokenizer = _tokenizer(spec, model_path)
+    except UNREADABLE as error:
+        raise cannot_load(model_path or spec.model.name, error) from error
+    if spec.hyper.dropout is not None:
+        checks.check_dropout(lm, spec.hyper.dropout)
+    if resources.packing:
+        checks.check_packing(lm)
+    return lm, tokenizer
+
+
+def config_of(spec: TrainSpec, model_path: str) -> PreTrainedConfig:
+    """The config of the model that `load` loads. Raises JobError when it cannot be read."""
+    if spec.scratch is not None:
+        return scratch.config_for(spec.scratch, _tokenizer(spec, model_path))
+    weights = _weights(spec, model_path)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(weights.name, **weights.common)
+    except UNREADABLE as error:
+        raise cannot_load(model_path, error) from error
+    return config
+
+
+def _tokenizer(spec: TrainSpec, model_path: str) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase
     if spec.scratch is not None:
         from study.cldr.instructions import DEMO_SHARES
         from training.wordlevel import cldr_tokenizer
 
         tokenizer = cldr_tokenizer(DEMO_SHARES)
-        return build(spec.scratch, tokenizer, seed=spec.hyper.seed), tokenizer
-    revision = spec.model.revision if spec.model.kind == "hub" else None
-    # in bf16 DeepSpeed casts the weights itself
-    model = AutoModelForCausalLM.from_pretrained(
-        model_path, revision=revision, dtype=torch.float32, use_safetensors=True
-    )
-    return model, AutoTokenizer.from_pretrained(model_path, revision=revision)
+    else:
+        weights = _weights(spec, model_path)
+        tokenizer = AutoTokenizer.from_pretrained(weights.name, **weights.common)
+    return tokenizer
 
 
-def build(scratch: Scratch, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:
-    """An untrained model of the given shape for this tokenizer; the same seed gives the same weights."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=scratch.hidden_size,
-        intermediate_size=scratch.intermediate_size,
-        num_hidden_layers=scratch.num_layers,
-        num_attention_heads=scratch.num_heads,
-        max_position_embeddings=scratch.max_position_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": scratch.rope_theta},
-        initializer_range=scratch.initializer_range,
-        tie_word_embeddings=scratch.tie_word_embeddings,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config)
+def _weights(spec: TrainSpec, model_path: str) -> Weights:
+    return weights_at(model_path, spec.model.revision if spec.model.kind == "hub" else None)
 
 
-@torch.no_grad()
-def check_head(lm: PreTrainedModel) -> None:
-    """Refuse a model whose logits are not its head, and soft-cap, on its last hidden state.
+def _built(
+    config: PreTrainedConfig,
+    weights: Weights | None,
+    model_path: str,
+    hyper: Hyperparameters,
+    resources: Resources,
+) -> PreTrainedModel:
+    """The model, with these weights or without any, as resources and hyperparameters want it."""
+    own = None if hyper.dropout is None else dropout.override(config, hyper.dropout)
+    _check_attention(config, hyper, resources)
+    # sdpa is asked for by asking for nothing: where it lacks what an architecture needs, it is refused
+    attention = None if resources.attention == "sdpa" else resources.attention
+    try:
+        if weights is None:
+            lm = scratch.build_from(config, seed=hyper.seed, attention=attention)
+        else:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                weights.name,
+                config=config,
+                dtype=DTYPES[hyper.dtype],
+                attn_implementation=attention,
+                output_loading_info=True,
+                **weights.common,
+                **weights.model,
+            )
+            lm, info = loaded
+            require_all(model_path, info)
+    except ImportError as error:
+        raise JobError(
+            f"attention {resources.attention} cannot be used here ({str(error).splitlines()[0]}): "
+            "install what it needs, or write attention: sdpa"
+        ) from error
+    if lm.config._attn_implementation != resources.attention:
+        logger.warning(
+            "%s has no %s attention, %s is used instead",
+            type(lm).__name__,
+            resources.attention,
+            lm.config._attn_implementation,
+        )
+    if own is not None:
+        dropout.remember(lm, own)
+    if resources.activation_checkpointing:
+        lm.activation_checkpointing_enable({"use_reentrant": False})
+    return lm
 
-    Some architectures scale their logits or add a bias (Cohere, Granite, Phi): the fused loss would be
-    another one than theirs, and would look right.
-    Raises JobError.
-    """
-    input_ids = torch.arange(8)[None] % lm.config.get_text_config().vocab_size
-    training = lm.training
-    lm.eval()
-    own = lm(input_ids=input_ids, use_cache=False).logits
-    hidden = lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
-    lm.train(training)
-    ours = hidden @ lm.get_output_embeddings().weight.T
-    softcap = softcap_of(lm)
-    if softcap is not None:
-        ours = softcap * torch.tanh(ours / softcap)
-    if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
-        raise JobError(f"{type(lm).__name__} changes its logits after the head; that is not handled")
 
-
-def softcap_of(lm: PreTrainedModel) -> float | None:
-    """Gemma-2's cap on logits, None for other architectures."""
-    softcap: float | None = getattr(lm.config.get_text_config(), "final_logit_softcapping", None)
-    return softcap
+def _check_attention(config: PreTrainedConfig, hyper: Hyperparameters, resources: Resources) -> None:
+    """Refuse what an implementation of attention would complain of in the first step."""
+    if resources.attention.startswith("flash") and hyper.dtype != "bf16":
+        raise JobError(f"attention {resources.attention} has no fp32: write dtype: bf16, or attention: sdpa")
+    if resources.attention == "flex_attention" and any(
+        place.rate > 0 and "att" in place.name for place in dropout.places(config)
+    ):
+        raise JobError("attention flex_attention has no dropout: write dropout: 0, or attention: sdpa")
 
 
 class LossModel(nn.Module):
@@ -91,21 +141,33 @@ class LossModel(nn.Module):
     Under ZeRO-3 the head's weight is whole only inside the engine's forward.
     """
 
-    def __init__(self, lm: PreTrainedModel, label_smoothing: float) -> None:
+    def __init__(self, lm: PreTrainedModel, hyper: Hyperparameters) -> None:
         super().__init__()
         self.lm = lm
-        self.label_smoothing = label_smoothing
-        self.softcap = softcap_of(lm)
+        self.label_smoothing = hyper.label_smoothing
+        self.softcap = checks.softcap_of(lm) if hyper.logit_softcap is None else hyper.logit_softcap
+        self.temperature = hyper.logit_temperature
 
-    def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Both (B, L), right-padded, labels not shifted -> (loss_sum, num_tokens) of this micro-batch."""
-        hidden = self.lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
-        shifted = labels[:, 1:].reshape(-1)
-        return linear_cross_entropy(
+    def forward(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor | None = None) -> Losses:
+        """The losses of a micro-batch.
+
+        input_ids, labels: (B, L), right-padded, labels not shifted.
+        position_ids: (1, L) for examples that are laid end to end; each begins at 0 and sees no other.
+        """
+        if position_ids is not None:
+            # flash attention looks for where they begin again in a single row only
+            assert len(input_ids) == 1, tuple(input_ids.shape)
+            # nothing predicts the first token of an example, least of all the end of the one before
+            labels = labels.masked_fill(position_ids == 0, IGNORE_INDEX)
+        hidden = self.lm.get_decoder()(
+            input_ids=input_ids, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
+        return linear_losses(
             hidden[:, :-1].reshape(-1, hidden.shape[-1]),
             self.lm.get_output_embeddings().weight,
-            shifted,
+            labels[:, 1:].reshape(-1),
             label_smoothing=self.label_smoothing,
             softcap=self.softcap,
+            temperature=self.temperature,
             ignore_index=IGNORE_INDEX,
         )

@@ -19,8 +19,9 @@ from tests.grids import grid_of
 
 BASE = "study: s\ngrid:\n  model: [m]\n"
 TRAIN_KEYS = (
-    "beta1, beta2, dataset, dtype, global_batch_size, label_smoothing, learning_rate, max_grad_norm, "
-    "max_length_tokens, num_epochs, num_examples, num_steps, seed, template, warmup_ratio, weight_decay"
+    "beta1, beta2, dataset, dropout, dtype, exclude_sources, global_batch_size, label_smoothing, "
+    "learning_rate, logit_softcap, logit_temperature, max_grad_norm, max_length_tokens, num_epochs, "
+    "num_examples, num_steps, seed, template, warmup_ratio, weight_decay"
 )
 NOT_A_MAPPING = "not a mapping of keys to values; write key: value lines below it"
 NOT_AN_INTEGER = "could not be converted to Integer); correct it"
@@ -81,7 +82,7 @@ IN_FILE = {
     "train: {seed: -1}": "train.seed: out of range; give 0 or more, below 2^63",
     "train: {dataset: 3}": "train.dataset: 3 is not a name; give an id or a path",
     "train: {dtype: bf61}": "train.dtype: 'bf61' is unknown; did you mean 'bf16'?",
-    'train: {template: "a\\nb"}': "train.template: 'a b' is unknown; valid: plain, tulu",
+    'train: {template: "a\\nb"}': "train.template: 'a b' is unknown; valid: plain, tokenizer, tulu",
     "resources: {train: {nodes: 0}}": "resources.train.nodes: out of range; give 1 or more",
     "resources: {train: {mem_gib: .inf}}": "resources.train.mem_gib: out of range; give a positive number",
     "evaluate: {languages_per_task: 0}": "evaluate.languages_per_task: must be 1 or more; write 1",

@@ -23,6 +23,7 @@ from study.sources import (
 )
 from study.specs import Source
 from tests.grids import grid_of, write_model
+from tests.study.headers import gguf_bytes
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WHERE = "grid.yaml: grid.model"
@@ -127,12 +128,41 @@ def test_wrong_model_names(grid: Grid, tmp_path: Path) -> None:
     assert mistake("a/b/c", grid) == f"{WHERE}: 'a/b/c' is unknown; valid: cldr-tiny"
     (tmp_path / "empty").mkdir()
     assert mistake("empty", grid) == (
-        f"{WHERE}: 'empty' has no config.json; give a Hugging Face model folder"
+        f"{WHERE}: 'empty' has no config.json; give a Hugging Face model folder or a GGUF file"
     )
+
+
+def test_a_gguf_file_is_pinned_by_its_content(grid: Grid, tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(gguf_bytes({"llama.rope.scaling.type": "none"}, {"output.weight": (2, 3)}) + b"weights")
+    found = model_source("m.gguf", grid, {}, WHERE)
+    assert found == Source("local", str(file), content_revision(file))
+    file.write_bytes(file.read_bytes()[:-1] + b"S")
+    assert model_source("m.gguf", grid, {}, WHERE).revision != found.revision
+
+
+def test_gguf_files_that_would_be_read_as_another_model(grid: Grid, tmp_path: Path) -> None:
     (tmp_path / "m.gguf").touch()
     assert mistake("m.gguf", grid) == (
-        f"{WHERE}: GGUF files are not read yet; give a Hugging Face folder or a hub id"
+        f"{WHERE}: 'm.gguf' is no GGUF file of version 2 or 3; download it again"
     )
+    for name, values, shapes in (
+        ("m-00001-of-00003.gguf", {}, {}),
+        ("first.gguf", {"split.count": 3}, {}),
+        ("linear.gguf", {"gemma3.rope.scaling.type": "linear"}, {}),
+        ("llama3.gguf", {}, {"rope_freqs.weight": (64,)}),
+    ):
+        (tmp_path / name).write_bytes(gguf_bytes(values, shapes))
+    for name in ("m-00001-of-00003.gguf", "first.gguf"):
+        assert mistake(name, grid) == (
+            f"{WHERE}: '{name}' is one part of a split model; "
+            "join the parts with llama.cpp's gguf-split --merge"
+        )
+    for name in ("linear.gguf", "llama3.gguf"):
+        assert mistake(name, grid) == (
+            f"{WHERE}: '{name}' scales its rotary embedding, which is not read from GGUF files; "
+            "give the model's safetensors"
+        )
 
 
 def test_datasets(grid: Grid, hub: FakeHub, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from study.specs import (
     Source,
     Spec,
     TrainSpec,
-    accumulation_steps,
     identity,
     to_dict,
 )
@@ -59,12 +58,16 @@ def test_every_hyperparameter_is_part_of_the_identity() -> None:
         "label_smoothing": 0.1,
         "seed": 1,
         "num_examples": 5,
+        "exclude_sources": ("aya",),
         "num_epochs": 3,
         "num_steps": 5,
         "global_batch_size": 64,
         "max_length_tokens": 64,
         "template": "plain",
         "dtype": "fp32",
+        "dropout": 0.1,
+        "logit_softcap": 32.0,
+        "logit_temperature": 0.5,
         "warmup_ratio": 0.1,
         "weight_decay": 0.1,
         "beta1": 0.8,
@@ -156,6 +159,13 @@ WRONG: list[tuple[type[Any], str, Any]] = [
     (Resources, "zero_stage", 0),
     (Resources, "zero_stage", 4),
     (Resources, "micro_batch_size", 0),
+    (Resources, "micro_batch_tokens", 0),
+    (Resources, "attention", "flash"),
+    (Resources, "save_only_model", True),  # with resume, which is the default
+    (Hyperparameters, "template", "alpaca"),
+    (Hyperparameters, "dropout", 1.0),
+    (Hyperparameters, "logit_softcap", 0.0),
+    (Hyperparameters, "logit_temperature", 0.0),
     (Resources, "batch_tokens", 0),
 ]
 
@@ -172,12 +182,3 @@ def test_the_edges_of_the_ranges_are_inside() -> None:
     Hyperparameters(label_smoothing=0.0, warmup_ratio=0.0, weight_decay=0.0, seed=0, max_length_tokens=2)
     Hyperparameters(warmup_ratio=1.0, beta1=0.0, seed=2**63 - 1, num_steps=1, num_examples=1)
     Resources(gpus_per_node=0, zero_stage=3, mem_gib=0.5)
-
-
-def test_the_global_batch_is_made_of_whole_micro_batches() -> None:
-    assert accumulation_steps(128, 8, 4) == (8, 4)
-    assert accumulation_steps(4, 8, 2) == (2, 1)  # no larger than a rank's share
-    with pytest.raises(
-        UserError, match=r"^micro_batch_size: global_batch_size 128 is no multiple of 3 ranks x 8"
-    ):
-        accumulation_steps(128, 8, 3)

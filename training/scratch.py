@@ -1,0 +1,38 @@
+"""Untrained models, built from a config."""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from study.shapes import config_of
+from study.specs import Scratch
+
+
+def config_for(scratch: Scratch, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The config of a model of the given shape for this tokenizer."""
+    return AutoConfig.for_model(
+        **config_of(scratch),
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def build(scratch: Scratch, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:
+    """An untrained model of the given shape for this tokenizer; the same seed gives the same weights."""
+    return build_from(config_for(scratch, tokenizer), seed=seed, attention=None)
+
+
+def build_from(config: PreTrainedConfig, *, seed: int, attention: str | None) -> PreTrainedModel:
+    """An untrained model. attention: as transformers names it, None for its own choice."""
+    torch.manual_seed(seed)
+    lm: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    return lm
