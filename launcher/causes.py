@@ -125,22 +125,24 @@ def remedy(
     """
     resources = with_remedies(asked, before.remedied)
     if cause == HOST_MEMORY:
-        name, old = "mem_gib", before.resources.mem_gib
-        new: Any = math.ceil(old * MEMORY_FACTOR)
+        new: float = math.ceil(before.resources.mem_gib * MEMORY_FACTOR)
         new = max(min(new, max_mem_gib) if max_mem_gib is not None else new, asked.mem_gib)
-        if new <= old:
+        if new <= before.resources.mem_gib:
             return None
+        given: dict[str, Any] = {"mem_gib": new}
     elif cause == GPU_MEMORY:
-        name = "batch_tokens" if kind == "evaluate" else "micro_batch_size"
-        old = getattr(before.resources, name)
-        new = min(old // 2, getattr(asked, name))
-        if new < 1:
+        names = ("batch_tokens",) if kind == "evaluate" else ("micro_batch_size", "micro_batch_tokens")
+        given = {name: min(getattr(before.resources, name) // 2, getattr(asked, name)) for name in names}
+        if min(given.values()) < 1:
             return None
     else:
         return Execution(resources, before.remedied, before.changes)
-    resources = dataclasses.replace(resources, **{name: new})
-    changes = (*before.changes, f"{cause}: {name} {old:g} -> {new:g}")
-    return Execution(resources, {**before.remedied, name: new}, changes)
+    told = ", ".join(f"{name} {getattr(before.resources, name):g} -> {to:g}" for name, to in given.items())
+    return Execution(
+        dataclasses.replace(resources, **given),
+        {**before.remedied, **given},
+        (*before.changes, f"{cause}: {told}"),
+    )
 
 
 def with_remedies(asked: Resources, remedied: Mapping[str, Any]) -> Resources:

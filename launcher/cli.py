@@ -1,4 +1,4 @@
-"""The command line: `calsweep sweep|status|watch|logs|explain|retry|cancel|gc|prefetch|analyse`.
+"""The command line: `calsweep sweep|status|watch|logs|explain|retry|cancel|gc|prefetch|doctor|analyse`.
 
 Exit codes: 0 complete or submitted, 1 some cells failed, 2 usage or configuration error, 3 budget refused,
 130 interrupted.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from study.errors import BudgetError, CalsweepError, UserError
 
-LATER = ("sync", "doctor")
+LATER = ("sync",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +55,10 @@ def _dispatch(arguments: list[str]) -> int:
         from launcher.sweeping import sweep
 
         return sweep(options)
+    if options.command == "doctor":
+        from launcher.doctor import doctor
+
+        return doctor(options)
     from launcher import commands
 
     on_a_study = {
@@ -101,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     cancel = commands.add_parser("cancel", help="take a study's jobs out of the queue")
     gc = commands.add_parser("gc", help="drop the checkpoints that no job needs any more")
     prefetch = commands.add_parser("prefetch", help="fetch what a grid takes from the hub, on a login node")
+    doctor = commands.add_parser(
+        "doctor", help="prove that the installed stack computes the loss and gradient it should"
+    )
+    doctor.add_argument(
+        "items",
+        nargs="+",
+        metavar="loss [STUDY]",
+        help="for the models of a study or a grid file; without one, for small Llama, Mistral and Gemma-2",
+    )
+    doctor.add_argument("--json", action="store_true", help="print the outcome as JSON")
     for command in (status, watch, logs, explain, retry, cancel, gc):
         command.add_argument("study", type=Path, metavar="STUDY", help="a study's folder, or its grid file")
         command.add_argument("--json", action="store_true", help="print the outcome as JSON")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from launcher.tasks import Task
 from study.job import Job
 from study.paths import StudyPaths
 from study.plan import Plan
-from study.specs import EvalSpec
+from study.sources import OPEN
+from study.specs import EvalSpec, Source, TrainSpec
 
 MAX_LINES = 40
 MAX_SCRIPTS = 100
@@ -79,3 +81,20 @@ def print_scripts(found: Sequence[Script], console: Console) -> None:
     if len(found) > MAX_SCRIPTS:
         more = len(found) - MAX_SCRIPTS
         console.print(f"\n# ... and {more} more like these; --json prints all", highlight=False)
+
+
+def tell_open_revisions(plan: Plan) -> None:
+    """Say on stderr which hub names of a plan have no commit; nothing when all have one."""
+    sources: set[Source] = set()
+    for job in plan.jobs:
+        if isinstance(job.spec, TrainSpec):
+            sources |= {job.spec.model, job.spec.dataset}
+        elif isinstance(job.spec, EvalSpec):
+            sources |= {job.spec.model, job.spec.benchmark.source}
+    names = sorted(source.name for source in sources if source.revision == OPEN)
+    if names:
+        print(
+            f"calsweep: the hub does not answer: the commits of {', '.join(names)} are not known, so job ids "
+            "will be others; without a network a sweep needs them prefetched, or pinned as <name>@<commit>",
+            file=sys.stderr,
+        )

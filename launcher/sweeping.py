@@ -17,7 +17,7 @@ from launcher import ledger, local, scheduler
 from launcher.advance import Step, next_step, note_found_arrays, take
 from launcher.budget import check_budget, print_forecast, to_json
 from launcher.cluster import Site, load_site, write_site
-from launcher.dry_run import print_matrix, print_scripts, scripts
+from launcher.dry_run import print_matrix, print_scripts, scripts, tell_open_revisions
 from launcher.forecast import Forecast, forecast
 from launcher.pilot import pilot_grid
 from launcher.plan import build_plan, resolved
@@ -31,13 +31,13 @@ from study.gridfile import telling_lines
 from study.job import KINDS
 from study.paths import StudyPaths
 from study.plan import Plan, write_plan
-from study.specs import TrainSpec, accumulation_steps
+from study.specs import TrainSpec
 
 
 def sweep(options: argparse.Namespace) -> int:
     """Submit what is missing of a grid, and only that; on this machine, run it and print the tables."""
     with telling_lines(options.grid, options.overrides):
-        grid = load_grid(options.grid, options.overrides)
+        grid = dataclasses.replace(load_grid(options.grid, options.overrides), only_looked_at=options.dry_run)
         plan, site = build_plan(grid), load_site(grid)
         if options.pilot:
             grid = pilot_grid(grid, plan)
@@ -45,6 +45,8 @@ def sweep(options: argparse.Namespace) -> int:
         _check_batches(plan, site)
     paths = StudyPaths(grid.study_dir)
     console = make_console(stderr=options.json)
+    if options.dry_run:
+        tell_open_revisions(plan)
     with nullcontext() if options.dry_run else ledger.held(paths) as lock:
         if lock is not None:
             write_plan(plan, resolved(grid), paths)
@@ -199,12 +201,12 @@ def _check_batches(plan: Plan, site: Site) -> None:
             if (key := (kind, job.spec.hyper.global_batch_size)) in seen:
                 continue
             seen.add(key)
-            try:
-                accumulation_steps(key[1], mine.micro_batch_size, mine.num_tasks)
-            except UserError as error:
+            if key[1] < mine.num_tasks:
                 raise UserError(
-                    error.what, where=f"resources.{kind}.{error.where}", remedy=error.remedy
-                ) from None
+                    f"{mine.num_tasks} ranks cannot share a global batch of {key[1]} examples",
+                    where=f"resources.{kind}",
+                    remedy="ask for fewer tasks, or raise global_batch_size",
+                )
 
 
 def _print_plan(

@@ -107,7 +107,14 @@ def _run(paths: StudyPaths, jobs: list[Job]) -> None:
     if isinstance(spec, TrainSpec):
         from training.train import train
 
-        train(jobs[0], folder, model_path=model_path, resources=resources, tracking=tracking)
+        train(
+            jobs[0],
+            folder,
+            model_path=model_path,
+            tokens=paths.tokens,
+            resources=resources,
+            tracking=tracking,
+        )
     else:
         from evaluation.shard import evaluate
 

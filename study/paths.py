@@ -52,6 +52,11 @@ class JobPaths:
         return self.root / "metrics.jsonl"
 
     @property
+    def certificate(self) -> Path:
+        """Of a training run: what `training.certificate` found on the stack and the ranks it ran on."""
+        return self.root / "certificate.json"
+
+    @property
     def predictions(self) -> Path:
         return self.root / "predictions"
 
@@ -128,6 +133,11 @@ class StudyPaths:
     def pilot(self) -> Path:
         """A small study of its own: one cell with few steps, swept to measure what this one costs."""
         return self.root / "pilot"
+
+    @property
+    def tokens(self) -> Path:
+        """Tokenised datasets, which the jobs share."""
+        return self.root / "tokens"
 
     @property
     def tables(self) -> Path:

@@ -36,11 +36,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Resumed:
-    """Where a run goes on: optimizer steps done, and what `save` was given as `state`."""
+class Found:
+    """A complete checkpoint: optimizer steps done, and what `save` was given as `state`."""
 
+    path: Path
     step: int
     state: Mapping[str, Any]
+    world_size: int
+    zero_stage: int
 
 
 def save(
@@ -48,7 +51,7 @@ def save(
 ) -> None:
     """Save the run after `step` optimizer steps; every rank must call this, between two steps.
 
-    state: JSON, given back by `load_newest`. keep: complete checkpoints that are left, this one included;
+    state: JSON, given back by `newest`. keep: complete checkpoints that are left, this one included;
     while it is written there is one more. When this returns the checkpoint is complete, for every rank.
     """
     began = time.monotonic()
@@ -76,39 +79,50 @@ def save(
             _remove(path)
         temporary.rename(path)
         sync(checkpoints)
-        _prune(checkpoints, step, keep)
+        prune(checkpoints, step, keep)
         logger.info("checkpoint at step %d, in %.1f s", step, time.monotonic() - began)
     dist.barrier()
 
 
-def load_newest(engine: Any, checkpoints: Path, world: World) -> Resumed | None:
-    """Load the newest complete checkpoint into a fresh engine; None when there is none.
+def newest(checkpoints: Path, world: World) -> Found | None:
+    """The newest complete checkpoint, its sums checked; None when there is none.
 
     Every rank must call this, and all get the same. One that is torn is passed over with a warning.
-    Raises JobError when it was saved by another number of ranks or ZeRO stage.
     """
     for step in _from_rank_0(world, _steps(checkpoints) if world.rank == 0 else []):
         path = _folder(checkpoints, step)
         marker, problem = _from_rank_0(world, _read_marker(path, step) if world.rank == 0 else ({}, None))
         problem = problem or _first_problem(path, marker["files"], world)
-        if problem is not None:
-            if world.rank == 0:
-                logger.warning("the checkpoint %s is torn and passed over: %s", path, problem)
-                # out of the way, or it would be counted among those to keep
-                _hide(path)
-            continue
-        saved = marker["world_size"], marker["zero_stage"]
-        if saved != (world.size, engine.zero_optimization_stage()):
-            raise JobError(
-                f"{path} was saved by {saved[0]} ranks at ZeRO stage {saved[1]}, and this run has "
-                f"{world.size} at stage {engine.zero_optimization_stage()}: run it as before, or delete "
-                f"{checkpoints} to begin again"
-            )
-        loaded, _ = engine.load_checkpoint(str(path), tag=TAG)
-        assert loaded is not None, f"{path}: DeepSpeed found nothing in a complete checkpoint"
-        _restore_random_state(path / _random_name(world), world)
-        return Resumed(step, marker["state"])
+        if problem is None:
+            return Found(path, step, marker["state"], marker["world_size"], marker["zero_stage"])
+        if world.rank == 0:
+            logger.warning("the checkpoint %s is torn and passed over: %s", path, problem)
+            # out of the way, or it would be counted among those to keep
+            _hide(path)
     return None
+
+
+def fits(found: Found, world: World, zero_stage: int) -> bool:
+    """Whether it was saved as this run is: else it goes through DeepSpeed's universal format.
+
+    Raises JobError where that leads nowhere: between stage 3 and the others the weights lie differently.
+    """
+    if (found.zero_stage == 3) != (zero_stage == 3):
+        raise JobError(
+            f"{found.path} was saved at ZeRO stage {found.zero_stage}, and this run is at {zero_stage}: "
+            f"write zero_stage: {found.zero_stage}, or delete {found.path.parent} to begin again"
+        )
+    return (found.world_size, found.zero_stage) == (world.size, zero_stage)
+
+
+def load(engine: Any, found: Found, world: World) -> None:
+    """Load a checkpoint that `fits` into a fresh engine; the run goes on bit for bit.
+
+    Every rank must call this.
+    """
+    loaded, _ = engine.load_checkpoint(str(found.path), tag=TAG)
+    assert loaded is not None, f"{found.path}: DeepSpeed found nothing in a complete checkpoint"
+    _restore_random_state(found.path / _random_name(world), world)
 
 
 def _folder(checkpoints: Path, step: int) -> Path:
@@ -170,8 +184,8 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _prune(checkpoints: Path, step: int, keep: int) -> None:
-    """Leave the newest `keep` checkpoints.
+def prune(checkpoints: Path, step: int, keep: int) -> None:
+    """Leave the newest `keep` checkpoints; rank 0 alone calls this.
 
     One that is newer than `step` was passed over as torn, or is of a run that was set back by hand.
     """

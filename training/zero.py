@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
-from study.specs import Hyperparameters
+from study.specs import Hyperparameters, Resources
 
 MIN_PORT, MAX_PORT = 20_000, 32_000
 """Below the ports that Linux gives to outgoing connections: one of those may be taken at any moment."""
+
+TIMEOUT = timedelta(minutes=30)
+"""The others wait as long for rank 0 to write a large model; NCCL's own ten minutes can be too short."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def join() -> World:
         # no port to collide on, and no network at all
         dist.init_process_group(backend, store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
     else:
-        dist.init_process_group(backend, init_method="env://", rank=rank, world_size=size)
+        dist.init_process_group(backend, init_method="env://", rank=rank, world_size=size, timeout=TIMEOUT)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return World(rank, size, device)
 
@@ -70,41 +74,71 @@ def _place() -> tuple[int, int, int]:
     env = JobEnvironment()
     # one node: the loopback address, whatever the host's name resolves to
     os.environ["MASTER_ADDR"] = "127.0.0.1" if env.num_nodes == 1 else env.hostnames[0]
-    # all ranks must agree and jobs on one host must not collide: the port follows from the job id
-    os.environ["MASTER_PORT"] = str(random.Random(env.job_id).randint(MIN_PORT, MAX_PORT))
+    # all ranks must agree and jobs on one host must not collide: the port follows from the job id; from the
+    # number of the restart, too, so that a job that met a taken one does not meet it again
+    drawn = random.Random(f"{env.job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}")
+    os.environ["MASTER_PORT"] = str(drawn.randint(MIN_PORT, MAX_PORT))
     return env.global_rank, env.num_tasks, env.local_rank
 
 
 def engine(
-    model: nn.Module, hyper: Hyperparameters, zero_stage: int, micro: int, accumulation: int, steps: int
+    model: nn.Module, hyper: Hyperparameters, resources: Resources, steps: int, *, universal: bool = False
 ) -> Any:
-    """A DeepSpeed engine with torch's fused AdamW, linear warm-up and linear decay to zero."""
+    """A DeepSpeed engine with torch's fused AdamW, linear warm-up and linear decay to zero.
+
+    It takes as many micro-batches a step as it is given: `backward` is told which is the last, and the loss
+    comes divided already. universal: its checkpoint is going to be one that was made for any number of ranks.
+    """
     import deepspeed
 
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": hyper.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(
+    config = {
+        # what it would divide by; the loop does that itself, by target tokens
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": hyper.max_grad_norm,
+        "bf16": {"enabled": hyper.dtype == "bf16"},
+        # in bf16, each of many micro-batches would be rounded to what is there already
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {
+            "stage": resources.zero_stage,
+            **({"offload_optimizer": {"device": "cpu"}} if resources.offload_optimizer else {}),
+        },
+        "zero_allow_untested_optimizer": True,
+        # our AdamW is fused and as fast as DeepSpeed's, which takes two minutes to compile
+        "zero_force_ds_cpu_optimizer": False,
+        "checkpoint": {"load_universal": universal},
+        "steps_per_print": 10**9,
+    }
+    optimizer = _optimizer(model, hyper)
+    warmup = round(hyper.warmup_ratio * steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, warmup, steps))
+    built, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=scheduler, config=config)
+    return built
+
+
+def _optimizer(model: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimizer:
+    """AdamW that decays matrices and embeddings, not norms and biases."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": hyper.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=hyper.learning_rate,
         betas=(hyper.beta1, hyper.beta2),
         fused=True,
     )
-    warmup = round(hyper.warmup_ratio * steps)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, warmup, steps))
-    config = {
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": hyper.max_grad_norm,
-        "bf16": {"enabled": hyper.dtype == "bf16"},
-        "zero_optimization": {"stage": zero_stage},
-        "zero_allow_untested_optimizer": True,
-        # our AdamW is fused and as fast as DeepSpeed's, which takes two minutes to compile
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-    }
-    built, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=scheduler, config=config)
-    return built
+
+
+def backward(engine: Any, loss: Tensor, *, last: bool) -> None:
+    """Add the gradient of a micro-batch. `engine.step()` comes after the last one of a global batch.
+
+    loss: this rank's summed loss divided by the target tokens of the whole global batch. DeepSpeed averages
+    over ranks, and what is wanted is the sum.
+    """
+    engine.set_gradient_accumulation_boundary(last)
+    engine.backward(loss * dist.get_world_size())
 
 
 def lr_factor(step: int, warmup: int, steps: int) -> float:

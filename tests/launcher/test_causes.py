@@ -11,9 +11,9 @@ from launcher import causes
 from launcher.attempts import Attempt
 from launcher.causes import Execution, of_exception, of_silence, remedy, tries_left, with_remedies
 from study.errors import JobError, RecordError
-from study.specs import Resources, accumulation_steps
+from study.specs import Resources
 
-ASKED = Resources(mem_gib=4, micro_batch_size=8, batch_tokens=1000)
+ASKED = Resources(mem_gib=4, micro_batch_size=8, micro_batch_tokens=4096, batch_tokens=1000)
 
 
 class OutOfMemoryError(RuntimeError):
@@ -74,14 +74,14 @@ def test_more_memory_each_time_and_never_the_same_lack_twice() -> None:
     assert given.resources.mem_gib == 20
 
 
-def test_half_the_micro_batch_is_the_same_global_batch() -> None:
+def test_half_of_both_bounds_of_a_micro_batch_as_long_as_there_is_a_half() -> None:
     execution = Execution(ASKED)
     sizes = []
     while (execution := remedy(causes.GPU_MEMORY, "train", execution, ASKED)) is not None:  # type: ignore[assignment]
-        micro, accumulation = accumulation_steps(128, execution.resources.micro_batch_size, 4)
-        sizes.append(execution.resources.micro_batch_size)
-        assert micro * accumulation * 4 == 128
-    assert sizes == [4, 2, 1]
+        sizes.append((execution.resources.micro_batch_size, execution.resources.micro_batch_tokens))
+        told = execution.changes[-1]
+    assert sizes == [(4, 2048), (2, 1024), (1, 512)]
+    assert told == f"{causes.GPU_MEMORY}: micro_batch_size 2 -> 1, micro_batch_tokens 1024 -> 512"
     smaller = remedy(causes.GPU_MEMORY, "evaluate", Execution(ASKED), ASKED)
     assert smaller is not None
     assert (smaller.resources.batch_tokens, smaller.resources.micro_batch_size) == (500, 8)

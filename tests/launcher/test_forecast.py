@@ -29,12 +29,13 @@ from study.config import BudgetConfig
 from study.errors import BudgetError
 from study.paths import StudyPaths
 from study.sources import embedded_source
-from study.specs import Benchmark, Hyperparameters, Resources, Scratch, Source, TrainSpec
+from study.specs import ARCHITECTURES, Benchmark, Hyperparameters, Resources, Scratch, Source, TrainSpec
 from tests.grids import grid_of, plan_of, write_model
 from tests.launcher.plans import GRID
+from tests.study.headers import gguf_bytes
 from tests.sweeping import ROOT
-from training.data import load_rows, tokenise
-from training.model import build
+from training.data import token_dataset
+from training.scratch import build
 from training.wordlevel import cldr_tokenizer
 
 COMMIT = "a" * 40
@@ -72,10 +73,18 @@ def line_of(result: Forecast, kind: str, model: str) -> Line:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_model_from_scratch_has_the_parameters_of_the_real_one(tied: bool) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_model_from_scratch_has_the_parameters_of_the_real_one(architecture: str, tied: bool) -> None:
     from study.cldr.instructions import DEMO_SHARES
 
-    shape = Scratch(hidden_size=48, intermediate_size=80, num_layers=3, num_heads=4, tie_word_embeddings=tied)
+    shape = Scratch(
+        architecture,
+        hidden_size=48,
+        intermediate_size=80,
+        num_layers=3,
+        num_heads=4,
+        tie_word_embeddings=tied,
+    )
     real = build(shape, cldr_tokenizer(DEMO_SHARES), seed=0)
     assert sizes.parameters(Source("scratch", "x", "0" * 12), shape).value == real.num_parameters()
 
@@ -98,6 +107,17 @@ def test_a_folder_is_counted_by_its_headers_or_its_config(tmp_path: Path) -> Non
     (tmp_path / "model.safetensors.index.json").unlink()
     assert sizes.parameters(source) == sizes.Figure(real.num_parameters(), "its config")
     (tmp_path / "config.json").unlink()
+    assert sizes.parameters(source).value is None
+
+
+def test_a_gguf_file_is_counted_by_its_header(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    source = Source("local", str(file), "0" * 12)
+    file.write_bytes(gguf_bytes({"a.b": ["x", "y"]}, {"token_embd.weight": (64, 10), "norm.weight": (64,)}))
+    assert sizes.parameters(source) == sizes.Figure(64 * 11, "its weights")
+    file.write_bytes(b"no such thing")
+    assert sizes.parameters(source).value is None
+    file.unlink()
     assert sizes.parameters(source).value is None
 
 
@@ -135,12 +155,12 @@ def test_broken_weights_are_not_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cldr-pretrain", "cldr-instruct"])
-def test_embedded_rows_are_as_long_as_the_real_ones(name: str) -> None:
+def test_embedded_rows_are_as_long_as_the_real_ones(tmp_path: Path, name: str) -> None:
     from study.cldr.instructions import DEMO_SHARES
 
     spec = train_spec(embedded_source(name), num_examples=1000, template="plain")
     rows, tokens = sizes.training_rows(spec)
-    real = tokenise(load_rows(spec.dataset, spec.hyper), cldr_tokenizer(DEMO_SHARES), spec.hyper, name)
+    real = token_dataset(spec, cldr_tokenizer(DEMO_SHARES), tmp_path)
     assert rows.value == len(real) == 1000
     assert tokens.value == pytest.approx(len(real.tokens) / len(real), rel=0.05)
 
@@ -295,8 +315,8 @@ import json, sys
 from pathlib import Path
 import torch
 from study.job import Job
-from study.specs import Hyperparameters, Scratch, Source, TrainSpec
-from training import checkpoint, export, model, zero
+from study.specs import Hyperparameters, Resources, Scratch, Source, TrainSpec
+from training import checkpoint, export, model, scratch, zero
 from training.wordlevel import cldr_tokenizer
 world, tokenizer = zero.join(), cldr_tokenizer(["en"])
 def size(folder):
@@ -305,10 +325,10 @@ for stage, dtype in ((2, "bf16"), (3, "bf16"), (1, "fp32"), (3, "fp32")):
     folder = Path(sys.argv[1], f"{stage}-{dtype}")
     folder.mkdir()
     hyper = Hyperparameters(dtype=dtype)
-    lm = model.build(Scratch(), tokenizer, seed=0)
+    lm = scratch.build(Scratch(), tokenizer, seed=0)
     count, ids = lm.num_parameters(), torch.arange(32).reshape(2, 16)
-    engine = zero.engine(model.LossModel(lm, 0.1), hyper, stage, 2, 1, 5)
-    engine.backward(engine(ids, ids)[0] / 30)
+    engine = zero.engine(model.LossModel(lm, hyper), hyper, Resources(zero_stage=stage), 5)
+    zero.backward(engine, engine(ids, ids).loss_sum / 30, last=True)
     engine.step()
     checkpoint.save(engine, folder / "checkpoints", 1, world, state={}, keep=1)
     spec = TrainSpec(Source("local", "x", "0" * 12), Source("local", "x", "0" * 12), hyper)

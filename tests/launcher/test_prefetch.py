@@ -60,16 +60,17 @@ from evaluation.benchmarks import load_items
 from evaluation.shard import load_model
 from launcher.plan import build_plan
 from study.config import load_grid
-from training.data import load_rows
+from study.specs import Resources
+from training.rows import open_rows
 from training.model import load
 plan = build_plan(load_grid(Path(sys.argv[1])))
 train, = plan.of_kind("train")
 evaluations = plan.of_kind("evaluate")
 print(json.dumps({
-    "trained": load(train.spec, train.spec.model.name)[0].num_parameters(),
+    "trained": load(train.spec, train.spec.model.name, Resources())[0].num_parameters(),
     "evaluated": load_model(evaluations[0].spec.model.name, evaluations[0].spec.model.revision, "fp32")[0]
         .num_parameters(),
-    "rows": [row["output"] for row in load_rows(train.spec.dataset, train.spec.hyper)],
+    "rows": [row["output"] for _, row in open_rows(train.spec.dataset, train.spec.hyper)],
     "items": {job.spec.language: [item.question for item in load_items(job.spec.benchmark, job.spec.language)]
               for job in evaluations},
 }))
@@ -94,7 +95,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_llama(folder: Path) -> None:
     from study.specs import Scratch
-    from training.model import build
+    from training.scratch import build
     from training.wordlevel import cldr_tokenizer
 
     tokenizer = cldr_tokenizer(["en"])
@@ -195,9 +196,10 @@ import json, sys
 from pathlib import Path
 from launcher.plan import build_plan
 from study.config import load_grid
-from training.data import load_rows
+from study.specs import Resources
+from training.rows import open_rows
 spec = build_plan(load_grid(Path(sys.argv[1]))).of_kind("train")[0].spec
-print(json.dumps([spec.dataset.revision, len(load_rows(spec.dataset, spec.hyper))]))
+print(json.dumps([spec.dataset.revision, len(open_rows(spec.dataset, spec.hyper))]))
 """
 
 

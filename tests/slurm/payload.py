@@ -19,7 +19,7 @@ TRAIN = '''
 """Trains nothing."""
 from study.files import append_line, write_json
 
-def train(job, folder, *, model_path, resources, tracking):
+def train(job, folder, *, model_path, tokens, resources, tracking):
     append_line(folder.root / "runs", "run")
     write_json(folder.done, {})
 '''

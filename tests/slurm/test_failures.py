@@ -59,18 +59,17 @@ import signal
 import time
 
 from study.files import append_line, write_json
-from study.specs import accumulation_steps
 
 
-def train(job, folder, *, model_path, resources, tracking):
+def train(job, folder, *, model_path, tokens, resources, tracking):
     hyper = job.spec.hyper
-    micro, accumulation = accumulation_steps(hyper.global_batch_size, resources.micro_batch_size, 1)
-    append_line(folder.root / "runs", f"{os.environ['SLURM_MEM_PER_NODE']} {micro} {accumulation}")
+    micro = resources.micro_batch_size
+    append_line(folder.root / "runs", f"{os.environ['SLURM_MEM_PER_NODE']} {micro}")
     if hyper.label_smoothing == 0.1:
         hold(0.8)
     elif hyper.label_smoothing == 0.2:
         hold(1.5)
-    elif hyper.label_smoothing == 0.3 and micro > 2:
+    elif hyper.label_smoothing == 0.3 and micro > 16:
         import torch
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     elif hyper.label_smoothing == 0.4:
@@ -95,7 +94,7 @@ import torch.distributed as dist
 from study.files import append_line, write_json
 
 
-def train(job, folder, *, model_path, resources, tracking):
+def train(job, folder, *, model_path, tokens, resources, tracking):
     rank = int(os.environ["SLURM_PROCID"])
     store = f"file://{folder.root}/store-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
     if rank == 0:
@@ -179,7 +178,7 @@ def execution(paths: StudyPaths, job_id: str) -> dict[str, Any]:
 
 def test_a_job_that_needs_more_memory_gets_it(failures: StudyPaths) -> None:
     job_id = trainings(failures)[0.1]
-    assert runs(failures, job_id) == ["615 8 1", "1024 8 1"]  # MiB that SLURM gave, micro-batch, accumulation
+    assert runs(failures, job_id) == ["615 64", "1024 64"]  # MiB that SLURM gave, micro-batch
     assert outcome(failures, job_id) == (True, None)
     assert execution(failures, job_id)["resources"]["mem_gib"] == 1
     assert execution(failures, job_id)["changes"] == ["out of host memory: mem_gib 0.6 -> 1"]
@@ -187,25 +186,25 @@ def test_a_job_that_needs_more_memory_gets_it(failures: StudyPaths) -> None:
 
 def test_the_same_lack_of_memory_is_not_run_into_twice(failures: StudyPaths) -> None:
     job_id = trainings(failures)[0.2]
-    assert runs(failures, job_id) == ["615 8 1", "1024 8 1"]  # then there is no more to give
+    assert runs(failures, job_id) == ["615 64", "1024 64"]  # then there is no more to give
     assert outcome(failures, job_id) == (False, causes.HOST_MEMORY)
 
 
 def test_half_the_micro_batch_where_the_gpu_is_too_small(failures: StudyPaths) -> None:
     job_id = trainings(failures)[0.3]
     found = [line.split() for line in runs(failures, job_id)]
-    assert [(int(micro), int(accumulation)) for _, micro, accumulation in found] == [(8, 1), (4, 2), (2, 4)]
-    assert len({memory for memory, _, _ in found}) == 1
+    assert [int(micro) for _, micro in found] == [64, 32, 16]
+    assert len({memory for memory, _ in found}) == 1
     assert outcome(failures, job_id) == (True, None)
     assert execution(failures, job_id)["changes"] == [
-        "out of GPU memory: micro_batch_size 8 -> 4",
-        "out of GPU memory: micro_batch_size 4 -> 2",
+        "out of GPU memory: micro_batch_size 64 -> 32, micro_batch_tokens 8192 -> 4096",
+        "out of GPU memory: micro_batch_size 32 -> 16, micro_batch_tokens 4096 -> 2048",
     ]
 
 
 def test_a_killed_job_is_tried_once_more_as_it_is(failures: StudyPaths) -> None:
     job_id = trainings(failures)[0.4]
-    assert runs(failures, job_id) == ["615 8 1"] * 2
+    assert runs(failures, job_id) == ["615 64"] * 2
     assert [entry.outcome for entry in tries(failures, job_id)] == ["failed"] * 2
     assert outcome(failures, job_id) == (False, causes.KILLED)
 

@@ -24,7 +24,7 @@ import time
 from study.files import append_line, write_json
 
 
-def train(job, folder, *, model_path, resources, tracking):
+def train(job, folder, *, model_path, tokens, resources, tracking):
     append_line(folder.root / "runs", "as submitted")
     while os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         time.sleep(0.1)

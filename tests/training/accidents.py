@@ -50,7 +50,7 @@ def kill_in_save(rank: int, *, at: str, save: int, ranks: tuple[int, ...] = (0,)
         _before(checkpoint, "digest", lambda: _before(checkpoint, "sync", _die, call=1), call=save)
     else:
         assert at == "before the old ones go"
-        _before(checkpoint, "_prune", _die, call=save)
+        _before(checkpoint, "prune", _die, call=save)
 
 
 def kill_in_export(rank: int) -> None:

@@ -40,7 +40,7 @@ HYPER = Hyperparameters(
     template="plain",
     warmup_ratio=0.25,
 )
-COMPARED = ("step", "loss", "grad_norm", "learning_rate")
+COMPARED = ("step", "loss", "nll", "grad_norm", "learning_rate")
 TIMEOUT_S = 120
 KILLED = -signal.SIGKILL
 
@@ -68,9 +68,9 @@ def make_inputs(folder: Path) -> Path:
     return folder
 
 
-def job_of(inputs: Path, dtype: str, steps: int) -> Job:
+def job_of(inputs: Path, dtype: str, steps: int, dropout: float | None) -> Job:
     model, rows = (Source("local", str(inputs / name), "0" * 12) for name in ("model", "rows.jsonl"))
-    hyper = replace(HYPER, dtype=dtype, num_steps=steps)
+    hyper = replace(HYPER, dtype=dtype, num_steps=steps, dropout=dropout)
     return Job("train", TrainSpec(model, rows, hyper), needs=(), cell={"model": "tiny"})
 
 
@@ -84,6 +84,7 @@ def start(
     every_min: float = 30,
     keep: int = 2,
     steps: int = STEPS,
+    dropout: float | None = None,
     tracking: str = "disabled",
     accident: Callable[[int], None] | None = None,
 ) -> list[ForkServerProcess]:
@@ -101,7 +102,7 @@ def start(
     )
     started = []
     for rank in range(ranks):
-        job = job_of(inputs, dtype, steps)
+        job = job_of(inputs, dtype, steps, dropout)
         arguments = (folder, inputs, rank, attempt, job, resources, TrackingConfig(tracking), accident)
         process = processes.Process(target=_rank, args=arguments)
         process.start()
@@ -154,11 +155,11 @@ def logged(folder: Path) -> list[tuple[str, ...]]:
     return [tuple(row[name] for name in COMPARED) for row in rows]
 
 
-def assert_same_run(folder: Path, undisturbed: Path) -> None:
+def assert_same_run(folder: Path, undisturbed: Path, steps: int = STEPS) -> None:
     """Every logged digit and every exported bit; and that there was something to compare."""
     want = logged(undisturbed)
-    assert [row[0] for row in want] == [str(step) for step in range(1, STEPS + 1)]
-    assert len({row[1] for row in want}) == STEPS
+    assert [row[0] for row in want] == [str(step) for step in range(1, steps + 1)]
+    assert len({row[1] for row in want}) == steps
     assert logged(folder) == want
     mine, theirs = (load_file(paths_of(root).model / "model.safetensors") for root in (folder, undisturbed))
     assert mine.keys() == theirs.keys()
@@ -166,7 +167,7 @@ def assert_same_run(folder: Path, undisturbed: Path) -> None:
         assert mine[name].dtype == tensor.dtype
         assert torch.equal(mine[name], tensor), name
     assert paths_of(folder).done.read_bytes() == paths_of(undisturbed).done.read_bytes()
-    assert json.loads(paths_of(folder).progress.read_text())["done"] == STEPS
+    assert json.loads(paths_of(folder).progress.read_text())["done"] == steps
 
 
 def _outcome(folder: Path, rank: int) -> Path:
@@ -216,6 +217,7 @@ def _rank(
             job,
             paths_of(folder),
             model_path=str(inputs / "model"),
+            tokens=inputs / "tokens",
             resources=resources,
             tracking=tracking,
         )

@@ -51,7 +51,13 @@ def run(folder: Path, ranks: int, micro: int, zero_stage: int) -> JobPaths:
     paths = JobPaths(folder / "job")
     resources = Resources(tasks_per_node=ranks, micro_batch_size=micro, zero_stage=zero_stage)
     executor.submit(
-        train, JOB, paths, model_path="", resources=resources, tracking=TrackingConfig(mode="disabled")
+        train,
+        JOB,
+        paths,
+        model_path="",
+        tokens=folder / "tokens",
+        resources=resources,
+        tracking=TrackingConfig(mode="disabled"),
     ).results()
     return paths
 
@@ -86,17 +92,17 @@ def test_the_run_does_not_depend_on_how_it_is_spread(
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=HYPER.learning_rate * 0.05)
 
 
-def test_first_step_equals_plain_torch(baseline: JobPaths) -> None:
+def test_first_step_equals_plain_torch(baseline: JobPaths, tmp_path: Path) -> None:
     from study.cldr.instructions import DEMO_SHARES
-    from training import data, model
+    from training import batches, data, scratch
     from training.wordlevel import cldr_tokenizer
 
     tokenizer = cldr_tokenizer(DEMO_SHARES)
     assert SPEC.scratch is not None
-    lm = model.build(SPEC.scratch, tokenizer, seed=0).double()
-    dataset = data.tokenise(data.load_rows(SPEC.dataset, HYPER), tokenizer, HYPER, "x")
+    lm = scratch.build(SPEC.scratch, tokenizer, seed=0).double()
+    dataset = data.token_dataset(SPEC, tokenizer, tmp_path)
     losses = []
-    for example in next(iter(data.global_batches(len(dataset), HYPER, 1))):
+    for example in next(iter(batches.global_batches(len(dataset), HYPER, 1))):
         ids = torch.tensor(dataset.tokens[dataset.offsets[example] : dataset.offsets[example + 1]]).long()
         target = torch.tensor(dataset.is_target[dataset.offsets[example] : dataset.offsets[example + 1]])
         logits = lm(input_ids=ids[None]).logits[0, :-1]
@@ -136,7 +142,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
 
 
 def test_a_model_that_changes_its_logits_is_refused() -> None:
-    from training import model
+    from training import checks
 
     shape: dict[str, Any] = {
         "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -144,6 +150,6 @@ def test_a_model_that_changes_its_logits_is_refused() -> None:
         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
     gemma = Gemma2ForCausalLM(Gemma2Config(**shape, head_dim=8, final_logit_softcapping=0.5))
-    model.check_head(gemma)  # a soft-cap is known
+    checks.check_head(gemma)  # a soft-cap is known
     with pytest.raises(JobError, match="GraniteForCausalLM changes its logits after the head"):
-        model.check_head(GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=8.0)))
+        checks.check_head(GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=8.0)))

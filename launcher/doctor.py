@@ -1,0 +1,183 @@
+"""`calsweep doctor loss`: does the installed stack compute the loss, and its gradient, that a study needs?"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from launcher.cluster import load_site
+from launcher.plan import SCRATCH, build_plan
+from launcher.terminal import make_console, print_json
+from study.config import load_grid
+from study.errors import UserError
+from study.gridfile import telling_lines
+from study.job import Job
+from study.paths import StudyPaths
+from study.plan import Plan
+from study.sources import embedded_source
+from study.specs import ARCHITECTURES, DTYPES, Hyperparameters, Resources, Scratch, TrainSpec
+
+RANKS = (1, 2)
+TIMEOUT_MIN = 30
+
+
+class Case(NamedTuple):
+    """What is checked once: a model, and how it is trained. model_path: where `training.model` finds it."""
+
+    name: str
+    spec: TrainSpec
+    model_path: str
+    resources: Resources
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Check the loss for each model and dtype of a study, or for the built-in architectures.
+
+    Returns 0 when every check passed, 1 otherwise.
+    """
+    what, *rest = options.items
+    if what != "loss" or len(rest) > 1:
+        raise UserError(
+            "is unknown", where=f"doctor {' '.join(options.items)}", remedy="write: doctor loss GRID"
+        )
+    cases = _of_a_study(Path(rest[0])) if rest else list(_built_in())
+    console = make_console(stderr=options.json)
+    results = _check(cases, console)
+    if options.json:
+        print_json(results)
+    else:
+        _print(results, console)
+    return int(not all(result["passed"] for result in results))
+
+
+def certify(cases: Sequence[Case]) -> list[list[dict[str, Any]]]:
+    """The checks of `training.certificate` for each case, as JSON values; every rank of a task runs this."""
+    from training import certificate, model, zero
+
+    world = zero.join()
+    try:
+        found = [
+            certificate.certify(
+                model.config_of(case.spec, case.model_path), case.spec.hyper, case.resources, world
+            )
+            for case in cases
+        ]
+    finally:
+        zero.leave()
+    return [[certificate.to_dict(check) for check in checks] for checks in found]
+
+
+def _built_in() -> Iterator[Case]:
+    for architecture in ARCHITECTURES:
+        for dtype in DTYPES:
+            spec = TrainSpec(
+                SCRATCH,
+                embedded_source("cldr-pretrain"),
+                Hyperparameters(dtype=dtype, label_smoothing=0.1),
+                Scratch(architecture=architecture),
+            )
+            yield Case(architecture, spec, "", Resources())
+
+
+def _of_a_study(file: Path) -> list[Case]:
+    """Each model as it is trained: dtype, cap and temperature, and the largest smoothing factor there is."""
+    if file.is_dir():
+        file = StudyPaths(file).grid
+    with telling_lines(file, ()):
+        grid = dataclasses.replace(load_grid(file), only_looked_at=True)
+        plan, site = build_plan(grid), load_site(grid)
+    found: dict[tuple[Any, ...], Case] = {}
+    for job in (job for job in plan.jobs if isinstance(job.spec, TrainSpec)):
+        spec, model_path = _weights(job, plan)
+        hyper = spec.hyper
+        key = (spec.model, spec.scratch, hyper.dtype, hyper.logit_softcap, hyper.logit_temperature)
+        if key not in found or found[key].spec.hyper.label_smoothing < hyper.label_smoothing:
+            found[key] = Case(str(job.cell["model"]), spec, model_path, site.resources[job.kind])
+    if not found:
+        raise UserError("trains nothing", where=str(file), remedy="give a grid with a dataset")
+    return list(found.values())
+
+
+def _weights(job: Job, plan: Plan) -> tuple[TrainSpec, str]:
+    """What a job trains, and where it is; a model that the plan prepares is built as that job builds it."""
+    spec = job.spec
+    assert isinstance(spec, TrainSpec)
+    if spec.model.kind == "job":
+        (maker,) = [other for other in plan.jobs if other.job_id == spec.model.name]
+        assert isinstance(maker.spec, TrainSpec)
+        spec = dataclasses.replace(maker.spec, hyper=spec.hyper)
+    return spec, spec.model.name
+
+
+def _check(cases: Sequence[Case], console: Console) -> list[dict[str, Any]]:
+    from submitit import LocalExecutor
+
+    # packed always: it costs nothing to know; without a GPU there are no kernels of one
+    here: dict[str, Any] = (
+        {} if os.path.exists("/dev/nvidiactl") else {"attention": "sdpa", "offload_optimizer": False}
+    )
+    tried = [
+        case._replace(resources=dataclasses.replace(case.resources, packing=True, **here)) for case in cases
+    ]
+    checks: list[list[dict[str, Any]]] = [[] for _ in cases]
+    with tempfile.TemporaryDirectory(prefix="calsweep-doctor-") as folder:
+        for ranks in RANKS:
+            with console.status(f"{len(cases)} models on {ranks} ranks"):
+                executor = LocalExecutor(folder)
+                executor.update_parameters(tasks_per_node=ranks, timeout_min=TIMEOUT_MIN)
+                for mine, found in zip(checks, executor.submit(certify, tried).results()[0], strict=True):
+                    mine += found
+    return [_result(case, found) for case, found in zip(cases, checks, strict=True)]
+
+
+def _result(case: Case, checks: list[dict[str, Any]]) -> dict[str, Any]:
+    hyper = case.spec.hyper
+    # a model that cannot be packed is no trouble to a study that does not pack
+    counted = [check for check in checks if check["name"] != "packing" or case.resources.packing]
+    return {
+        "model": case.name,
+        "dtype": hyper.dtype,
+        "zero_stage": case.resources.zero_stage,
+        "label_smoothing": hyper.label_smoothing,
+        "logit_softcap": hyper.logit_softcap,
+        "logit_temperature": hyper.logit_temperature,
+        "passed": all(check["passed"] for check in counted),
+        "checks": checks,
+    }
+
+
+def _print(results: Sequence[dict[str, Any]], console: Console) -> None:
+    table = Table(box=None, header_style="bold")
+    for column in ("model", "dtype", "ZeRO", "smoothing", "check", "ranks"):
+        table.add_column(column)
+    for column in ("loss off by", "gradient off by", "tolerance"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for result in results:
+        for number, check in enumerate(result["checks"]):
+            head = [result["model"], result["dtype"], result["zero_stage"], result["label_smoothing"]]
+            table.add_row(
+                *([str(cell) for cell in head] if number == 0 else [""] * len(head)),
+                check["name"],
+                str(check["num_ranks"]),
+                *(f"{check[key]:.1e}" for key in ("loss_difference", "gradient_difference")),
+                f"{check['tolerance']:g}",
+                "ok" if check["passed"] else "FAILS",
+                style=None if check["passed"] else "red",
+            )
+    console.print(table)
+    console.print(
+        "Relative differences from plain float64 torch, each example alone; of gradients, the worst.",
+        highlight=False,
+    )
+    if not all(result["passed"] for result in results):
+        print("calsweep: this stack does not compute what it should; compare versions", file=sys.stderr)

@@ -1,0 +1,203 @@
+"""One gradient, however it is computed; and a certificate that fails where it is another one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from submitit import LocalExecutor
+from transformers import AutoConfig, PreTrainedConfig
+
+from launcher.cli import main
+from study.errors import JobError
+from study.specs import Hyperparameters, Resources
+from training import batches, certificate, model, zero
+from training.certificate import Check
+from training.loss import Losses
+
+STAGES = (1, 2, 3)
+
+
+def config(kind: str = "llama") -> PreTrainedConfig:
+    return AutoConfig.for_model(kind, vocab_size=1000, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+
+
+def hyper(dtype: str = "fp32") -> Hyperparameters:
+    return Hyperparameters(dtype=dtype, label_smoothing=0.2, logit_temperature=0.5)
+
+
+def on_ranks(ranks: int, function: Callable[..., Any], folder: Path) -> Any:
+    """What rank 0 returns, in processes of its own."""
+    executor = LocalExecutor(folder)
+    executor.update_parameters(tasks_per_node=ranks, timeout_min=5)
+    return executor.submit(function).results()[0]
+
+
+# one gradient ---------------------------------------------------------------------------------------------
+
+
+def all_stages() -> dict[str, list[Check]]:
+    world = zero.join()
+    try:
+        return {
+            f"{dtype}, stage {stage}": certificate.certify(
+                config(), hyper(dtype), Resources(zero_stage=stage, packing=True), world
+            )
+            for dtype in ("fp32", "bf16")
+            for stage in STAGES
+        }
+    finally:
+        zero.leave()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_gradient_is_the_same_at_all_stages_ranks_and_accumulations(tmp_path: Path, ranks: int) -> None:
+    """Against float64, on gradients: Adam would hide a wrong scale. fp32 within 1e-5, bf16 within 0.02."""
+    found = on_ranks(ranks, all_stages, tmp_path)
+    assert len(found) == 2 * len(STAGES)
+    for how, checks in found.items():
+        assert [check.name for check in checks] == ["smoothing", "masks", "accumulation", "packing"]
+        for check in checks:
+            assert check.num_ranks == ranks
+            assert check.passed
+            bound = 1e-5 if how.startswith("fp32") else 0.02
+            assert check.gradient_difference < bound, (how, check)
+            assert check.loss_difference < bound / 10, (how, check)
+
+
+# another one ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, wrap(original))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def without(option: str, value: Any) -> Callable[[Any], Any]:
+    """The loss that does not know of an option."""
+    return lambda losses: lambda *args, **options: losses(*args, **{**options, option: value})
+
+
+def per_micro_batch(losses: Any) -> Any:
+    """The mean over a micro-batch instead of the sum: right with one micro-batch only."""
+
+    def wrapped(*args: Any, **options: Any) -> Losses:
+        found = losses(*args, **options)
+        return Losses(found.loss_sum / found.num_tokens * 60, found.nll_sum, found.num_tokens)
+
+    return wrapped
+
+
+def seeing_prompts(collate: Any) -> Any:
+    """The loss on prompts, too."""
+
+    def wrapped(*args: Any, **options: Any) -> batches.Batch:
+        found: batches.Batch = collate(*args, **options)
+        return found._replace(labels=found.input_ids.copy())
+
+    return wrapped
+
+
+def seeing_each_other(collate: Any) -> Any:
+    """Packed examples that are not told apart."""
+
+    def wrapped(*args: Any, packed: bool, **options: Any) -> batches.Batch:
+        found: batches.Batch = collate(*args, packed=packed, **options)
+        return found._replace(position_ids=None) if packed else found
+
+    return wrapped
+
+
+MISTAKES: dict[str, tuple[Any, str, Callable[[Any], Any], set[str]]] = {
+    "no smoothing": (model, "linear_losses", without("label_smoothing", 0.0), {"smoothing", "masks"}),
+    "no temperature": (model, "linear_losses", without("temperature", 1.0), {"smoothing", "masks"}),
+    "a cap": (model, "linear_losses", without("softcap", 1.0), {"smoothing", "masks"}),
+    "a mean of means": (model, "linear_losses", per_micro_batch, {"accumulation"}),
+    "prompts": (batches, "collate", seeing_prompts, {"masks", "accumulation", "packing"}),
+    "no isolation": (batches, "collate", seeing_each_other, {"packing"}),
+    "a rank too many": (
+        zero,
+        "backward",
+        lambda backward: lambda engine, loss, *, last: backward(engine, loss * 2, last=last),
+        {"smoothing", "masks", "accumulation", "packing"},
+    ),
+}
+
+
+def mistaken() -> dict[str, set[str]]:
+    """For each mistake, the checks that fail."""
+    world = zero.join()
+    found = {}
+    try:
+        for name, (owner, function, wrap, _) in MISTAKES.items():
+            with replaced(owner, function, wrap):
+                checks = certificate.certify(config(), hyper(), Resources(packing=True), world)
+            found[name] = {check.name for check in checks if not check.passed}
+    finally:
+        zero.leave()
+    return found
+
+
+def test_each_mistake_fails_the_checks_that_are_there_for_it(tmp_path: Path) -> None:
+    found = on_ranks(1, mistaken, tmp_path)
+    for name, (*_, failing) in MISTAKES.items():
+        assert found[name] >= failing, (name, found[name])
+    assert found["no isolation"] == {"packing"}
+    assert "smoothing" not in found["prompts"]
+
+
+def test_a_failed_check_ends_the_job_with_one_sentence() -> None:
+    good, bad = Check("masks", 2, 1e-7, 1e-6, 1e-4), Check("packing", 2, 1e-7, 0.3, 1e-4)
+    certificate.require([good], "job")
+    with pytest.raises(JobError, match=r"^job: the certificate of the loss fails, 'packing' on 2 ranks"):
+        certificate.require([good, bad], "job")
+    assert not Check("masks", 1, 0.0, float("nan"), 1e-4).passed
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2", "gemma3_text", "qwen2", "phi3", "olmo2"])
+def test_a_miniature_is_small_and_of_the_same_kind(kind: str) -> None:
+    own = AutoConfig.for_model(kind)
+    small = certificate.miniature(own)
+    assert type(small) is type(own)
+    assert small.tie_word_embeddings == own.tie_word_embeddings
+    assert getattr(small, "final_logit_softcapping", None) == getattr(own, "final_logit_softcapping", None)
+    with torch.device("meta"):
+        from training.scratch import build_from
+
+        lm = build_from(small, seed=0, attention="eager")
+    assert sum(p.numel() for p in lm.parameters()) < 3e6
+    kinds = (set(getattr(shape, "layer_types", None) or []) for shape in (small, own))
+    assert next(kinds) == next(kinds)
+
+
+# the command ----------------------------------------------------------------------------------------------
+
+
+def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "study: s\nprepare: {m: {dataset: cldr-pretrain, architecture: gemma2, dtype: fp32}}\n"
+        "grid: {model: [m], dataset: [cldr-instruct], label_smoothing: [0.0, 0.3]}\ntrain: {dtype: fp32}\n"
+    )
+    assert main(["doctor", "loss", str(grid), "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)  # prepared or fine-tuned, it is the same model
+    assert (result["model"], result["dtype"], result["passed"]) == ("m", "fp32", True)
+    assert result["label_smoothing"] == 0.3
+    assert {check["num_ranks"] for check in result["checks"]} == {1, 2}
+    names = {check["name"] for check in result["checks"]}
+    assert names == {"smoothing", "masks", "accumulation", "packing"}
+
+
+def test_doctor_knows_what_it_can_look_at(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "lung"]) == 2
+    assert capsys.readouterr().err == "calsweep: doctor lung: is unknown; write: doctor loss GRID\n"

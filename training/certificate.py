@@ -1,0 +1,214 @@
+"""Proof, on the stack that is installed, that a run computes the gradient it should.
+
+A miniature of the model (its architecture, two narrow layers) goes through what the run goes through: the
+fused loss, DeepSpeed at the run's ZeRO stage, its ranks, dtype and attention. Its loss and gradient on eight
+made-up examples are compared with the truth: plain torch in float64, each example alone, no fused loss, no
+DeepSpeed, no padding. The examples are laid out in all the ways that must not matter.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from study.errors import JobError
+from study.specs import Hyperparameters, Resources
+from training import dropout, scratch, zero
+from training.data import TokenDataset
+from training.model import DTYPES, LossModel
+from training.step import accumulate
+from training.zero import World
+
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.05}
+"""Largest relative error of a parameter's gradient. bf16 keeps 8 bits: plain torch in bf16 is off by .01."""
+LEAST_SHARE = 1e-4
+"""Of the whole gradient: a parameter with less of it is not looked at, its error is that of the others."""
+NUM_EXAMPLES, MIN_LENGTH, MAX_LENGTH = 8, 5, 24
+HEADS, HEAD_DIM, WINDOW = 4, 16, 8
+MAX_VOCABULARY = 2**14
+"""With the 256,000 of Gemma-2, float64 would take half a minute on one core."""
+NO_STEP = 1e-30
+"""A learning rate that moves no weight: between two layouts the engine must take its step."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One way to lay out the examples. Differences are relative, of the loss and of the worst gradient."""
+
+    name: str
+    num_ranks: int
+    loss_difference: float
+    gradient_difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        # (nan is no pass)
+        return self.loss_difference <= self.tolerance and self.gradient_difference <= self.tolerance
+
+
+def certify(
+    config: PreTrainedConfig, hyper: Hyperparameters, resources: Resources, world: World
+) -> list[Check]:
+    """Compare each layout with the truth; every rank must call this, and all get the same.
+
+    smoothing: every token is a target, no padding. masks: prompts without a loss, and padding. accumulation:
+    the same, one example at a time. packing: the same end to end, where `resources` ask for it. What is laid
+    out is shared by the ranks there are: with two or more, each is a check of theirs, too.
+    """
+    hyper = dataclasses.replace(hyper, dropout=None, learning_rate=NO_STEP, weight_decay=0.0)
+    config = miniature(config)
+    vocabulary = config.get_text_config().vocab_size
+    with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
+        attention = None if resources.attention == "sdpa" else resources.attention
+        lm = _built(config, attention, DTYPES[hyper.dtype], world.device)
+        reference = _built(config, "eager", DTYPES[hyper.dtype], world.device)
+    if resources.activation_checkpointing:
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    engine = zero.engine(LossModel(lm, hyper), hyper, resources, steps=1)
+    engine.train()
+    count = max(NUM_EXAMPLES, world.size)
+    plain, masked = (_examples(vocabulary, count, masked=masked) for masked in (False, True))
+    whole = dataclasses.replace(resources, packing=False, micro_batch_size=count, micro_batch_tokens=10**6)
+    cases = [
+        ("smoothing", plain, whole),
+        ("masks", masked, whole),
+        ("accumulation", masked, dataclasses.replace(whole, micro_batch_size=1)),
+        *([("packing", masked, dataclasses.replace(whole, packing=True))] if resources.packing else []),
+    ]
+    truths = {id(examples): _truth(reference.double(), examples, hyper) for examples in (plain, masked)}
+    found = []
+    for name, examples, layout in cases:
+        step = accumulate(engine, examples, np.arange(count), 0, layout, world)
+        dist.all_reduce(step.sums)
+        loss, gradients = truths[id(examples)]
+        off = abs(float(step.sums[0] / step.sums[2]) / loss - 1)
+        found.append(Check(name, world.size, off, _worst(engine, gradients), TOLERANCES[hyper.dtype]))
+        engine.step()
+    engine.destroy()
+    return found
+
+
+def to_dict(check: Check) -> dict[str, Any]:
+    """A check as JSON values."""
+    return {**dataclasses.asdict(check), "passed": check.passed}
+
+
+def require(checks: Sequence[Check], where: str) -> None:
+    """Raise JobError when a check failed."""
+    for check in checks:
+        if not check.passed:
+            raise JobError(
+                f"{where}: the certificate of the loss fails, '{check.name}' on {check.num_ranks} ranks: "
+                f"loss off by {check.loss_difference:.1e}, gradient by {check.gradient_difference:.1e}, "
+                f"tolerance {check.tolerance:g}; run calsweep doctor loss, and compare versions in env.json"
+            )
+
+
+def miniature(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config with two narrow layers, one of each kind it has, and no dropout; caps and ties as ever."""
+    small = copy.deepcopy(config)
+    dropout.set_all(small, 0.0)
+    text = small.get_text_config()
+    text.vocab_size = min(text.vocab_size, MAX_VOCABULARY)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(text, name, None)  # they may lie beyond it
+    kinds = getattr(text, "layer_types", None)
+    text.num_hidden_layers = 2
+    if kinds:
+        text.layer_types = (list(dict.fromkeys(kinds)) * 2)[:2]
+    grouped = getattr(text, "num_key_value_heads", None) not in (None, text.num_attention_heads)
+    text.hidden_size, text.intermediate_size, text.num_attention_heads = (
+        HEADS * HEAD_DIM,
+        2 * HEADS * HEAD_DIM,
+        HEADS,
+    )
+    if hasattr(text, "num_key_value_heads"):
+        text.num_key_value_heads = HEADS // 2 if grouped else HEADS
+    if getattr(text, "head_dim", None) is not None:
+        text.head_dim = HEAD_DIM
+    if getattr(text, "query_pre_attn_scalar", None) is not None:
+        text.query_pre_attn_scalar = HEAD_DIM
+    if getattr(text, "sliding_window", None) is not None:
+        text.sliding_window = WINDOW
+    return small
+
+
+def _built(
+    config: PreTrainedConfig, attention: str | None, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    lm: nn.Module = scratch.build_from(config, seed=0, attention=attention)
+    result: PreTrainedModel = lm.to(device, dtype)  # type: ignore[assignment]
+    return result
+
+
+def _examples(vocabulary: int, count: int, *, masked: bool) -> TokenDataset:
+    """Made-up examples; masked: of different lengths, with prompts."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(MIN_LENGTH, MAX_LENGTH + 1, count) if masked else np.full(count, MAX_LENGTH)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    prompts = np.repeat(random.integers(1, MIN_LENGTH - 1, count), lengths) if masked else 0
+    return TokenDataset(
+        tokens=random.integers(0, vocabulary, offsets[-1], dtype=np.int32),
+        is_target=position >= prompts,
+        offsets=offsets,
+        num_rows=count,
+        num_excluded=0,
+        num_dropped=0,
+        num_truncated=0,
+    )
+
+
+def _truth(
+    lm: PreTrainedModel, examples: TokenDataset, hyper: Hyperparameters
+) -> tuple[float, dict[str, Tensor]]:
+    """Mean loss over target tokens, and its gradient by name of the parameter. lm: in float64."""
+    softcap = hyper.logit_softcap
+    total, count = torch.zeros((), dtype=torch.float64, device=lm.device), 0
+    for begin, end in itertools.pairwise(examples.offsets.tolist()):
+        ids = torch.from_numpy(examples.tokens[begin:end]).long().to(lm.device)
+        target = torch.from_numpy(examples.is_target[begin:end][1:]).to(lm.device)
+        if softcap is None:
+            logits = lm(input_ids=ids[None], use_cache=False).logits[0]  # capped as the architecture has it
+        else:
+            hidden = lm.get_decoder()(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+            logits = softcap * torch.tanh(lm.get_output_embeddings()(hidden) / softcap)
+        total = total + F.cross_entropy(
+            logits[:-1][target] / hyper.logit_temperature,
+            ids[1:][target],
+            label_smoothing=hyper.label_smoothing,
+            reduction="sum",
+        )
+        count += int(target.sum())
+    lm.zero_grad()
+    (total / count).backward()
+    gradients = {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}
+    return total.item() / count, gradients
+
+
+def _worst(engine: Any, want: dict[str, Tensor]) -> float:
+    """The largest relative error of a parameter's gradient; every rank must call this."""
+    from deepspeed.utils import safe_get_full_grad
+
+    least = LEAST_SHARE * float(torch.cat([g.flatten() for g in want.values()]).norm())
+    errors = []
+    for name, parameter in engine.module.lm.named_parameters():
+        found = safe_get_full_grad(parameter)
+        assert found is not None, name
+        norm = float(want[name].norm())
+        if norm > least:
+            errors.append(float((found.to(want[name]) - want[name]).norm()) / norm)
+    return max(errors, key=lambda error: math.inf if math.isnan(error) else error)
