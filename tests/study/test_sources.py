@@ -185,7 +185,7 @@ def test_datasets(grid: Grid, hub: FakeHub, tmp_path: Path) -> None:
         (
             "none.jsonl",
             "no such file or folder ('none.jsonl'); "
-            "valid: alpaca, cldr-instruct, cldr-pretrain, openhermes, tulu3",
+            "valid: alpaca, cldr-instruct, cldr-pretrain, openhermes, tulu3, tulu_stanford_alpaca",
         ),
     ],
 )

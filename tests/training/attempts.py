@@ -86,6 +86,8 @@ def start(
     steps: int = STEPS,
     dropout: float | None = None,
     tracking: str = "disabled",
+    resume: bool = True,
+    save_only_model: bool = False,
     accident: Callable[[int], None] | None = None,
 ) -> list[ForkServerProcess]:
     """Begin an attempt that logs every step.
@@ -99,6 +101,8 @@ def start(
         zero_stage=zero_stage,
         checkpoint_every_min=every_min,
         keep_checkpoints=keep,
+        resume=resume,
+        save_only_model=save_only_model,
     )
     started = []
     for rank in range(ranks):

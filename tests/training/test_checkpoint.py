@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from study.files import digest, write_json
 from tests.training import accidents
@@ -128,6 +131,27 @@ def test_a_run_that_lies_complete_is_exported_with_its_own_loss(tmp_path: Path, 
     loss = json.loads(paths_of(tmp_path).done.read_text(), parse_float=str)["loss"]
     assert loss == before[-1][1]
     assert load_file(paths_of(tmp_path).model / "model.safetensors")
+
+
+def test_without_resume_an_attempt_begins_again(
+    tmp_path: Path, inputs: Path, undisturbed: Undisturbed
+) -> None:
+    (told,) = attempt(tmp_path, inputs, resume=False, accident=partial(accidents.signal_at, step=4))
+    assert told.error == "Stopped"
+    assert checkpoints(tmp_path) == []
+    (told,) = finish(tmp_path, inputs, resume=False, every_min=EVERY_STEP)
+    assert resumed_from(told.log) is None
+    assert checkpoints(tmp_path) == []
+    assert_same_run(tmp_path, undisturbed())
+
+
+def test_checkpoints_that_are_models_alone(tmp_path: Path, inputs: Path, undisturbed: Undisturbed) -> None:
+    finish(tmp_path, inputs, resume=False, save_only_model=True, every_min=EVERY_STEP)
+    assert checkpoints(tmp_path) == LAST_TWO
+    assert_same_run(tmp_path, undisturbed())
+    models = [paths_of(tmp_path).checkpoints / name for name in LAST_TWO] + [paths_of(tmp_path).model]
+    heads = [AutoModelForCausalLM.from_pretrained(folder).get_output_embeddings().weight for folder in models]
+    assert not any(torch.equal(one, other) for one, other in itertools.pairwise(heads))
 
 
 # -- torn checkpoints -------------------------------------------------------------------------------------

@@ -160,6 +160,7 @@ def _train_and_export(folder: Path, zero_stage: int) -> None:
     assert isinstance(job.spec, TrainSpec)
     resources = Resources(zero_stage=zero_stage, activation_checkpointing=True)
     lm, tokenizer = model.load(job.spec, "", resources)
+    lm.register_buffer("kept", torch.arange(3.0))
     engine = zero.engine(model.LossModel(lm, job.spec.hyper), job.spec.hyper, resources, steps=2)
     engine.train()
     before = {name: safe_get_full_fp32_param(p).clone() for name, p in lm.named_parameters()}
@@ -184,6 +185,7 @@ def test_what_was_trained_is_what_was_exported(tmp_path: Path, zero_stage: int) 
     process.join(TIMEOUT_S)
     assert process.exitcode == 0
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert load_file(tmp_path / "model" / "model.safetensors")["kept"].tolist() == [0, 1, 2]
     want = load_file(tmp_path / "want")
     found = dict(loaded.named_parameters())
     assert found.keys() == want.keys()

@@ -44,12 +44,12 @@ SPEC = TrainSpec(
 JOB = Job("prepare", SPEC, needs=(), cell={"model": "tiny"})
 
 
-def run(folder: Path, ranks: int, micro: int, zero_stage: int) -> JobPaths:
+def run(folder: Path, ranks: int = 1, micro: int = 16, zero_stage: int = 1, **more: Any) -> JobPaths:
     """Train in processes of its own, as a sweep does; gives up after five minutes."""
     executor = LocalExecutor(folder / "submitit")
     executor.update_parameters(tasks_per_node=ranks, timeout_min=5)
     paths = JobPaths(folder / "job")
-    resources = Resources(tasks_per_node=ranks, micro_batch_size=micro, zero_stage=zero_stage)
+    resources = Resources(tasks_per_node=ranks, micro_batch_size=micro, zero_stage=zero_stage, **more)
     executor.submit(
         train,
         JOB,
@@ -68,22 +68,28 @@ def metrics(paths: JobPaths) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> JobPaths:
-    return run(tmp_path_factory.mktemp("baseline"), ranks=1, micro=16, zero_stage=1)
+    return run(tmp_path_factory.mktemp("baseline"))
 
 
 @pytest.mark.parametrize(
-    ("ranks", "micro", "zero_stage"),
-    [(1, 2, 2), (2, 8, 2), (2, 2, 3)],
-    ids=["1x8", "2 ranks", "2 ranks ZeRO-3"],
+    "how",
+    [
+        {"micro": 2, "zero_stage": 2, "activation_checkpointing": True},
+        {"micro": 3, "packing": True, "offload_optimizer": True, "zero_stage": 2},
+        {"ranks": 2, "zero_stage": 2},
+        {"ranks": 2, "micro": 2, "zero_stage": 3},
+    ],
+    ids=["1x8", "packed and offloaded", "2 ranks", "2 ranks ZeRO-3"],
 )
 def test_the_run_does_not_depend_on_how_it_is_spread(
-    baseline: JobPaths, tmp_path: Path, ranks: int, micro: int, zero_stage: int
+    baseline: JobPaths, tmp_path: Path, how: dict[str, Any]
 ) -> None:
-    other = run(tmp_path, ranks, micro, zero_stage)
+    other = run(tmp_path, **how)
     for want, found in zip(metrics(baseline), metrics(other), strict=True):
         # the norm is taken before clipping and before Adam, which would both hide a wrong scale
         assert found["grad_norm"] == pytest.approx(want["grad_norm"], rel=2e-5)
         assert found["loss"] == pytest.approx(want["loss"], rel=2e-5)
+        assert found["nll"] == pytest.approx(want["nll"], rel=2e-5)
         assert found["learning_rate"] == want["learning_rate"]
     want, found = (load_file(paths.model / "model.safetensors") for paths in (baseline, other))
     assert want.keys() == found.keys()
@@ -101,7 +107,7 @@ def test_first_step_equals_plain_torch(baseline: JobPaths, tmp_path: Path) -> No
     assert SPEC.scratch is not None
     lm = scratch.build(SPEC.scratch, tokenizer, seed=0).double()
     dataset = data.token_dataset(SPEC, tokenizer, tmp_path)
-    losses = []
+    losses, nlls = [], []
     for example in next(iter(batches.global_batches(len(dataset), HYPER, 1))):
         ids = torch.tensor(dataset.tokens[dataset.offsets[example] : dataset.offsets[example + 1]]).long()
         target = torch.tensor(dataset.is_target[dataset.offsets[example] : dataset.offsets[example + 1]])
@@ -111,12 +117,33 @@ def test_first_step_equals_plain_torch(baseline: JobPaths, tmp_path: Path) -> No
                 logits[target[1:]], ids[1:][target[1:]], label_smoothing=0.1, reduction="none"
             )
         )
+        nlls.append(-logits.log_softmax(-1)[target[1:]].gather(1, ids[1:][target[1:]][:, None]))
     loss = torch.cat(losses).mean()
     loss.backward()
     norm = torch.cat([p.grad.flatten() for p in lm.parameters() if p.grad is not None]).norm()
     first = metrics(baseline)[0]
     assert first["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert first["nll"] == pytest.approx(torch.cat(nlls).mean().item(), rel=1e-5)
     assert first["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_what_a_run_tells_of_its_speed(baseline: JobPaths) -> None:
+    first, *_, last = metrics(baseline)
+    for line in (first, last):
+        assert 0 < line["target_tokens_per_s"] < line["tokens_per_s"]
+        assert 0 <= line["padding"] < 0.5
+        assert 0.1 < line["peak_memory_gib"] < 10
+        assert "mfu" not in line  # of a processor nobody knows the peak
+    weights = sum(tensor.numel() for tensor in load_file(baseline.model / "model.safetensors").values())
+    assert last["tflops_per_s_and_rank"] == pytest.approx(6 * weights * last["tokens_per_s"] / 1e12)
+
+
+def test_the_certificate_of_a_run(baseline: JobPaths) -> None:
+    checks = json.loads(baseline.certificate.read_text())["checks"]
+    assert [check["name"] for check in checks] == ["smoothing", "masks", "accumulation"]
+    assert all(check["passed"] for check in checks)
+    worst = max(check["gradient_difference"] for check in checks)
+    assert json.loads(baseline.done.read_text())["certificate"] == worst < 1e-5
 
 
 def test_export_is_an_ordinary_folder(baseline: JobPaths) -> None:

@@ -1,0 +1,243 @@
+"""`make bench`: whole optimizer steps against Hugging Face's Trainer with its label smoother, side by side.
+
+The model has the shape of Gemma-3 270M (vocabulary 262,144) and random weights, in bf16; lengths are as
+instruction data have them: log-normal, mean 200, at most 2048 tokens; an optimizer step is 128 examples. The
+contenders take steps in turn, so that a machine that slows down slows all of them. What counts is the ratio
+of target tokens per CPU-second. Before that: the same 16 examples give the same loss.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers import (
+    DataCollatorForSeq2Seq,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from study.specs import Hyperparameters, Resources
+from training import zero
+from training.data import IGNORE_INDEX, TokenDataset
+from training.model import LossModel
+from training.step import accumulate
+
+EPS = 0.1
+GLOBAL_BATCH = 128
+NUM_EXAMPLES = 1024
+MEAN_LENGTH, MAX_LENGTH = 200, 2048
+ROUNDS = 3
+PEER_BATCH = 2
+"""Examples a forward pass of the Trainer: the logits of 2 x 2048 tokens and their copies take 9 GB."""
+RESOURCES = Resources(zero_stage=1, micro_batch_tokens=4096)
+HYPER = Hyperparameters(learning_rate=1e-6, label_smoothing=EPS, dtype="bf16", global_batch_size=GLOBAL_BATCH)
+CONFIG: dict[str, Any] = {
+    "vocab_size": 262_144, "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
+    "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256,
+    "sliding_window": 512, "max_position_embeddings": 32768,
+}  # fmt: skip
+Indices = npt.NDArray[np.int64]
+
+
+def examples() -> TokenDataset:
+    """Made-up tokens, of which an answer of 40 to 90 % has a loss."""
+    random = np.random.default_rng(0)
+    sigma = 0.9
+    drawn = random.lognormal(np.log(MEAN_LENGTH) - sigma**2 / 2, sigma, NUM_EXAMPLES)
+    lengths: Indices = np.clip(drawn.round(), 8, MAX_LENGTH).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    prompts = np.repeat((lengths * random.uniform(0.1, 0.6, NUM_EXAMPLES)).round(), lengths)
+    tokens = random.integers(0, CONFIG["vocab_size"], offsets[-1], dtype=np.int32)
+    return TokenDataset(tokens, position >= np.maximum(prompts, 1), offsets, NUM_EXAMPLES, 0, 0, 0)
+
+
+def model() -> PreTrainedModel:
+    torch.manual_seed(0)
+    lm: PreTrainedModel = Gemma3ForCausalLM(Gemma3TextConfig(**CONFIG)).bfloat16()
+    return lm
+
+
+def rows(dataset: TokenDataset, chosen: Indices) -> list[dict[str, list[int]]]:
+    """Examples as the Trainer takes them."""
+    result = []
+    for example in chosen:
+        span = slice(dataset.offsets[example], dataset.offsets[example + 1])
+        ids, target = dataset.tokens[span], dataset.is_target[span]
+        labels = np.where(target, ids, IGNORE_INDEX)
+        result.append(
+            {"input_ids": ids.tolist(), "attention_mask": [1] * len(ids), "labels": labels.tolist()}
+        )
+    return result
+
+
+class Pad:
+    """Right padding as its collator does; it wants a tokenizer for nothing but this."""
+
+    padding_side = "right"
+
+    def pad(self, features: list[dict[str, Any]], **_: Any) -> dict[str, Tensor]:
+        longest = max(len(feature["input_ids"]) for feature in features)
+        return {
+            name: torch.tensor([feature[name] + [0] * (longest - len(feature[name])) for feature in features])
+            for name in ("input_ids", "attention_mask")
+        }
+
+
+class OneStep(TrainerCallback):
+    """CPU-seconds of the only optimizer step, without what the Trainer sets up before it."""
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.begin = time.process_time()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds = time.process_time() - self.begin
+
+
+class Counting(DataCollatorForSeq2Seq):
+    """Counts what the step was given."""
+
+    targets = tokens = padded = 0
+
+    def __call__(self, features: Any, return_tensors: Any = None) -> Any:
+        longest = max(len(feature["input_ids"]) for feature in features)
+        labels = [
+            feature["labels"] + [IGNORE_INDEX] * (longest - len(feature["labels"])) for feature in features
+        ]
+        inputs = Pad().pad(features)
+        self.targets += sum(label != IGNORE_INDEX for row in labels for label in row[1:])
+        self.tokens += int(inputs["attention_mask"].sum())
+        self.padded += inputs["input_ids"].numel()
+        return {**inputs, "labels": torch.tensor(labels)}
+
+
+def peer_step(
+    lm: PreTrainedModel,
+    data: list[dict[str, list[int]]],
+    strategy: str,
+    seed: int,
+    folder: str,
+    *,
+    batch: int = PEER_BATCH,
+    accumulation: int = GLOBAL_BATCH // PEER_BATCH,
+    rate: float = 1e-6,
+) -> tuple[float, float, Counting]:
+    """One optimizer step of the Trainer: (CPU-seconds, the loss it logs, what it was given)."""
+    arguments = TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        max_steps=1,
+        learning_rate=rate,
+        label_smoothing_factor=EPS,
+        train_sampling_strategy=strategy,
+        optim="adamw_torch_fused",
+        use_cpu=True,
+        seed=seed,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        dataloader_num_workers=0,
+    )
+    timer, collator = OneStep(), Counting(tokenizer=None)  # type: ignore[arg-type]
+    trainer = Trainer(
+        model=lm,
+        args=arguments,
+        train_dataset=data,
+        data_collator=collator,
+        callbacks=[timer],
+    )
+    trainer.train()
+    loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    return timer.seconds, loss, collator
+
+
+def own_step(engine: Any, dataset: TokenDataset, batch: Indices, world: zero.World) -> tuple[float, Any]:
+    begin = time.process_time()
+    done = accumulate(engine, dataset, batch, 0, RESOURCES, world)
+    engine.step()
+    return time.process_time() - begin, done
+
+
+def main(rounds: int) -> None:
+    torch.set_num_threads(1)
+    console = Console(width=110)
+    dataset, world = examples(), zero.join()
+    peer = model()
+    engine = zero.engine(LossModel(model(), HYPER), HYPER, RESOURCES, steps=1000)
+    engine.train()
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        # or the Trainer takes itself for one of many ranks, and pays for it
+        del os.environ[name]
+    order = np.random.default_rng(1).permutation(NUM_EXAMPLES)
+    short = np.argsort(np.diff(dataset.offsets), kind="stable")[:16]
+    with tempfile.TemporaryDirectory() as folder:
+        _, peer_loss, _ = peer_step(
+            peer, rows(dataset, short), "random", 0, folder, batch=16, accumulation=1, rate=0.0
+        )
+        _, own = own_step(engine, dataset, short, world)
+        own_loss = float(own.sums[0] / own.sums[2])
+        console.print(f"the same 16 examples: our loss {own_loss:.4f}, the Trainer's {peer_loss:.4f}")
+        rates: dict[str, list[float]] = {"calsweep": [], "Trainer, random": [], "Trainer, by length": []}
+        padding: dict[str, list[float]] = {name: [] for name in rates}
+        everything = rows(dataset, np.arange(NUM_EXAMPLES))
+
+        def ours(round_number: int) -> tuple[float, int, float]:
+            begin = round_number * GLOBAL_BATCH
+            seconds, done = own_step(engine, dataset, order[begin : begin + GLOBAL_BATCH], world)
+            return seconds, done.target_tokens, 1 - done.tokens / done.padded_tokens
+
+        def theirs(strategy: str) -> Callable[[int], tuple[float, int, float]]:
+            def run(round_number: int) -> tuple[float, int, float]:
+                seconds, _, given = peer_step(peer, everything, strategy, round_number, folder)
+                return seconds, given.targets, 1 - given.tokens / given.padded
+
+            return run
+
+        steps = {
+            "calsweep": ours,
+            "Trainer, random": theirs("random"),
+            "Trainer, by length": theirs("group_by_length"),
+        }
+        for round_number in range(rounds):
+            for name, step in steps.items():
+                seconds, targets, share = step(round_number)
+                rates[name].append(targets / seconds)
+                padding[name].append(share)
+                print(f"  round {round_number + 1}: {name}: {targets / seconds:.0f}/s", file=sys.stderr)
+    zero.leave()
+    table = Table(
+        title=f"target tokens per CPU-second, 1 thread, median of {rounds} steps of {GLOBAL_BATCH} examples"
+    )
+    for column in ("", "target tokens/s", "ours is faster by", "padding"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    base = statistics.median(rates["calsweep"])
+    for name, values in rates.items():
+        median = statistics.median(values)
+        table.add_row(
+            name, f"{median:.0f}", f"{base / median:.2f}", f"{statistics.median(padding[name]):.0%}"
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)
