@@ -269,6 +269,9 @@ def _check_grid(config: GridConfig, where: str) -> None:
         )
     if config.evaluate.languages_per_task < 1:
         raise UserError("must be 1 or more", where=f"{where}: evaluate.languages_per_task", remedy="write 1")
+    zipped = {
+        axis for group in config.zip if isinstance(group, list) for axis in group if isinstance(axis, str)
+    }
     for axis, values in config.grid.items():
         place = f"{where}: grid.{axis}"
         if axis not in AXES:
@@ -282,7 +285,7 @@ def _check_grid(config: GridConfig, where: str) -> None:
         values = [checked_value(axis, value, f"{where}: grid") for value in values]
         seen: set[Any] = set()
         for value in values:
-            if value in seen:
+            if value in seen and axis not in zipped:  # beside other values of its group it may come again
                 raise UserError(f"{value!r} occurs twice", where=place, remedy="remove one")
             seen.add(value)
     for key, value in config.train.items():

@@ -344,6 +344,22 @@ zip: [[model, learning_rate]]
 """
 
 
+def test_what_is_left_out_may_go_with_the_dataset(folder: Path) -> None:
+    """The same value twice on a zipped axis: two datasets of which nothing is left out."""
+    plan = plan_of(
+        folder,
+        GRID,
+        "grid.dataset=[cldr-instruct,alpaca@" + "a" * 40 + ",tulu3@" + "b" * 40 + "]",
+        "grid.exclude_sources=[[],[],[aya]]",
+        "zip=[[dataset,exclude_sources]]",
+    )
+    found = {}
+    for job in plan.of_kind("train"):
+        assert isinstance(job.spec, TrainSpec)
+        found[job.spec.dataset.name] = job.spec.hyper.exclude_sources
+    assert found == {"cldr-instruct": (), "tatsu-lab/alpaca": (), "allenai/tulu-3-sft-mixture": ("aya",)}
+
+
 def test_zipped_axes_advance_together(folder: Path) -> None:
     write_model(folder / "n", "others")
     found = [
