@@ -107,7 +107,10 @@ def test_two_datasets_that_are_one_and_two_prepared_models_that_are_one(folder: 
         ),
         ("evaluate.protocol=leter", "evaluate.protocol: 'leter' is unknown; did you mean 'letter'?"),
         ("evaluate.dtype=bf61", "evaluate.dtype: 'bf61' is unknown; did you mean 'bf16'?"),
-        ("grid.model=[empty]", "grid.model: 'empty' has no config.json; give a Hugging Face model folder or a GGUF file"),
+        (
+            "grid.model=[empty]",
+            "grid.model: 'empty' has no config.json; give a Hugging Face model folder or a GGUF file",
+        ),
         (
             "grid.dataset=[cldr-instuct]",
             "grid.dataset: 'cldr-instuct' is unknown; did you mean 'cldr-instruct'?",
