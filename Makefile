@@ -32,7 +32,7 @@ demo: .venv/setup
 	.venv/bin/python launcher/sweep.py examples/demo.yaml
 
 test: .venv/setup-test
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # On a real model, 240 MB under the Gemma Terms of Use: four minutes on one core, 8 GiB of memory.
 test-real: .venv/setup-real

@@ -1,21 +1,28 @@
 """What several test folders share."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.sweeping import sweep
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two workers share out files, not tests, as fixtures are made for; all that needs SLURM is one piece.
+class Pieces(LoadFileScheduling):  # type: ignore[misc]
+    """Two workers share out files, not tests, as fixtures are made for; all that needs SLURM is one piece."""
 
-    That one goes first: it takes longest, and mostly waits.
-    """
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group("slurm" if folder == "slurm" else str(item.path)))
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/slurm" if nodeid.startswith("tests/slurm/") else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Pieces:
+    return Pieces(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """SLURM goes first: it takes longest, and mostly waits."""
     items.sort(key=lambda item: item.path.parent.name != "slurm")
 
 
