@@ -76,7 +76,7 @@ def certify(
         lm = _built(config, attention, DTYPES[hyper.dtype], world.device)
         reference = _built(config, "eager", DTYPES[hyper.dtype], world.device)
     if resources.activation_checkpointing:
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lm.activation_checkpointing_enable({"use_reentrant": False})
     engine = zero.engine(LossModel(lm, hyper), hyper, resources, steps=1)
     engine.train()
     count = max(NUM_EXAMPLES, world.size)

@@ -5,6 +5,7 @@ turns a code into a name in one language. Everything here is a pure function of 
 """
 
 import hashlib
+import pickle
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,9 +113,11 @@ def _wide_names(language: str, field: str, count: int) -> Mapping[int, str]:
 
     Trap: not `Locale.months`. Babel 2.18 resolves root's aliases into a dict that all locales share, so the
     stand-alone names of one locale leak into another, depending on which was loaded first. The unmerged data
-    has no such leak.
+    has no such leak. Nor `localedata.load(language, merge_inherited=False)`: Babel would give what it returns to
+    everybody who asks for that locale from then on.
     """
-    raw: Mapping[str, Any] = localedata.load(language, merge_inherited=False)[field]
+    with open(localedata.resolve_locale_filename(language), "rb") as stream:
+        raw: Mapping[str, Any] = pickle.load(stream)[field]  # a file of the installed Babel
     for form in ("stand-alone", "format"):
         names = raw.get(form, {}).get("wide")
         if isinstance(names, Mapping) and len(names) == count:  # not so for an alias to another form
