@@ -113,8 +113,8 @@ def _wide_names(language: str, field: str, count: int) -> Mapping[int, str]:
 
     Trap: not `Locale.months`. Babel 2.18 resolves root's aliases into a dict that all locales share, so the
     stand-alone names of one locale leak into another, depending on which was loaded first. The unmerged data
-    has no such leak. Nor `localedata.load(language, merge_inherited=False)`: Babel would give what it returns to
-    everybody who asks for that locale from then on.
+    has no such leak. Nor `localedata.load(language, merge_inherited=False)`: Babel would give what it returns
+    to everybody who asks for that locale from then on.
     """
     with open(localedata.resolve_locale_filename(language), "rb") as stream:
         raw: Mapping[str, Any] = pickle.load(stream)[field]  # a file of the installed Babel
