@@ -35,7 +35,13 @@ class Throughput:
 def dataset_key(spec: TrainSpec) -> tuple[Any, ...]:
     """What the length of a tokenised dataset depends on, but for the tokenizer."""
     hyper = spec.hyper
-    return spec.dataset.revision, hyper.num_examples, hyper.max_length_tokens, hyper.template
+    return (
+        spec.dataset.revision,
+        hyper.num_examples,
+        hyper.exclude_sources,
+        hyper.max_length_tokens,
+        hyper.template,
+    )
 
 
 def measured(plan: Plan, paths: StudyPaths, site: Site) -> Throughput:

@@ -30,13 +30,14 @@ def read_rows(file: Path) -> list[Row]:
         with file.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
-                    rows.append(_object(line, f"{file}, line {number}"))
+                    rows.append(parse_line(line, f"{file}, line {number}"))
     except UnicodeDecodeError as error:
         raise RecordError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from None
     return rows
 
 
-def _object(line: str, where: str) -> Row:
+def parse_line(line: str, where: str) -> Row:
+    """A line of a .jsonl file; raises RecordError, that begins with `where`, for what is not a JSON object."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.errors import JobError, RecordError, nearest
-from study.rows import Row, _object
+from study.rows import Row, parse_line
 from study.sources import require_commit
 from study.specs import Hyperparameters, Source
 
@@ -162,7 +162,7 @@ def _jsonl(file: Path) -> _Table:
 
     def sources() -> Sequence[str | None] | None:
         missing = object()
-        found = [_object(line, where).get("source", missing) for where, line in lines()]
+        found = [parse_line(line, where).get("source", missing) for where, line in lines()]
         if all(source is missing for source in found):
             return None
         return [source if isinstance(source, str) else None for source in found]
@@ -172,7 +172,7 @@ def _jsonl(file: Path) -> _Table:
         wanted[indices] = True
         for is_wanted, (where, line) in zip(wanted, lines(), strict=True):
             if is_wanted:
-                yield where, _object(line, where)
+                yield where, parse_line(line, where)
 
     num_rows = sum(1 for _ in lines())
     return _Table(num_rows, sources, read)
