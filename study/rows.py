@@ -37,7 +37,7 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def parse_line(line: str, where: str) -> Row:
-    """A line of a .jsonl file; raises RecordError, that begins with `where`, for what is not a JSON object."""
+    """A line of a .jsonl file; raises RecordError, which begins with `where`, for anything but an object."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
