@@ -7,13 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import training.loss
-from training.loss import linear_cross_entropy
+from training.loss import Losses, linear_cross_entropy, linear_losses
 
 
 def reference(
-    hidden: Tensor, weight: Tensor, labels: Tensor, eps: float, softcap: float | None
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    eps: float,
+    softcap: float | None,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss sum and both gradients in float64, by torch's own cross_entropy and autograd."""
     x = hidden.detach().double().requires_grad_()
@@ -21,6 +27,7 @@ def reference(
     z = x @ w.T
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)
+    z = z / temperature
     loss = torch.nn.functional.cross_entropy(z, labels, label_smoothing=eps, reduction="sum")
     if (labels == -100).all():  # torch gives the sum over nothing as 0, with a gradient of 0
         return torch.zeros((), dtype=torch.float64), torch.zeros_like(x), torch.zeros_like(w)
@@ -29,14 +36,20 @@ def reference(
 
 
 def ours(
-    hidden: Tensor, weight: Tensor, labels: Tensor, eps: float, softcap: float | None
-) -> tuple[Tensor, Tensor, Tensor, int]:
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    eps: float,
+    softcap: float | None,
+    temperature: float = 1.0,
+) -> tuple[Losses, Tensor, Tensor]:
     x, w = hidden.detach().clone().requires_grad_(), weight.detach().clone().requires_grad_()
-    loss, num_tokens = linear_cross_entropy(x, w, labels, label_smoothing=eps, softcap=softcap)
-    loss.backward()
+    losses = linear_losses(x, w, labels, label_smoothing=eps, softcap=softcap, temperature=temperature)
+    assert not losses.nll_sum.requires_grad
+    losses.loss_sum.backward()
     assert x.grad is not None
     assert w.grad is not None
-    return loss.detach(), x.grad, w.grad, int(num_tokens)
+    return losses._replace(loss_sum=losses.loss_sum.detach()), x.grad, w.grad
 
 
 def case(rows: int, width: int, vocabulary: int, seed: int, masked: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,8 +70,10 @@ def case(rows: int, width: int, vocabulary: int, seed: int, masked: float) -> tu
     masked=st.sampled_from([0.0, 0.3, 1.0]),
     eps=st.floats(0, 0.5),
     softcap=st.sampled_from([None, 1.0, 30.0]),
+    temperature=st.sampled_from([1.0, 0.05, 0.75, 3.0]),
     chunk=st.sampled_from([1, 7, 10_000]),
     block=st.sampled_from([1, 3, 10_000]),
+    columns=st.sampled_from([1, 16, 10_000]),
 )
 def test_equals_float64_reference(
     rows: int,
@@ -68,17 +83,22 @@ def test_equals_float64_reference(
     masked: float,
     eps: float,
     softcap: float | None,
+    temperature: float,
     chunk: int,
     block: int,
+    columns: int,
 ) -> None:
     hidden, weight, labels = case(rows, width, vocabulary, seed, masked)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.loss, "LOGITS_PER_CHUNK", chunk * vocabulary)
+        patch.setattr(training.loss, "BYTES_PER_CHUNK", chunk * vocabulary * 8)
         patch.setattr(training.loss, "LOGITS_PER_BLOCK", block * vocabulary)
-        loss, gx, gw, num_tokens = ours(hidden.double(), weight.double(), labels, eps, softcap)
-    want, want_x, want_w = reference(hidden, weight, labels, eps, softcap)
-    assert num_tokens == int((labels != -100).sum())
-    torch.testing.assert_close(loss, want, rtol=1e-10, atol=1e-10)
+        patch.setattr(training.loss, "VOCABULARY_PER_BLOCK", columns)
+        losses, gx, gw = ours(hidden.double(), weight.double(), labels, eps, softcap, temperature)
+    want, want_x, want_w = reference(hidden, weight, labels, eps, softcap, temperature)
+    nll, *_ = reference(hidden, weight, labels, 0.0, softcap, temperature)
+    assert int(losses.num_tokens) == int((labels != -100).sum())
+    torch.testing.assert_close(losses.loss_sum, want, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(losses.nll_sum, nll, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gx, want_x, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(gw, want_w, rtol=1e-9, atol=1e-10)
 
@@ -86,12 +106,19 @@ def test_equals_float64_reference(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("eps", [0.0, 0.1])
 @pytest.mark.parametrize("softcap", [None, 30.0])
-def test_error_is_at_most_the_naive_one(dtype: torch.dtype, eps: float, softcap: float | None) -> None:
-    hidden, weight, labels = case(256, 64, 3000, seed=1, masked=0.2)
+@pytest.mark.parametrize("rows_at_once", [10_000, 32])
+def test_error_is_at_most_the_naive_one(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, eps: float, softcap: float | None, rows_at_once: int
+) -> None:
+    """In many chunks, too: a head's gradient that were added up in bf16 would fail here."""
+    hidden, weight, labels = case(1024, 64, 1000, seed=1, masked=0.2)
     hidden, weight = hidden.to(dtype), (weight / 8).to(dtype)
+    monkeypatch.setattr(training.loss, "BYTES_PER_CHUNK", rows_at_once * len(weight) * weight.itemsize)
     want, want_x, want_w = reference(hidden, weight, labels, eps, softcap)
-    loss, gx, gw, _ = ours(hidden, weight, labels, eps, softcap)
-    assert loss.dtype == torch.float32
+    losses, gx, gw = ours(hidden, weight, labels, eps, softcap)
+    loss = losses.loss_sum
+    assert (gx.dtype, gw.dtype) == (dtype, dtype)
+    assert loss.dtype == losses.nll_sum.dtype == torch.float32
 
     x, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     z = x @ w.T
@@ -122,13 +149,67 @@ def test_smallest_possible_loss_is_the_entropy_of_the_target() -> None:
 
 def test_scaled_loss_scales_gradients_and_frozen_head_gets_none() -> None:
     hidden, weight, labels = case(9, 5, 11, seed=3, masked=0.3)
-    _, gx, _, _ = ours(hidden, weight, labels, 0.1, None)
+    _, gx, _ = ours(hidden, weight, labels, 0.1, None)
     x = hidden.clone().requires_grad_()
     loss, _ = linear_cross_entropy(x, weight, labels, label_smoothing=0.1)
     (loss * 0.25).backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad, gx * 0.25)
     assert weight.grad is None
+
+
+def test_without_a_gradient_there_is_the_same_loss() -> None:
+    hidden, weight, labels = case(9, 5, 11, seed=3, masked=0.3)
+    want, *_ = ours(hidden, weight, labels, 0.1, 2.0)
+    with torch.no_grad():
+        found = linear_losses(
+            hidden, weight.clone().requires_grad_(), labels, label_smoothing=0.1, softcap=2.0
+        )
+    assert [float(value) for value in found] == [float(value) for value in want]
+
+
+def test_rows_without_a_target_do_not_count_whatever_is_in_them() -> None:
+    """Not even nan: what a model makes of padding is nobody's business."""
+    hidden, weight, labels = case(9, 5, 11, seed=3, masked=0.5)
+    _, gx, gw = ours(hidden, weight, labels, 0.1, None)
+    hidden[labels == -100] = float("nan")
+    _, found_x, found_w = ours(hidden, weight, labels, 0.1, None)
+    assert torch.equal(found_w, gw)
+    assert torch.equal(found_x, gx)
+    assert not found_x[labels == -100].any()
+
+
+def test_a_tied_head_gets_both_of_its_gradients() -> None:
+    """The weight is looked up for the hidden state, and multiplies it."""
+    _, weight, labels = case(9, 5, 11, seed=3, masked=0.0)
+    asked = labels.flip(0)
+    w, truth = weight.clone().requires_grad_(), weight.double().requires_grad_()
+    linear_losses(w[asked], w, labels, label_smoothing=0.1).loss_sum.backward()
+    z = truth[asked] @ truth.T
+    torch.nn.functional.cross_entropy(z, labels, label_smoothing=0.1, reduction="sum").backward()
+    assert w.grad is not None
+    assert truth.grad is not None
+    torch.testing.assert_close(w.grad.double(), truth.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_a_step_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch, softcap: float | None) -> None:
+    """As on CUDA, but with tensors without values: whoever asks for one, or for a count of rows, fails."""
+    monkeypatch.setattr(training.loss, "_may_wait", lambda device: False)
+    monkeypatch.setattr(training.loss, "BYTES_PER_CHUNK", 4 * 11 * 4)
+    with FakeTensorMode():
+        x, w = torch.empty(9, 5, requires_grad=True), torch.empty(11, 5, requires_grad=True)
+        labels = torch.zeros(9, dtype=torch.int64)
+        losses = linear_losses(x, w, labels, label_smoothing=0.1, softcap=softcap, temperature=0.5)
+        (losses.loss_sum / losses.num_tokens).backward()
+        with pytest.raises(DataDependentOutputException):
+            losses.num_tokens.item()
+    hidden, weight, labels = case(9, 5, 11, seed=3, masked=0.3)
+    found, gx, gw = ours(hidden.double(), weight.double(), labels, 0.1, softcap)
+    want, want_x, want_w = reference(hidden, weight, labels, 0.1, softcap)
+    torch.testing.assert_close(found.loss_sum, want)
+    torch.testing.assert_close(gx, want_x)
+    torch.testing.assert_close(gw, want_w)
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
