@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "items",
         nargs="+",
-        metavar="loss [STUDY]",
+        metavar="loss|STUDY",
         help="for the models of a study or a grid file; without one, for small Llama, Mistral and Gemma-2",
     )
     doctor.add_argument("--json", action="store_true", help="print the outcome as JSON")

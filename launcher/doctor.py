@@ -44,8 +44,9 @@ def doctor(options: argparse.Namespace) -> int:
 
     Returns 0 when every check passed, 1 otherwise.
     """
-    what, *rest = options.items
-    if what != "loss" or len(rest) > 1:
+    # the loss is all that it looks at, so it need not be named
+    rest = options.items[1:] if options.items[0] == "loss" else options.items
+    if len(rest) > 1:
         raise UserError(
             "is unknown", where=f"doctor {' '.join(options.items)}", remedy="write: doctor loss GRID"
         )

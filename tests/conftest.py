@@ -1,5 +1,6 @@
 """What several test folders share."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,10 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 from tests.sweeping import sweep
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # a shell that starts this in the background has it ignored, by every process that a test interrupts, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Pieces(LoadFileScheduling):  # type: ignore[misc]

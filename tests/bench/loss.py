@@ -1,7 +1,12 @@
 """`make bench`: the smoothed loss with its gradients against what users would call instead, side by side.
 
 Each contender runs in turn, several rounds, so that a machine that slows down slows all of them; what counts
-is the ratio of the medians. Memory is the peak of a process of its own above that of the inputs.
+is the ratio of the medians. The limit is the three matrix products that nobody can do without: logits, and
+the gradients of hidden states and head, alone. Memory is the peak of a process of its own above that of the
+inputs.
+
+    python -m tests.bench.loss                            # all shapes: half an hour
+    python -m tests.bench.loss 1024,640,262144,bf16       # one
 """
 
 from __future__ import annotations
@@ -11,9 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -21,18 +29,35 @@ from torch import Tensor
 from training.loss import linear_cross_entropy
 
 EPS = 0.1
-SHAPES = [(512, 640, 131_072, "bf16"), (512, 640, 131_072, "fp32"), (2048, 128, 4_500, "fp32")]
-ROUNDS = 5
+ROUNDS = 3
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+Shape: TypeAlias = tuple[int, int, int, str]
+"""Tokens, hidden size, vocabulary, dtype."""
+SHAPES: list[Shape] = [
+    (tokens, width, vocabulary, dtype)
+    for dtype in DTYPES
+    for tokens, width, vocabulary in (
+        (1024, 640, 262_144),
+        (2048, 640, 262_144),
+        (4096, 640, 262_144),
+        (1024, 2304, 256_000),
+    )
+]
+MOST_LOGITS_AT_ONCE = 2048 * 262_144
+"""With more, those that keep all logits, and several copies of them, need more memory than a laptop has."""
 
 
-def ours(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
-    loss, num_tokens = linear_cross_entropy(x, w, y, label_smoothing=EPS)
+def ours(x: Tensor, w: Tensor, y: Tensor, eps: float = EPS) -> Tensor:
+    loss, num_tokens = linear_cross_entropy(x, w, y, label_smoothing=eps)
     return loss / num_tokens
 
 
+def ours_without_smoothing(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    return ours(x, w, y, 0.0)
+
+
 def torch_cross_entropy(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy((x @ w.T).float(), y, label_smoothing=EPS)
+    return F.cross_entropy((x @ w.T).float(), y, label_smoothing=EPS)
 
 
 def hf_label_smoother(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
@@ -42,14 +67,28 @@ def hf_label_smoother(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
+@cache
+def compiled() -> Any:
+    return torch.compile(torch_cross_entropy)
+
+
+def torch_compiled(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    loss: Tensor = compiled()(x, w, y)
+    return loss
+
+
 CONTENDERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "calsweep": ours,
+    "calsweep, eps 0": ours_without_smoothing,
+    "torch.compile(cross_entropy)": torch_compiled,
     "torch cross_entropy": torch_cross_entropy,
     "transformers LabelSmoother": hf_label_smoother,
 }
+KEEP_ALL_LOGITS = ("torch cross_entropy", "transformers LabelSmoother")
 
 
-def inputs(rows: int, width: int, vocabulary: int, dtype: str) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
+    rows, width, vocabulary, dtype = shape
     random = torch.Generator().manual_seed(0)
     x = torch.randn(rows, width, generator=random).to(DTYPES[dtype]).requires_grad_()
     w = (torch.randn(vocabulary, width, generator=random) / width**0.5).to(DTYPES[dtype]).requires_grad_()
@@ -64,15 +103,36 @@ def step(name: str, x: Tensor, w: Tensor, y: Tensor) -> float:
     return time.process_time() - begin
 
 
-def peak_mib(name: str, shape: tuple[int, int, int, str]) -> float:
+@torch.no_grad()
+def products(x: Tensor, w: Tensor, y: Tensor) -> float:
+    """CPU-seconds of the three matrix products, with results that have a place already."""
+    x.grad = w.grad = None
+    z = torch.empty(min(len(x), 512), len(w), dtype=x.dtype)
+    gradients = torch.empty_like(x), torch.empty_like(w)
+    seconds = 0.0
+    for part, grad in zip(x.split(len(z)), gradients[0].split(len(z)), strict=True):
+        begin = time.process_time()
+        torch.mm(part, w.T, out=z)
+        torch.mm(z, w, out=grad)
+        torch.mm(z.T, part, out=gradients[1])
+        seconds += time.process_time() - begin
+    return seconds
+
+
+def contenders(shape: Shape) -> list[str]:
+    small = shape[0] * shape[2] <= MOST_LOGITS_AT_ONCE
+    return [name for name in CONTENDERS if small or name not in KEEP_ALL_LOGITS]
+
+
+def peak_mib(name: str, shape: Shape) -> float:
     """Peak memory of one step above the inputs, in a fresh process, the gradients included."""
-    command = [sys.executable, "-m", "tests.bench.loss", name, *map(str, shape)]
+    command = [sys.executable, "-m", "tests.bench.loss", "--peak", name, ",".join(map(str, shape))]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def measure_peak(name: str, shape: tuple[int, int, int, str]) -> float:
-    step(name, *inputs(8, 8, 16, shape[3]))  # lazy start-up costs come before the mark
-    tensors = inputs(*shape)
+def measure_peak(name: str, shape: Shape) -> float:
+    step(name, *inputs((8, 8, 16, shape[3])))  # lazy start-up costs come before the mark
+    tensors = inputs(shape)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far was that of making the inputs
     before = peak_kib()
     step(name, *tensors)
@@ -84,32 +144,54 @@ def peak_kib() -> int:
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
-def main() -> None:
+def shape_of(text: str) -> Shape:
+    tokens, width, vocabulary, dtype = text.split(",")
+    return int(tokens), int(width), int(vocabulary), dtype
+
+
+def measure(shape: Shape, table: Table) -> None:
+    tensors, names = inputs(shape), contenders(shape)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    limits: list[float] = []
+    for round_number in range(ROUNDS + 1):
+        spent = {name: step(name, *tensors) for name in names}
+        limit = products(*tensors)
+        if round_number:  # the first warms up
+            limits.append(limit)
+            for name in names:
+                seconds[name].append(spent[name])
+        print(f"  {shape}: round {round_number} of {ROUNDS}", file=sys.stderr)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    limit = statistics.median(limits)
+    del tensors
+    peaks = {name: peak_mib(name, shape) for name in names}
+    for name in names:
+        table.add_row(
+            *(map(str, shape) if name == names[0] else [""] * len(shape)),
+            name,
+            f"{median[name]:.2f}",
+            f"{median[name] / median['calsweep']:.2f}",
+            f"{limit / median[name]:.0%}",
+            f"{peaks[name]:.0f}",
+            f"{peaks[name] / peaks['calsweep']:.2f}",
+        )
+    table.add_section()
+
+
+def main(shapes: list[Shape]) -> None:
     torch.set_num_threads(1)
-    console = Console(width=110)
     table = Table(title=f"smoothed loss and gradients, eps {EPS}, 1 thread, median of {ROUNDS} rounds")
-    for column in ("tokens", "hidden", "vocabulary", "dtype", "", "CPU-seconds", "ratio to ours", "peak MiB"):
-        table.add_column(column, justify="left" if column == "" else "right")
-    for shape in SHAPES:
-        tensors = inputs(*shape)
-        seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-        for round_number in range(ROUNDS + 1):
-            for name in CONTENDERS:
-                spent = step(name, *tensors)
-                if round_number:  # the first warms up
-                    seconds[name].append(spent)
-        base = statistics.median(seconds["calsweep"])
-        for name in CONTENDERS:
-            median = statistics.median(seconds[name])
-            row = [f"{median:.3f}", f"{median / base:.2f}", f"{peak_mib(name, shape):.0f}"]
-            table.add_row(*(map(str, shape)), name, *row)
-        table.add_section()
-    console.print(table)
+    for column in ("tokens", "hidden", "vocabulary", "dtype", "contender"):
+        table.add_column(column)
+    for column in ("CPU-s", "to ours", "of the limit", "peak MiB", "to ours"):
+        table.add_column(column, justify="right")
+    for shape in shapes:
+        measure(shape, table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        _, contender, t, h, v, kind = sys.argv
-        print(measure_peak(contender, (int(t), int(h), int(v), kind)))
+    if sys.argv[1:2] == ["--peak"]:
+        print(measure_peak(sys.argv[2], shape_of(sys.argv[3])))
     else:
-        main()
+        main([shape_of(text) for text in sys.argv[1:]] or SHAPES)

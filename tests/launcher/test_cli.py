@@ -122,7 +122,8 @@ def test_complete_is_counted_from_markers_and_not_by_subtraction(
         (["logs", "grid.yaml", "x"], "is not a study (no plan.json); give <outputs>/<study>"),
         (["status", "none"], "none: no such study; "),
         *(([name], f"calsweep {name}: is not built yet; status, explain and retry are") for name in LATER),
-        (["doctor", "grid.yaml"], "calsweep doctor: is not built yet; status, explain and retry are"),
+        (["doctor", "lung", "grid.yaml"], "doctor lung grid.yaml: is unknown; write: doctor loss GRID"),
+        (["doctor", "grids.yaml"], "calsweep: grids.yaml: no such file"),
     ],
     ids=str,
 )  # fmt: skip

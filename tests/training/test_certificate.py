@@ -198,6 +198,15 @@ def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert names == {"smoothing", "masks", "accumulation", "packing"}
 
 
+def test_weights_are_drawn_as_usual_whatever_the_model_was_drawn_from(tmp_path: Path) -> None:
+    """Wide ones make sharp logits, on which bf16 alone is off by more than the tolerance."""
+    wide = config()
+    wide.initializer_range = 0.5
+    assert certificate.miniature(wide).initializer_range == 0.02
+
+
 def test_doctor_knows_what_it_can_look_at(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "lung"]) == 2
-    assert capsys.readouterr().err == "calsweep: doctor lung: is unknown; write: doctor loss GRID\n"
+    assert main(["doctor", "lung", "grid.yaml"]) == 2
+    assert capsys.readouterr().err == "calsweep: doctor lung grid.yaml: is unknown; write: doctor loss GRID\n"
+    assert main(["doctor", "grids.yaml"]) == 2
+    assert "grids.yaml: no such file" in capsys.readouterr().err
