@@ -6,25 +6,24 @@ agree), a row's loss and gradient are
     L = lse(z) - (1 - eps) z_y - (eps/V) sum_j z_j        dL/dz = softmax(z) - q
 
 Logits exist for one chunk of rows at a time and become their own gradients, in blocks that fit the cache:
-three matrix products in all. Memory grows with V, not with tokens times V.
+three matrix products in all. Memory grows with V, not with tokens times V. The target's logit, and its
+gradient, dL/dz's one large entry, stay in float32: what bf16 would round most is not rounded.
 """
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BYTES_PER_CHUNK = 2**29  # of logits
-# On CPU a block is what stays in the cache; elsewhere, what a kernel is worth starting for.
+from training.head import HeadGradient, rows_apart
+
+BYTES_PER_CHUNK = 2**29
+"""Of logits: 1,024 rows in bf16 at a vocabulary of 262,144. With fewer rows, matrix products become slow."""
 LOGITS_PER_BLOCK, LOGITS_PER_KERNEL = 2**18, 2**26
-VOCABULARY_PER_BLOCK, VOCABULARY_PER_KERNEL = 2**10, 2**15
-BYTES_FREED_TOGETHER = 2**26  # enough for the allocator to give them back to the system
-BYTES_WORTH_ASKING = 2**22
+"""Of elementwise work at a time: on CPU, what stays in the cache; elsewhere, what is worth a kernel."""
 
 
 class Losses(NamedTuple):
@@ -99,26 +98,26 @@ def linear_losses(
     if _may_wait(hidden.device):  # many rows are prompt: leave them out
         rows = is_target.nonzero().squeeze(1)
         hidden, labels, is_target = hidden[rows], labels[rows], is_target[rows]
-    else:  # they stay, as rows of 0 whose label is 0
+    else:  # they stay, as rows of 0 whose label is 0 (`where` gives them no gradient)
         hidden, labels = hidden.where(is_target[:, None], 0), labels.where(is_target, 0)
     gradients = torch.is_grad_enabled()  # within the function below it never is
-    job = _Job(
+    options = _Options(
         label_smoothing,
         softcap,
         temperature,
         needs_hidden=gradients and hidden.requires_grad,
         needs_weight=gradients and weight.requires_grad,
     )
-    loss_sum, nll_sum = _LinearCrossEntropy.apply(hidden, weight, labels, is_target, job)  # type: ignore[no-untyped-call]
+    loss_sum, nll_sum = _LinearCrossEntropy.apply(hidden, weight, labels, is_target, options)  # type: ignore[no-untyped-call]
     return Losses(loss_sum, nll_sum, num_tokens)
 
 
 def _may_wait(device: torch.device) -> bool:
-    """Whether asking how many rows have a target is free: other devices would have to finish their work."""
+    """Whether the number of targets can be had for nothing: other devices would have to catch up first."""
     return device.type == "cpu"
 
 
-class _Job(NamedTuple):
+class _Options(NamedTuple):
     """What to compute; each gradient only where someone asks for it."""
 
     label_smoothing: float
@@ -137,10 +136,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, is_target: Tensor, job: _Job
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, is_target: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
-        loss_sum, nll_sum, ctx.gradients = _losses_and_gradients(hidden, weight, labels, is_target, job)
-        ctx.job = job
+        loss_sum, nll_sum, ctx.gradients = _losses_and_gradients(hidden, weight, labels, is_target, options)
+        ctx.options = options
         ctx.save_for_backward(hidden, weight, labels, is_target)
         ctx.mark_non_differentiable(nll_sum)
         return loss_sum, nll_sum
@@ -148,16 +147,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        inputs: tuple[Tensor, Tensor, Tensor, Tensor] = (
-            ctx.saved_tensors
-        )  # raises when the graph was freed, or an input changed
+        hidden, weight, labels, is_target = ctx.saved_tensors  # raises if freed, or changed since
         if ctx.gradients is None:
-            *_, ctx.gradients = _losses_and_gradients(*inputs, ctx.job)
+            *_, ctx.gradients = _losses_and_gradients(hidden, weight, labels, is_target, ctx.options)
         grad_hidden, head = ctx.gradients
         ctx.gradients = None
-        scale = grad_outputs[0] / ctx.job.temperature
+        scale = grad_outputs[0] / ctx.options.temperature
         return (
-            None if grad_hidden is None else grad_hidden.mul_(scale).to(inputs[0].dtype),
+            None if grad_hidden is None else grad_hidden.mul_(scale).to(hidden.dtype),
             None if head is None else head.finish(scale),
             None,
             None,
@@ -166,40 +163,35 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _losses_and_gradients(
-    hidden: Tensor, weight: Tensor, labels: Tensor, is_target: Tensor, job: _Job
-) -> tuple[Tensor, Tensor, tuple[Tensor | None, _HeadGradient | None]]:
-    """Sums of loss and NLL, and the gradients, each short of its factor and of 1 / temperature.
-
-    dL/dz has one large entry a row, the target's, and many small ones. The target's logit and what follows
-    from it stay in float32, so that their share of loss and gradients is not rounded to bf16 on the way.
-    """
+    hidden: Tensor, weight: Tensor, labels: Tensor, is_target: Tensor, options: _Options
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, HeadGradient | None]]:
+    """Sums of loss and NLL; and both gradients, for want of their factor times the temperature."""
     (T, H), V = hidden.shape, weight.shape[0]
     wide = torch.promote_types(hidden.dtype, torch.float32)
     loss_sum, nll_sum = hidden.new_zeros(2, dtype=wide).unbind()
-    grad_hidden = hidden.new_empty(T, H, dtype=wide) if job.needs_hidden else None
-    head = _HeadGradient(hidden, weight, labels) if job.needs_weight else None
+    grad_hidden = hidden.new_empty(T, H, dtype=wide) if options.needs_hidden else None
+    head = HeadGradient(hidden, weight, labels) if options.needs_weight else None
     num_chunks = max(1, -(-T * V * hidden.itemsize // BYTES_PER_CHUNK))
     size = max(1, -(-T // num_chunks))  # equal chunks: few rows make slow products
-    buffer = _rows_apart(size, V, hidden)
+    buffer = rows_apart(size, V, hidden)
     for begin in range(0, T, size):
         rows = slice(begin, begin + size)
         x, target = hidden[rows], labels[rows, None]
         target_weight = weight[labels[rows]].to(wide)
-        logits = torch.mm(x, weight.T, out=buffer[: len(x)])
-        loss, nll, at_target = _to_gradient(logits, target, (x * target_weight).sum(1, keepdim=True), job)
+        logits = torch.mm(x, weight.T, out=buffer[: len(x)])  # `out` keeps autocast out of it
+        loss, nll, at_target = _to_gradient(logits, target, (x * target_weight).sum(1, keepdim=True), options)
         loss_sum = loss_sum + loss.where(is_target[rows], 0).sum()
         nll_sum = nll_sum + nll.where(is_target[rows], 0).sum()
         if grad_hidden is not None:
-            grad_hidden[rows] = target_weight.mul_(at_target).add_(logits @ weight)
+            product = torch.mm(logits, weight, out=torch.empty_like(x))
+            grad_hidden[rows] = target_weight.mul_(at_target).add_(product)
         if head is not None:
             head.add(logits, rows, at_target)
-    if grad_hidden is not None:
-        grad_hidden.masked_fill_(~is_target[:, None], 0)
     return loss_sum, nll_sum, (grad_hidden, head)
 
 
 def _to_gradient(
-    logits: Tensor, target: Tensor, target_logit: Tensor, job: _Job
+    logits: Tensor, target: Tensor, target_logit: Tensor, options: _Options
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Turn logits (R, V) in place into their gradient, but for the targets' entries, which become 0.
 
@@ -207,44 +199,44 @@ def _to_gradient(
         logits: (R, V), before soft-cap and temperature.
         target: (R, 1), the column of each row's target.
         target_logit: (R, 1), float32, put in the place of the rounded one.
-        job: what to compute.
+        options: what to compute.
 
     Returns:
         Loss (R,), NLL (R,), and the gradient's entries at the targets, (R, 1), all float32.
     """
     (R, V), wide = logits.shape, target_logit.dtype
-    eps, cap = job.label_smoothing, job.softcap
+    eps, cap = options.label_smoothing, options.softcap
     slope = None
     if cap is not None:
         capped = torch.tanh(target_logit / cap)
         slope, target_logit = 1 - capped.square(), capped * cap
-    target_logit = target_logit / job.temperature
+    target_logit = target_logit / options.temperature
     highest, total, mean = (torch.zeros_like(target_logit) for _ in range(3))
 
     # a block of logits in float32 stays in the cache for all that is done to it
     size = min(R, max(1, (LOGITS_PER_BLOCK if logits.device.type == "cpu" else LOGITS_PER_KERNEL) // V))
-    room = logits.new_empty(size, V, dtype=wide)
+    room = logits if logits.dtype == wide else logits.new_empty(size, V, dtype=wide)
     room_for_slope = logits.new_empty(size, V, dtype=wide) if cap is not None else None
     of_rows = (logits, target, target_logit, highest, total, mean)
     for out, y, z_y, top, norm, middle in zip(*(t.split(size) for t in of_rows), strict=True):
-        z = out if out.dtype == wide else room[: len(out)].copy_(out)
-        if room_for_slope is not None and cap is not None:
+        z = out if room is logits else room[: len(out)].copy_(out)
+        if cap is not None and room_for_slope is not None:
             t = torch.tanh(z.div_(cap), out=room_for_slope[: len(out)])
-            torch.mul(t, cap / job.temperature, out=z)
-        elif job.temperature != 1:
-            z.div_(job.temperature)
+            torch.mul(t, cap / options.temperature, out=z)
+        elif options.temperature != 1:
+            z.div_(options.temperature)
         z.scatter_(1, y, z_y)
         if eps:
             torch.mean(z, 1, keepdim=True, out=middle)
         torch.amax(z, 1, keepdim=True, out=top)
         z.sub_(top).exp_()
         torch.sum(z, 1, keepdim=True, out=norm)
-        if not (job.needs_hidden or job.needs_weight):
+        if not (options.needs_hidden or options.needs_weight):
             continue
         z.mul_(norm.reciprocal())
         if eps:
             z.sub_(eps / V)
-        if room_for_slope is not None:
+        if cap is not None:
             z.addcmul_(z, t.square_(), value=-1)  # times 1 - tanh^2
         z.scatter_(1, y, 0)
         if z is not out:
@@ -254,91 +246,3 @@ def _to_gradient(
         at_target *= slope
     nll = (highest - target_logit) + total.log()
     return (nll + eps * (target_logit - mean)).squeeze(1), nll.squeeze(1), at_target
-
-
-class _HeadGradient:
-    """The head's gradient (V, H): the sum over chunks of p.T @ x, and of the targets' entries times their x.
-
-    Products are added up in float32, by blocks of the vocabulary that stay in the cache. The last chunk's is
-    made by `finish`, so that the only chunk of a small batch needs no float32 (V, H).
-    """
-
-    def __init__(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> None:
-        self.hidden, self.weight, self.labels = hidden, weight, labels
-        self.wide = torch.promote_types(hidden.dtype, torch.float32)
-        self.block = VOCABULARY_PER_BLOCK if hidden.device.type == "cpu" else VOCABULARY_PER_KERNEL
-        self.sums: list[Tensor] = []  # (v, H) each, the first block's last
-        self.at_target: list[Tensor] = []  # (R, 1) each
-        self.waiting: tuple[Tensor, Tensor] | None = None
-
-    def add(self, p: Tensor, rows: slice, at_target: Tensor) -> None:
-        x = self.hidden[rows]
-        self.at_target.append(at_target)
-        if rows.stop >= len(self.hidden):
-            self.waiting = p, x
-            return
-        first = not self.sums
-        if first:
-            self.sums = self._room_for_sums()
-        for total, product in zip(reversed(self.sums), self._products(p, x), strict=True):
-            total.copy_(product) if first else total.add_(product)
-
-    def finish(self, scale: Tensor) -> Tensor:
-        """The gradient times scale, to be called once: sums are freed on the way, as the result fills."""
-        if self.waiting is None:
-            return torch.zeros_like(self.weight)
-        out = torch.empty_like(self.weight)
-        p, x = self.waiting
-        if not self.sums:
-            x = x.to(self.wide).mul(scale).to(x.dtype)  # bf16 times a scale in bf16 would be off by 0.4%
-        room = out.new_empty(self.block, out.shape[1], dtype=self.wide)
-        for part, product in zip(out.split(self.block), self._products(p, x), strict=True):
-            if self.sums:
-                product = room[: len(product)].copy_(product).add_(self.sums.pop()).mul_(scale)
-            part.copy_(product)
-        del p, self.waiting
-        # rows of one target are summed up before the sum is rounded; each of them then writes that same sum
-        labels, order = self.labels.sort()
-        group = (labels.diff(prepend=labels[:1]) != 0).cumsum(0)
-        share = self.hidden * torch.cat(self.at_target).mul_(scale)
-        share = torch.zeros_like(share).index_add_(0, group, share[order])[group]
-        out[labels] = share.add_(out[labels]).to(out.dtype)
-        return out
-
-    def _products(self, p: Tensor, x: Tensor) -> Iterator[Tensor]:
-        """p.T @ x by blocks of the vocabulary, (v, H), each of which overwrites the one before.
-
-        As (x.T @ p).T, which transposes the small operand and the result: p is read as it lies. On CPU
-        p.T @ x spends half its time on transposing p.
-        """
-        x_across = x.T.contiguous()
-        across = _rows_apart(len(x_across), self.block, x)
-        for columns in p.split(self.block, dim=1):
-            yield torch.mm(x_across, columns, out=across[:, : columns.shape[1]]).T
-
-    def _room_for_sums(self) -> list[Tensor]:
-        V, H = self.weight.shape
-        together = max(1, BYTES_FREED_TOGETHER // (self.block * H * self.wide.itemsize)) * self.block
-        room: list[Tensor] = []
-        for begin in range(0, V, together):
-            room += self.weight.new_empty(min(together, V - begin), H, dtype=self.wide).split(self.block)
-        return room[::-1]
-
-
-def _rows_apart(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Uninitialised (rows, columns), with gaps between the rows.
-
-    Rows a power of two apart, as vocabularies often are, compete for the same few places in the cache.
-    """
-    stride = (columns // 64 + 1) * 64
-    size = rows * stride * like.itemsize
-    if like.device.type == "cpu" and size >= BYTES_WORTH_ASKING and hasattr(mmap, "MAP_POPULATE"):
-        # a product writes here and there: to be given pages one by one, as it goes, takes as long as itself
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-        flat = torch.frombuffer(mmap.mmap(-1, size, flags=flags), dtype=like.dtype)
-    else:
-        flat = like.new_empty(rows * stride)
-    matrix = flat.view(rows, stride)
-    # oneDNN reads beyond a row's end and multiplies what it finds by 0: nan, if that is nan
-    matrix[:, columns:].zero_()
-    return matrix[:, :columns]

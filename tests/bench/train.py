@@ -8,12 +8,12 @@ of target tokens per CPU-second. Before that: the same 16 examples give the same
 
 from __future__ import annotations
 
-import os
+import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ from study.specs import Hyperparameters, Resources
 from training import zero
 from training.data import IGNORE_INDEX, TokenDataset
 from training.model import LossModel
-from training.step import accumulate
+from training.step import Step, accumulate
 
 EPS = 0.1
 GLOBAL_BATCH = 128
@@ -52,6 +52,7 @@ CONFIG: dict[str, Any] = {
     "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256,
     "sliding_window": 512, "max_position_embeddings": 32768,
 }  # fmt: skip
+STRATEGIES = {"Trainer, random": "random", "Trainer, by length": "group_by_length"}
 Indices = npt.NDArray[np.int64]
 
 
@@ -136,7 +137,6 @@ def peer_step(
     *,
     batch: int = PEER_BATCH,
     accumulation: int = GLOBAL_BATCH // PEER_BATCH,
-    rate: float = 1e-6,
 ) -> tuple[float, float, Counting]:
     """One optimizer step of the Trainer: (CPU-seconds, the loss it logs, what it was given)."""
     arguments = TrainingArguments(
@@ -144,7 +144,7 @@ def peer_step(
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
         max_steps=1,
-        learning_rate=rate,
+        learning_rate=HYPER.learning_rate,
         label_smoothing_factor=EPS,
         train_sampling_strategy=strategy,
         optim="adamw_torch_fused",
@@ -171,73 +171,75 @@ def peer_step(
     return timer.seconds, loss, collator
 
 
-def own_step(engine: Any, dataset: TokenDataset, batch: Indices, world: zero.World) -> tuple[float, Any]:
-    begin = time.process_time()
-    done = accumulate(engine, dataset, batch, 0, RESOURCES, world)
-    engine.step()
-    return time.process_time() - begin, done
+class Ours:
+    """A DeepSpeed engine, and its steps."""
+
+    def __init__(self) -> None:
+        self.world = zero.join()
+        self.engine = zero.engine(LossModel(model(), HYPER), HYPER, RESOURCES, steps=1000)
+        self.engine.train()
+
+    def step(self, dataset: TokenDataset, batch: Indices) -> tuple[float, Step]:
+        begin = time.process_time()
+        done = accumulate(self.engine, dataset, batch, 0, RESOURCES, self.world)
+        self.engine.step()
+        return time.process_time() - begin, done
+
+
+def measure(name: str, number: int, folder: str) -> dict[str, float]:
+    """Step `number` of a contender: target tokens per CPU-second, and the share of padding; or its loss."""
+    dataset = examples()
+    short = np.argsort(np.diff(dataset.offsets), kind="stable")[:16]
+    if name == "loss of ours":
+        _, done = Ours().step(dataset, short)
+        return {"loss": float(done.sums[0] / done.sums[2])}
+    if name == "loss of the Trainer":
+        _, loss, _ = peer_step(model(), rows(dataset, short), "random", 0, folder, batch=16, accumulation=1)
+        return {"loss": float(loss)}
+    if name == "calsweep":
+        order = np.random.default_rng(1).permutation(NUM_EXAMPLES)
+        seconds, done = Ours().step(dataset, order[number * GLOBAL_BATCH : (number + 1) * GLOBAL_BATCH])
+        return {"rate": done.target_tokens / seconds, "padding": 1 - done.tokens / done.padded_tokens}
+    everything = rows(dataset, np.arange(NUM_EXAMPLES))
+    seconds, _, given = peer_step(model(), everything, STRATEGIES[name], number, folder)
+    return {"rate": given.targets / seconds, "padding": 1 - given.tokens / given.padded}
+
+
+def in_a_process(name: str, number: int) -> dict[str, float]:
+    """Of its own: each contender needs most of the memory there is."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tests.bench.train", "--one", name, str(number), folder]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(f"  {name}, {number + 1}: {found}", file=sys.stderr)
+    return found
 
 
 def main(rounds: int) -> None:
-    torch.set_num_threads(1)
-    console = Console(width=110)
-    dataset, world = examples(), zero.join()
-    peer = model()
-    engine = zero.engine(LossModel(model(), HYPER), HYPER, RESOURCES, steps=1000)
-    engine.train()
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        # or the Trainer takes itself for one of many ranks, and pays for it
-        del os.environ[name]
-    order = np.random.default_rng(1).permutation(NUM_EXAMPLES)
-    short = np.argsort(np.diff(dataset.offsets), kind="stable")[:16]
-    with tempfile.TemporaryDirectory() as folder:
-        _, peer_loss, _ = peer_step(
-            peer, rows(dataset, short), "random", 0, folder, batch=16, accumulation=1, rate=0.0
-        )
-        _, own = own_step(engine, dataset, short, world)
-        own_loss = float(own.sums[0] / own.sums[2])
-        console.print(f"the same 16 examples: our loss {own_loss:.4f}, the Trainer's {peer_loss:.4f}")
-        rates: dict[str, list[float]] = {"calsweep": [], "Trainer, random": [], "Trainer, by length": []}
-        padding: dict[str, list[float]] = {name: [] for name in rates}
-        everything = rows(dataset, np.arange(NUM_EXAMPLES))
-
-        def ours(round_number: int) -> tuple[float, int, float]:
-            begin = round_number * GLOBAL_BATCH
-            seconds, done = own_step(engine, dataset, order[begin : begin + GLOBAL_BATCH], world)
-            return seconds, done.target_tokens, 1 - done.tokens / done.padded_tokens
-
-        def theirs(strategy: str) -> Callable[[int], tuple[float, int, float]]:
-            def run(round_number: int) -> tuple[float, int, float]:
-                seconds, _, given = peer_step(peer, everything, strategy, round_number, folder)
-                return seconds, given.targets, 1 - given.tokens / given.padded
-
-            return run
-
-        steps = {
-            "calsweep": ours,
-            "Trainer, random": theirs("random"),
-            "Trainer, by length": theirs("group_by_length"),
-        }
-        for round_number in range(rounds):
-            for name, step in steps.items():
-                seconds, targets, share = step(round_number)
-                rates[name].append(targets / seconds)
-                padding[name].append(share)
-                print(f"  round {round_number + 1}: {name}: {targets / seconds:.0f}/s", file=sys.stderr)
-    zero.leave()
+    losses = [in_a_process(name, 0)["loss"] for name in ("loss of ours", "loss of the Trainer")]
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ("calsweep", *STRATEGIES)}
+    for number in range(rounds):
+        for name, values in found.items():
+            values.append(in_a_process(name, number))
     table = Table(
-        title=f"target tokens per CPU-second, 1 thread, median of {rounds} steps of {GLOBAL_BATCH} examples"
+        title=f"target tokens per CPU-second, 1 thread, median of {rounds} steps of {GLOBAL_BATCH} examples",
+        caption=f"the same 16 examples: our loss {losses[0]:.4f}, the Trainer's {losses[1]:.4f}",
     )
     for column in ("", "target tokens/s", "ours is faster by", "padding"):
         table.add_column(column, justify="left" if column == "" else "right")
-    base = statistics.median(rates["calsweep"])
-    for name, values in rates.items():
-        median = statistics.median(values)
-        table.add_row(
-            name, f"{median:.0f}", f"{base / median:.2f}", f"{statistics.median(padding[name]):.0%}"
-        )
-    console.print(table)
+    rate, padding = (
+        {name: statistics.median(value[key] for value in values) for name, values in found.items()}
+        for key in ("rate", "padding")
+    )
+    for name in found:
+        ratio = rate["calsweep"] / rate[name]
+        table.add_row(name, f"{rate[name]:.0f}", f"{ratio:.2f}", f"{padding[name]:.0%}")
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)
+    torch.set_num_threads(1)
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measure(sys.argv[2], int(sys.argv[3]), sys.argv[4])))
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)

@@ -1,0 +1,103 @@
+"""The gradient of an output head whose logits only ever exist for some rows at a time."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+VOCABULARY_PER_BLOCK, VOCABULARY_PER_KERNEL = 2**10, 2**15
+"""Columns of one product: on CPU, what stays in the cache; elsewhere, what is worth a kernel."""
+BYTES_FREED_TOGETHER = 2**26
+"""Enough for an allocator to give them back to the system."""
+BYTES_ASKED_FOR_AT_ONCE = 2**22
+
+
+class HeadGradient:
+    """The head's gradient (V, H): the sum over chunks of p.T @ x, and of the targets' entries times their x.
+
+    Products are added up in float32, by blocks of the vocabulary that stay in the cache. The last chunk's is
+    made by `finish`, so that the only chunk of a small batch needs no float32 (V, H).
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> None:
+        self.hidden, self.weight, self.labels = hidden, weight, labels
+        self.wide = torch.promote_types(hidden.dtype, torch.float32)
+        self.block = VOCABULARY_PER_BLOCK if hidden.device.type == "cpu" else VOCABULARY_PER_KERNEL
+        self.sums: list[Tensor] = []  # (v, H) each, the first block's last
+        self.at_target: list[Tensor] = []  # (R, 1) each
+        self.waiting: tuple[Tensor, Tensor] | None = None
+
+    def add(self, p: Tensor, rows: slice, at_target: Tensor) -> None:
+        x = self.hidden[rows]
+        self.at_target.append(at_target)
+        if rows.stop >= len(self.hidden):
+            self.waiting = p, x
+            return
+        first = not self.sums
+        if first:
+            self.sums = self._room_for_sums()
+        for total, product in zip(reversed(self.sums), self._products(p, x), strict=True):
+            total.copy_(product) if first else total.add_(product)
+
+    def finish(self, scale: Tensor) -> Tensor:
+        """The gradient times scale, to be called once: sums are freed on the way, as the result fills."""
+        if self.waiting is None:
+            return torch.zeros_like(self.weight)
+        out = torch.empty_like(self.weight)
+        p, x = self.waiting
+        if not self.sums:
+            x = x.to(self.wide).mul(scale).to(x.dtype)  # bf16 times a scale in bf16 would be off by 0.4%
+        room = out.new_empty(self.block, out.shape[1], dtype=self.wide)
+        for part, product in zip(out.split(self.block), self._products(p, x), strict=True):
+            if self.sums:
+                product = room[: len(product)].copy_(product).add_(self.sums.pop()).mul_(scale)
+            part.copy_(product)
+        del p, self.waiting
+        # rows of one target are summed up before the sum is rounded; each of them then writes that same sum
+        labels, order = self.labels.sort()
+        group = (labels.diff(prepend=labels[:1]) != 0).cumsum(0)
+        share = self.hidden * torch.cat(self.at_target).mul_(scale)
+        share = torch.zeros_like(share).index_add_(0, group, share[order])[group]
+        out[labels] = share.add_(out[labels]).to(out.dtype)
+        return out
+
+    def _products(self, p: Tensor, x: Tensor) -> Iterator[Tensor]:
+        """p.T @ x by blocks of the vocabulary, (v, H), each of which overwrites the one before.
+
+        As (x.T @ p).T, which transposes the small operand and the result: p is read as it lies. On CPU
+        p.T @ x spends half its time on transposing p.
+        """
+        x_across = x.T.contiguous()
+        across = rows_apart(len(x_across), self.block, x)
+        for columns in p.split(self.block, dim=1):
+            yield torch.mm(x_across, columns, out=across[:, : columns.shape[1]]).T
+
+    def _room_for_sums(self) -> list[Tensor]:
+        V, H = self.weight.shape
+        together = max(1, BYTES_FREED_TOGETHER // (self.block * H * self.wide.itemsize)) * self.block
+        room: list[Tensor] = []
+        for begin in range(0, V, together):
+            room += self.weight.new_empty(min(together, V - begin), H, dtype=self.wide).split(self.block)
+        return room[::-1]
+
+
+def rows_apart(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Uninitialised (rows, columns), with gaps between the rows.
+
+    Rows a power of two apart, as vocabularies often are, compete for the same few places in the cache.
+    """
+    stride = (columns // 64 + 1) * 64
+    size = rows * stride * like.itemsize
+    if like.device.type == "cpu" and size >= BYTES_ASKED_FOR_AT_ONCE and hasattr(mmap, "MAP_POPULATE"):
+        # a product writes here and there: to be given pages one by one, as it goes, takes as long as itself
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+        flat = torch.frombuffer(mmap.mmap(-1, size, flags=flags), dtype=like.dtype)
+    else:
+        flat = like.new_empty(rows * stride)
+    matrix = flat.view(rows, stride)
+    # oneDNN reads beyond a row's end and multiplies what it finds by 0: nan, if that is nan
+    matrix[:, columns:].zero_()
+    return matrix[:, :columns]
