@@ -22,8 +22,9 @@ class HeadGradient:
     made by `finish`, so that the only chunk of a small batch needs no float32 (V, H).
     """
 
-    def __init__(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> None:
-        self.hidden, self.weight, self.labels = hidden, weight, labels
+    def __init__(self, hidden: Tensor, labels: Tensor, vocabulary: int) -> None:
+        # not the weight: by the time of `finish` ZeRO-3 may have taken it apart
+        self.hidden, self.labels, self.vocabulary = hidden, labels, vocabulary
         self.wide = torch.promote_types(hidden.dtype, torch.float32)
         self.block = VOCABULARY_PER_BLOCK if hidden.device.type == "cpu" else VOCABULARY_PER_KERNEL
         self.sums: list[Tensor] = []  # (v, H) each, the first block's last
@@ -44,13 +45,14 @@ class HeadGradient:
 
     def finish(self, scale: Tensor) -> Tensor:
         """The gradient times scale, to be called once: sums are freed on the way, as the result fills."""
+        shape = self.vocabulary, self.hidden.shape[1]
         if self.waiting is None:
-            return torch.zeros_like(self.weight)
-        out = torch.empty_like(self.weight)
+            return self.hidden.new_zeros(shape)
+        out = self.hidden.new_empty(shape)
         p, x = self.waiting
         if not self.sums:
             x = x.to(self.wide).mul(scale).to(x.dtype)  # bf16 times a scale in bf16 would be off by 0.4%
-        room = out.new_empty(self.block, out.shape[1], dtype=self.wide)
+        room = out.new_empty(self.block, shape[1], dtype=self.wide)
         for part, product in zip(out.split(self.block), self._products(p, x), strict=True):
             if self.sums:
                 product = room[: len(product)].copy_(product).add_(self.sums.pop()).mul_(scale)
@@ -76,11 +78,11 @@ class HeadGradient:
             yield torch.mm(x_across, columns, out=across[:, : columns.shape[1]]).T
 
     def _room_for_sums(self) -> list[Tensor]:
-        V, H = self.weight.shape
+        V, H = self.vocabulary, self.hidden.shape[1]
         together = max(1, BYTES_FREED_TOGETHER // (self.block * H * self.wide.itemsize)) * self.block
         room: list[Tensor] = []
         for begin in range(0, V, together):
-            room += self.weight.new_empty(min(together, V - begin), H, dtype=self.wide).split(self.block)
+            room += self.hidden.new_empty(min(together, V - begin), H, dtype=self.wide).split(self.block)
         return room[::-1]
 
 

@@ -170,7 +170,7 @@ def _losses_and_gradients(
     wide = torch.promote_types(hidden.dtype, torch.float32)
     loss_sum, nll_sum = hidden.new_zeros(2, dtype=wide).unbind()
     grad_hidden = hidden.new_empty(T, H, dtype=wide) if options.needs_hidden else None
-    head = HeadGradient(hidden, weight, labels) if options.needs_weight else None
+    head = HeadGradient(hidden, labels, V) if options.needs_weight else None
     num_chunks = max(1, -(-T * V * hidden.itemsize // BYTES_PER_CHUNK))
     size = max(1, -(-T // num_chunks))  # equal chunks: few rows make slow products
     buffer = rows_apart(size, V, hidden)
