@@ -10,8 +10,8 @@ from torch import Tensor
 
 VOCABULARY_PER_BLOCK, VOCABULARY_PER_KERNEL = 2**10, 2**15
 """Columns of one product: on CPU, what stays in the cache; elsewhere, what is worth a kernel."""
-BYTES_FREED_TOGETHER = 2**26
-"""Enough for an allocator to give them back to the system."""
+BYTES_FREED_TOGETHER = 2**25
+"""Enough for glibc to give them back to the system."""
 BYTES_ASKED_FOR_AT_ONCE = 2**22
 
 
@@ -30,6 +30,7 @@ class HeadGradient:
         self.sums: list[Tensor] = []  # (v, H) each, the first block's last
         self.at_target: list[Tensor] = []  # (R, 1) each
         self.waiting: tuple[Tensor, Tensor] | None = None
+        self.in_place: Tensor | None = None  # the result, while sums are made in it
 
     def add(self, p: Tensor, rows: slice, at_target: Tensor) -> None:
         x = self.hidden[rows]
@@ -40,20 +41,29 @@ class HeadGradient:
         first = not self.sums
         if first:
             self.sums = self._room_for_sums()
+        room = self._room_for_a_block()
         for total, product in zip(reversed(self.sums), self._products(p, x), strict=True):
-            total.copy_(product) if first else total.add_(product)
+            if first:
+                total.copy_(product)
+            else:  # not added as it is: of another dtype and lying across, that takes four times as long
+                total.add_(room[: len(product)].copy_(product))
 
     def finish(self, scale: Tensor) -> Tensor:
-        """The gradient times scale, to be called once: sums are freed on the way, as the result fills."""
-        shape = self.vocabulary, self.hidden.shape[1]
+        """The gradient times scale, to be called once: sums are freed on the way, as the result fills.
+
+        In float32 the result fills their place.
+        """
         if self.waiting is None:
-            return self.hidden.new_zeros(shape)
-        out = self.hidden.new_empty(shape)
+            return self.hidden.new_zeros(self.vocabulary, self.hidden.shape[1])
         p, x = self.waiting
         if not self.sums:
             x = x.to(self.wide).mul(scale).to(x.dtype)  # bf16 times a scale in bf16 would be off by 0.4%
-        room = out.new_empty(self.block, shape[1], dtype=self.wide)
+        out = self._result() if self.in_place is None else self.in_place
+        room = self._room_for_a_block()
         for part, product in zip(out.split(self.block), self._products(p, x), strict=True):
+            if self.in_place is not None:
+                part.add_(room[: len(product)].copy_(product)).mul_(scale)
+                continue
             if self.sums:
                 product = room[: len(product)].copy_(product).add_(self.sums.pop()).mul_(scale)
             part.copy_(product)
@@ -77,9 +87,18 @@ class HeadGradient:
         for columns in p.split(self.block, dim=1):
             yield torch.mm(x_across, columns, out=across[:, : columns.shape[1]]).T
 
+    def _result(self) -> Tensor:
+        return self.hidden.new_empty(self.vocabulary, self.hidden.shape[1])
+
+    def _room_for_a_block(self) -> Tensor:
+        return self.hidden.new_empty(self.block, self.hidden.shape[1], dtype=self.wide)
+
     def _room_for_sums(self) -> list[Tensor]:
         V, H = self.vocabulary, self.hidden.shape[1]
-        together = max(1, BYTES_FREED_TOGETHER // (self.block * H * self.wide.itemsize)) * self.block
+        if self.hidden.dtype == self.wide:
+            self.in_place = self._result()
+            return list(self.in_place.split(self.block))[::-1]
+        together = -(-BYTES_FREED_TOGETHER // (self.block * H * self.wide.itemsize)) * self.block
         room: list[Tensor] = []
         for begin in range(0, V, together):
             room += self.hidden.new_empty(min(together, V - begin), H, dtype=self.wide).split(self.block)

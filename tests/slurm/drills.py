@@ -70,16 +70,25 @@ def preempt(cluster: SlurmCluster, task: str) -> None:
 
 def shorten(cluster: SlurmCluster, task: str) -> None:
     """A minute is left, so that a warning half a minute before the end is due. But SLURM looks every half
-    minute only, in which a small training would be over: it stands still until `warned`.
+    minute only, in which a small training would be over: it stands still until `time_is_up`.
     """
     cluster.run("scontrol", "update", f"JobId={task}", "EndTime=now+60")
     os.kill(rank_pids(cluster, task)[0], signal.SIGSTOP)
 
 
-def warned(cluster: SlurmCluster, task: str) -> None:
-    """Wait for the warning. SLURM lets a process go on with it, or seems to: nothing says that it must."""
+def time_is_up(cluster: SlurmCluster, task: str) -> None:
+    """Wait for the warning of `shorten`. The next attempt has its time again, or a slow machine takes two."""
+    warned(cluster, task, "TimeLimit=15")
+
+
+def warned(cluster: SlurmCluster, task: str, *then: str) -> None:
+    """Wait for the warning; then the task is updated, and goes on. SLURM lets a process go on with it, or
+    seems to: nothing says that it must.
+    """
     pid = rank_pids(cluster, task)[0]
     eventually(lambda: _is_pending(pid, signal.SIGUSR2) or not _stands_still(pid), "SLURM warns", limit_s=50)
+    if then:
+        cluster.run("scontrol", "update", f"JobId={task}", *then)
     _send(pid, signal.SIGCONT)
 
 

@@ -107,7 +107,7 @@ FIRST = (
     Accident("preemption", "one", "0.1", drills.preempt),  # last: it takes some seconds
 )
 SECOND = (
-    Accident("time limit", "one", "0.2", drills.warned),
+    Accident("time limit", "one", "0.2", drills.time_is_up),
     Accident("the first rank", "two", "0.1", partial(drills.kill_rank, 0), attempt=2),
 )
 
