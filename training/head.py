@@ -18,8 +18,9 @@ BYTES_ASKED_FOR_AT_ONCE = 2**22
 class HeadGradient:
     """The head's gradient (V, H): the sum over chunks of p.T @ x, and of the targets' entries times their x.
 
-    Products are added up in float32, by blocks of the vocabulary that stay in the cache. The last chunk's is
-    made by `finish`, so that the only chunk of a small batch needs no float32 (V, H).
+    Products are added up in float32, by blocks of the vocabulary that stay in the cache: in the result itself
+    where it is float32, else beside it. The last chunk's is made by `finish`, so that the only chunk of a
+    small batch needs no float32 (V, H).
     """
 
     def __init__(self, hidden: Tensor, labels: Tensor, vocabulary: int) -> None:
@@ -28,16 +29,54 @@ class HeadGradient:
         self.wide = torch.promote_types(hidden.dtype, torch.float32)
         self.block = VOCABULARY_PER_BLOCK if hidden.device.type == "cpu" else VOCABULARY_PER_KERNEL
         self.sums: list[Tensor] = []  # (v, H) each, the first block's last
+        self.out: Tensor | None = None  # where it is of the dtype to add up in
         self.at_target: list[Tensor] = []  # (R, 1) each
         self.waiting: tuple[Tensor, Tensor] | None = None
-        self.in_place: Tensor | None = None  # the result, while sums are made in it
 
     def add(self, p: Tensor, rows: slice, at_target: Tensor) -> None:
         x = self.hidden[rows]
         self.at_target.append(at_target)
         if rows.stop >= len(self.hidden):
             self.waiting = p, x
-            return
+        elif x.dtype == self.wide:
+            self._add_to_result(p, x, None)
+        else:
+            self._add_to_sums(p, x)
+
+    def finish(self, scale: Tensor) -> Tensor:
+        """The gradient times scale, to be called once: sums are freed on the way, as the result fills."""
+        if self.waiting is None:
+            return self.hidden.new_zeros(self.vocabulary, self.hidden.shape[1])
+        p, x = self.waiting
+        if x.dtype == self.wide:
+            out = self._add_to_result(p, x, scale)
+        else:
+            out = self._result_of_sums(p, x, scale)
+        del p, self.waiting
+        # rows of one target are summed up before the sum is rounded; each of them then writes that same sum
+        labels, order = self.labels.sort()
+        group = (labels.diff(prepend=labels[:1]) != 0).cumsum(0)
+        share = self.hidden * torch.cat(self.at_target).mul_(scale)
+        share = torch.zeros_like(share).index_add_(0, group, share[order])[group]
+        out[labels] = share.add_(out[labels]).to(out.dtype)
+        return out
+
+    def _add_to_result(self, p: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
+        first = self.out is None
+        out = self._new_result() if self.out is None else self.out
+        if first and scale is not None:
+            x = x * scale
+        for part, columns in zip(out.split(self.block), p.split(self.block, dim=1), strict=True):
+            if first:
+                torch.mm(columns.T, x, out=part)
+            else:
+                part.addmm_(columns.T, x)
+                if scale is not None:
+                    part.mul_(scale)
+        self.out = out
+        return out
+
+    def _add_to_sums(self, p: Tensor, x: Tensor) -> None:
         first = not self.sums
         if first:
             self.sums = self._room_for_sums()
@@ -48,46 +87,29 @@ class HeadGradient:
             else:  # not added as it is: of another dtype and lying across, that takes four times as long
                 total.add_(room[: len(product)].copy_(product))
 
-    def finish(self, scale: Tensor) -> Tensor:
-        """The gradient times scale, to be called once: sums are freed on the way, as the result fills.
-
-        In float32 the result fills their place.
-        """
-        if self.waiting is None:
-            return self.hidden.new_zeros(self.vocabulary, self.hidden.shape[1])
-        p, x = self.waiting
+    def _result_of_sums(self, p: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+        out = self._new_result()
         if not self.sums:
             x = x.to(self.wide).mul(scale).to(x.dtype)  # bf16 times a scale in bf16 would be off by 0.4%
-        out = self._result() if self.in_place is None else self.in_place
         room = self._room_for_a_block()
         for part, product in zip(out.split(self.block), self._products(p, x), strict=True):
-            if self.in_place is not None:
-                part.add_(room[: len(product)].copy_(product)).mul_(scale)
-                continue
             if self.sums:
                 product = room[: len(product)].copy_(product).add_(self.sums.pop()).mul_(scale)
             part.copy_(product)
-        del p, self.waiting
-        # rows of one target are summed up before the sum is rounded; each of them then writes that same sum
-        labels, order = self.labels.sort()
-        group = (labels.diff(prepend=labels[:1]) != 0).cumsum(0)
-        share = self.hidden * torch.cat(self.at_target).mul_(scale)
-        share = torch.zeros_like(share).index_add_(0, group, share[order])[group]
-        out[labels] = share.add_(out[labels]).to(out.dtype)
         return out
 
     def _products(self, p: Tensor, x: Tensor) -> Iterator[Tensor]:
         """p.T @ x by blocks of the vocabulary, (v, H), each of which overwrites the one before.
 
         As (x.T @ p).T, which transposes the small operand and the result: p is read as it lies. On CPU
-        p.T @ x spends half its time on transposing p.
+        p.T @ x in bf16 spends half its time on transposing p.
         """
         x_across = x.T.contiguous()
         across = rows_apart(len(x_across), self.block, x)
         for columns in p.split(self.block, dim=1):
             yield torch.mm(x_across, columns, out=across[:, : columns.shape[1]]).T
 
-    def _result(self) -> Tensor:
+    def _new_result(self) -> Tensor:
         return self.hidden.new_empty(self.vocabulary, self.hidden.shape[1])
 
     def _room_for_a_block(self) -> Tensor:
@@ -95,9 +117,6 @@ class HeadGradient:
 
     def _room_for_sums(self) -> list[Tensor]:
         V, H = self.vocabulary, self.hidden.shape[1]
-        if self.hidden.dtype == self.wide:
-            self.in_place = self._result()
-            return list(self.in_place.split(self.block))[::-1]
         together = -(-BYTES_FREED_TOGETHER // (self.block * H * self.wide.itemsize)) * self.block
         room: list[Tensor] = []
         for begin in range(0, V, together):

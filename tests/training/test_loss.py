@@ -234,6 +234,9 @@ def test_nothing_is_read_before_it_is_written(monkeypatch: pytest.MonkeyPatch, d
     assert torch.equal(found_w, gw)
 
 
+PRODUCTS = torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_
+
+
 class CountsProducts(TorchDispatchMode):
     """Counts matrix products."""
 
@@ -242,7 +245,7 @@ class CountsProducts(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm)
+        self.count += func.overloadpacket in PRODUCTS
         return func(*args, **(kwargs or {}))
 
 
