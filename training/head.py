@@ -48,10 +48,8 @@ class HeadGradient:
         if self.waiting is None:
             return self.hidden.new_zeros(self.vocabulary, self.hidden.shape[1])
         p, x = self.waiting
-        if x.dtype == self.wide:
-            out = self._add_to_result(p, x, scale)
-        else:
-            out = self._result_of_sums(p, x, scale)
+        added_up = self._add_to_result if x.dtype == self.wide else self._result_of_sums
+        out = added_up(p, x, scale)
         del p, self.waiting
         # rows of one target are summed up before the sum is rounded; each of them then writes that same sum
         labels, order = self.labels.sort()
