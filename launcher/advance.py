@@ -24,7 +24,7 @@ from launcher.tasks import Task, missing_tasks
 from study.job import KINDS
 from study.paths import StudyPaths
 from study.plan import Plan, write_specs
-from study.specs import Resources
+from study.resources import Resources
 
 logger = logging.getLogger(__name__)
 MAX_SUBMISSIONS = 5

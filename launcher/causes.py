@@ -13,7 +13,7 @@ from typing import Any
 
 from launcher.attempts import Attempt
 from study.errors import CalsweepError
-from study.specs import Resources
+from study.resources import Resources
 
 USER_ERROR = "user error"
 HOST_MEMORY = "out of host memory"

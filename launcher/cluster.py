@@ -20,7 +20,7 @@ from study.errors import UserError
 from study.files import read_json, write_json
 from study.gridfile import telling_lines
 from study.job import KINDS
-from study.specs import Resources
+from study.resources import Resources
 
 LEAST = {
     "array_parallelism": 1,

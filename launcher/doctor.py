@@ -23,8 +23,9 @@ from study.gridfile import telling_lines
 from study.job import Job
 from study.paths import StudyPaths
 from study.plan import Plan
+from study.resources import Resources
 from study.sources import embedded_source
-from study.specs import ARCHITECTURES, DTYPES, Hyperparameters, Resources, Scratch, TrainSpec
+from study.specs import ARCHITECTURES, DTYPES, Hyperparameters, Scratch, TrainSpec
 
 RANKS = (1, 2)
 TIMEOUT_MIN = 30

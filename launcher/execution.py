@@ -12,7 +12,7 @@ from launcher.diagnosis import diagnose
 from study.files import read_json, write_json
 from study.job import Job
 from study.paths import JobPaths
-from study.specs import Resources
+from study.resources import Resources
 
 
 def read_execution(folder: JobPaths) -> Execution | None:

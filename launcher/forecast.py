@@ -20,7 +20,8 @@ from launcher.throughput import Throughput, dataset_key, measured
 from study.job import KINDS, Job
 from study.paths import StudyPaths
 from study.plan import Plan
-from study.specs import EvalSpec, Resources, TrainSpec
+from study.resources import Resources
+from study.specs import EvalSpec, TrainSpec
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 OPTIMIZER_BYTES = 12

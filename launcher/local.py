@@ -34,7 +34,7 @@ from study.files import read_json
 from study.job import Job
 from study.paths import StudyPaths
 from study.plan import write_specs
-from study.specs import Resources
+from study.resources import Resources
 
 POLL_S = 0.2
 # `time_min` is what a cluster is asked for; a laptop takes the time it takes

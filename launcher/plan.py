@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from evaluation import prompts
 from launcher.cells import cells
 from study import languages
-from study.config import Grid, checked_section
+from study.config import EvaluateConfig, Grid, checked_section
 from study.errors import UserError, nearest
 from study.files import digest
 from study.job import Job
-from study.plan import Evaluations, Plan, analysis_of, many_objects, needs_of, shard_of
+from study.plan import ANY_MODEL, Evaluations, Plan, analysis_of, many_objects, needs_of
 from study.sources import benchmark_languages, benchmark_source, dataset_source, model_source
-from study.specs import EvalSpec, Hyperparameters, Scratch, Source, TrainSpec
+from study.specs import Benchmark, EvalSpec, Hyperparameters, Prompting, Scratch, Source, TrainSpec
 
 STUDY_AXES = ("model", "dataset", "learning_rate", "label_smoothing", "seed")
 SCRATCH = Source("scratch", "word-level", "0" * 12)
@@ -130,12 +131,24 @@ def _shards(grid: Grid) -> list[EvalSpec]:
         except UserError as error:
             raise UserError(error.what, where=f"{where}.languages", remedy=error.remedy) from None
         try:
-            result += [shard_of(benchmark, code, evaluate.protocol, evaluate.dtype) for code in codes]
+            result += [_shard(evaluate, benchmark, code) for code in codes]
         except UserError as error:
             raise UserError(
                 error.what, where=f"{grid.path.name}: evaluate.{error.where}", remedy=error.remedy
             ) from None
     return result
+
+
+def _shard(evaluate: EvaluateConfig, benchmark: Benchmark, language: str) -> EvalSpec:
+    """One language of a benchmark, for whatever model. Raises UserError for a value out of range."""
+    prompting = Prompting(
+        evaluate.scaffold,
+        evaluate.num_shots,
+        evaluate.option_order,
+        evaluate.too_long,
+        prompts.version(evaluate.protocol, evaluate.scaffold, language),
+    )
+    return EvalSpec(ANY_MODEL, benchmark, language, evaluate.protocol, evaluate.dtype, prompting)
 
 
 def _refuse_too_many(trains: int, models: int, shards: int, where: str) -> None:

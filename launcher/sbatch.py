@@ -27,7 +27,7 @@ from study.errors import CalsweepError, UserError
 from study.files import write_atomic, write_json
 from study.job import Kind
 from study.paths import StudyPaths
-from study.specs import Resources
+from study.resources import Resources
 
 SCRIPT = "submission.sh"
 GOES_ON = 75

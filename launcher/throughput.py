@@ -14,7 +14,8 @@ from study.files import read_json
 from study.job import Job
 from study.paths import JobPaths, StudyPaths
 from study.plan import Plan, read_plan
-from study.specs import EvalSpec, Resources, TrainSpec
+from study.resources import Resources
+from study.specs import EvalSpec, TrainSpec
 
 SAMPLES, LOOKS = 3, 20
 """Jobs that are read of one model (and benchmark), and jobs that are looked at for them."""

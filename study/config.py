@@ -23,7 +23,8 @@ from omegaconf.errors import (
 
 from study.errors import UserError, nearest
 from study.gridfile import load_with_includes, load_yaml, merge_overrides, problem_of
-from study.specs import Hyperparameters, Resources
+from study.resources import Resources
+from study.specs import Hyperparameters
 
 MODES = ("disabled", "offline", "online")
 KINDS_WITH_RESOURCES = ("prepare", "train", "evaluate", "analyse")
@@ -59,12 +60,18 @@ class BenchmarkConfig:
 class EvaluateConfig:
     """include_base: evaluate each base model too. languages_per_task: languages behind one model load.
     benchmarks: each a `BenchmarkConfig`, or just a name.
+    protocol: `letter` scores the options' letters, `option_text` their texts.
+    scaffold, num_shots, option_order, too_long: see `study.specs.Prompting`.
     dtype: of the forward pass; log-probabilities are float32 either way.
     """
 
     include_base: bool = True
     benchmarks: list[Any] = field(default_factory=list)
     protocol: str = "letter"
+    scaffold: str = "english"
+    num_shots: int = 0
+    option_order: str = "original"
+    too_long: str = "refuse"
     dtype: str = "bf16"
     languages_per_task: int = 1
 

@@ -7,14 +7,14 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from study.errors import UserError
 from study.files import canonical, read_json, write_atomic, write_json
 from study.job import AnalyseSpec, Job, evaluation_ids, job_from
 from study.paths import StudyPaths
-from study.specs import Benchmark, EvalSpec, Source, to_dict
+from study.specs import EvalSpec, Source, eval_spec_from, to_dict
 
 PLAN_VERSION = 2
 
@@ -51,7 +51,9 @@ class Evaluations:
         needs, identity = needs_of(model), canonical(model.identity())
         for place in range(len(self._shards)) if places is None else places:
             shard, job_id = self._shards[place]
-            spec = EvalSpec(model, shard.benchmark, shard.language, shard.protocol, shard.dtype)
+            spec = EvalSpec(
+                model, shard.benchmark, shard.language, shard.protocol, shard.dtype, shard.prompting
+            )
             yield Job.with_id("evaluate", spec, needs, cell, job_id(identity))
 
 
@@ -122,7 +124,7 @@ def _to_dict(plan: Plan) -> dict[str, Any]:
             spec = job.spec
             # by the objects, which the jobs of one model or shard share: comparing them would take seconds
             of_model = (id(spec.model), id(job.cell))
-            of_shard = (id(spec.benchmark), spec.language, spec.protocol, spec.dtype)
+            of_shard = (id(spec.benchmark), spec.language, spec.protocol, id(spec.prompting), spec.dtype)
             if of_model not in models:
                 models[of_model] = len(models)
                 model_entries.append({"model": to_dict(spec)["model"], "cell": dict(job.cell)})
@@ -188,11 +190,4 @@ def _jobs_from(data: Mapping[str, Any]) -> list[Job]:
 
 
 def _shard_from(entry: Mapping[str, Any]) -> EvalSpec:
-    told = dict(entry["benchmark"])
-    benchmark = Benchmark(**{**told, "source": Source(**told["source"])})
-    return shard_of(benchmark, entry["language"], entry["protocol"], entry["dtype"])
-
-
-def shard_of(benchmark: Benchmark, language: str, protocol: str, dtype: str) -> EvalSpec:
-    """One language of a benchmark, for whatever model. Raises UserError for a value out of range."""
-    return EvalSpec(ANY_MODEL, benchmark, language, protocol, dtype)
+    return eval_spec_from({**entry, "model": asdict(ANY_MODEL)})

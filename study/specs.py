@@ -16,23 +16,26 @@ from study.errors import UserError, nearest
 TEMPLATES = ("plain", "tulu", "tokenizer")
 DTYPES = ("fp32", "bf16")
 PROTOCOLS = ("letter", "option_text")
+SCAFFOLDS = ("english", "native", "chat")
+OPTION_ORDERS = ("original", "cyclic")
+TOO_LONG = ("refuse", "cut")
+MAX_SHOTS = 5
 SCHEMAS = ("global_mmlu", "mmlu_prox")
 ARCHITECTURES = ("llama", "mistral", "gemma2")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 MAX_SEED = 2**63 - 1
 
 
-def _require(condition: bool, name: str, remedy: str) -> None:
+def require(condition: bool, name: str, remedy: str) -> None:
     if not condition:
         raise UserError("out of range", where=name, remedy=remedy)
 
 
-def _positive(value: float) -> bool:
+def positive(value: float) -> bool:
     """False for nan and infinity too: JSON has no words for them, so that nothing could be hashed."""
     return 0 < value < math.inf
 
 
-def _one_of(value: str, valid: tuple[str, ...], name: str) -> None:
+def one_of(value: str, valid: tuple[str, ...], name: str) -> None:
     if value not in valid:
         raise UserError(f"'{value}' is unknown", where=name, remedy=nearest(value, valid))
 
@@ -73,7 +76,7 @@ class Scratch:
     tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        _one_of(self.architecture, ARCHITECTURES, "architecture")
+        one_of(self.architecture, ARCHITECTURES, "architecture")
         for name in (
             "hidden_size",
             "intermediate_size",
@@ -81,10 +84,10 @@ class Scratch:
             "num_heads",
             "max_position_embeddings",
         ):
-            _require(getattr(self, name) >= 1, name, "give a positive number")
-        _require(_positive(self.initializer_range), "initializer_range", "give a positive number")
-        _require(_positive(self.rope_theta), "rope_theta", "give a positive number")
-        _require(self.hidden_size % self.num_heads == 0, "hidden_size", "make it a multiple of num_heads")
+            require(getattr(self, name) >= 1, name, "give a positive number")
+        require(positive(self.initializer_range), "initializer_range", "give a positive number")
+        require(positive(self.rope_theta), "rope_theta", "give a positive number")
+        require(self.hidden_size % self.num_heads == 0, "hidden_size", "make it a multiple of num_heads")
 
 
 @dataclass(frozen=True)
@@ -130,27 +133,27 @@ class Hyperparameters:
     def __post_init__(self) -> None:
         # from JSON and from grids it comes as a list; the order of what is left out changes nothing
         object.__setattr__(self, "exclude_sources", tuple(sorted(set(self.exclude_sources))))
-        _one_of(self.template, TEMPLATES, "template")
-        _one_of(self.dtype, DTYPES, "dtype")
-        _require(_positive(self.learning_rate), "learning_rate", "give a positive number")
-        _require(0 <= self.label_smoothing < 1, "label_smoothing", "give a number in [0, 1)")
-        _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "give a share in [0, 1), or null")
-        _require(
-            self.logit_softcap is None or _positive(self.logit_softcap),
+        one_of(self.template, TEMPLATES, "template")
+        one_of(self.dtype, DTYPES, "dtype")
+        require(positive(self.learning_rate), "learning_rate", "give a positive number")
+        require(0 <= self.label_smoothing < 1, "label_smoothing", "give a number in [0, 1)")
+        require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "give a share in [0, 1), or null")
+        require(
+            self.logit_softcap is None or positive(self.logit_softcap),
             "logit_softcap",
             "give a positive number, or null for the architecture's own",
         )
-        _require(_positive(self.logit_temperature), "logit_temperature", "give a positive number")
-        _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", "give a share in [0, 1]")
-        _require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1/beta2", "give numbers in [0, 1)")
-        _require(0 <= self.weight_decay < math.inf, "weight_decay", "give 0 or more")
-        _require(0 <= self.seed <= MAX_SEED, "seed", "give 0 or more, below 2^63")
-        _require(_positive(self.max_grad_norm), "max_grad_norm", "give a positive number")
-        _require(self.max_length_tokens >= 2, "max_length_tokens", "give 2 or more")
+        require(positive(self.logit_temperature), "logit_temperature", "give a positive number")
+        require(0 <= self.warmup_ratio <= 1, "warmup_ratio", "give a share in [0, 1]")
+        require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1/beta2", "give numbers in [0, 1)")
+        require(0 <= self.weight_decay < math.inf, "weight_decay", "give 0 or more")
+        require(0 <= self.seed <= MAX_SEED, "seed", "give 0 or more, below 2^63")
+        require(positive(self.max_grad_norm), "max_grad_norm", "give a positive number")
+        require(self.max_length_tokens >= 2, "max_length_tokens", "give 2 or more")
         for name in ("num_epochs", "global_batch_size"):
-            _require(getattr(self, name) >= 1, name, "give 1 or more")
+            require(getattr(self, name) >= 1, name, "give 1 or more")
         for name in ("num_steps", "num_examples"):
-            _require(getattr(self, name) is None or getattr(self, name) >= 1, name, "give 1 or more, or null")
+            require(getattr(self, name) is None or getattr(self, name) >= 1, name, "give 1 or more, or null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +183,33 @@ class Benchmark:
     num_items: int | None = None
 
     def __post_init__(self) -> None:
-        _one_of(self.schema, SCHEMAS, "schema")
-        _require(self.num_items is None or self.num_items >= 1, "num_items", "give 1 or more")
+        one_of(self.schema, SCHEMAS, "schema")
+        require(self.num_items is None or self.num_items >= 1, "num_items", "give 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompting:
+    """How the items of a benchmark are put to a model, under either protocol.
+
+    scaffold: the words around an item: `english`, those of lm-eval; `native`, in the item's language; `chat`,
+        the turns of the tokenizer's own template.
+    num_shots: answered questions before each item, the same for all of a subject.
+    option_order: `original`, or `cyclic`: each item once for every rotation of its options.
+    too_long: prompts beyond the model's context fail the shard (`refuse`) or lose their beginning (`cut`).
+    version: a hash of the prompts' text, so that records made with other words are other records.
+    """
+
+    scaffold: str = "english"
+    num_shots: int = 0
+    option_order: str = "original"
+    too_long: str = "refuse"
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        one_of(self.scaffold, SCAFFOLDS, "scaffold")
+        one_of(self.option_order, OPTION_ORDERS, "option_order")
+        one_of(self.too_long, TOO_LONG, "too_long")
+        require(0 <= self.num_shots <= MAX_SHOTS, "num_shots", f"give 0 to {MAX_SHOTS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +221,16 @@ class EvalSpec:
     language: str
     protocol: str = "letter"
     dtype: str = "bf16"
+    prompting: Prompting = Prompting()
 
     def __post_init__(self) -> None:
-        _one_of(self.protocol, PROTOCOLS, "protocol")
-        _one_of(self.dtype, DTYPES, "dtype")
+        one_of(self.protocol, PROTOCOLS, "protocol")
+        one_of(self.dtype, DTYPES, "dtype")
+        require(
+            self.protocol == "letter" or self.prompting.option_order == "original",
+            "option_order",
+            "write original: option_text does not show the options, so their order changes nothing",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,83 +243,13 @@ class AnalyseSpec:
 Spec: TypeAlias = TrainSpec | EvalSpec | AnalyseSpec
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What one task asks of the cluster, and how it uses it. Outside identity.
-
-    tasks_per_node: one rank each. mem_gib: per node. time_min: wall clock.
-    micro_batch_size, micro_batch_tokens: the most examples, and the most tokens with padding, in a forward
-        pass of a training rank; an example longer than that goes alone.
-    packing: lay the examples of a micro-batch end to end, without padding and without seeing each other;
-        worth it where attention has a kernel for it.
-    attention: the implementation, as transformers names it.
-    activation_checkpointing: compute activations again in the backward pass, for memory.
-    zero_stage: DeepSpeed's stage, 1 to 3. offload_optimizer: keep the optimizer's state in host memory.
-    batch_tokens: padded tokens per forward pass of an evaluation.
-    resume: an attempt goes on from the checkpoint of the one before; false: it begins again, without any.
-    checkpoint_every_min: minutes between the checkpoints of a training run; what a job that dies without a
-        warning loses at most. keep_checkpoints: the newest complete ones that are kept while it runs.
-    save_only_model: checkpoints are models without the optimizer's state, to look at; only without `resume`.
-    """
-
-    nodes: int = 1
-    tasks_per_node: int = 1
-    cpus_per_task: int = 1
-    gpus_per_node: int = 0
-    mem_gib: float = 4
-    time_min: int = 60
-    micro_batch_size: int = 64
-    micro_batch_tokens: int = 8192
-    packing: bool = False
-    attention: str = "sdpa"
-    activation_checkpointing: bool = False
-    zero_stage: int = 2
-    offload_optimizer: bool = False
-    batch_tokens: int = 16384
-    resume: bool = True
-    checkpoint_every_min: float = 30
-    keep_checkpoints: int = 2
-    save_only_model: bool = False
-
-    def __post_init__(self) -> None:
-        for name in (
-            "nodes",
-            "tasks_per_node",
-            "cpus_per_task",
-            "time_min",
-            "micro_batch_size",
-            "micro_batch_tokens",
-            "batch_tokens",
-            "keep_checkpoints",
-        ):
-            _require(getattr(self, name) >= 1, name, "give 1 or more")
-        _require(self.gpus_per_node >= 0, "gpus_per_node", "give 0 or more")
-        _require(_positive(self.mem_gib), "mem_gib", "give a positive number")
-        _require(_positive(self.checkpoint_every_min), "checkpoint_every_min", "give a positive number")
-        _one_of(self.attention, ATTENTIONS, "attention")
-        _require(
-            not (self.save_only_model and self.resume),
-            "save_only_model",
-            "remove it, or write resume: false too: without the optimizer's state no attempt can go on",
-        )
-        _require(
-            self.zero_stage in (1, 2, 3),
-            "zero_stage",
-            "give 1, 2 or 3: at stage 0 in bf16 DeepSpeed takes a dummy optimizer step at start-up",
-        )
-
-    @property
-    def num_tasks(self) -> int:
-        return self.nodes * self.tasks_per_node
-
-
 def to_dict(spec: Spec) -> dict[str, Any]:
     """A spec as plain JSON values, for files and W&B's config."""
     result: dict[str, Any] = _plain(spec, dataclasses.asdict)
     return result
 
 
-def identity(spec: Spec) -> dict[str, Any]:
+def identity(spec: Spec | Benchmark) -> dict[str, Any]:
     """The spec as plain JSON values without what does not identify it (the place of local content)."""
     result: dict[str, Any] = _plain(spec, Source.identity)
     return result
@@ -314,4 +278,9 @@ def train_spec_from(data: dict[str, Any]) -> TrainSpec:
 def eval_spec_from(data: dict[str, Any]) -> EvalSpec:
     benchmark = dict(data["benchmark"])
     benchmark["source"] = Source(**benchmark["source"])
-    return EvalSpec(**{**data, "model": Source(**data["model"]), "benchmark": Benchmark(**benchmark)})
+    made = {
+        "model": Source(**data["model"]),
+        "benchmark": Benchmark(**benchmark),
+        "prompting": Prompting(**data["prompting"]),
+    }
+    return EvalSpec(**{**data, **made})

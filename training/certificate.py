@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from study.errors import JobError
-from study.specs import Hyperparameters, Resources
+from study.resources import Resources
+from study.specs import Hyperparameters
 from training import dropout, scratch, zero
 from training.data import TokenDataset
 from training.model import DTYPES, LossModel

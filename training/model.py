@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from study.errors import JobError
-from study.specs import Hyperparameters, Resources, TrainSpec
-from study.weights import UNREADABLE, Weights, cannot_load, require_all, weights_at
+from study.resources import Resources
+from study.specs import Hyperparameters, TrainSpec
+from study.weights import UNREADABLE, Weights, cannot_load, cannot_load_tokenizer, require_all, weights_at
 from training import checks, dropout, scratch
 from training.data import IGNORE_INDEX
 from training.loss import Losses, linear_losses
@@ -40,9 +41,12 @@ def load(
     weights = None if spec.scratch is not None else _weights(spec, model_path)
     try:
         lm = _built(config, weights, model_path, spec.hyper, resources)
-        tokenizer = _tokenizer(spec, model_path)
     except UNREADABLE as error:
         raise cannot_load(model_path or spec.model.name, error) from error
+    try:
+        tokenizer = _tokenizer(spec, model_path)
+    except UNREADABLE as error:
+        raise cannot_load_tokenizer(model_path or spec.model.name) from error
     if spec.hyper.dropout is not None:
         checks.check_dropout(lm, spec.hyper.dropout)
     if resources.packing:

@@ -22,7 +22,8 @@ from study.errors import JobError, Stopped
 from study.files import append_line, write_json
 from study.job import Job
 from study.paths import JobPaths
-from study.specs import MAX_SEED, Resources, TrainSpec
+from study.resources import Resources
+from study.specs import MAX_SEED, TrainSpec
 from study.tracking import Run, track
 from training import (
     batches,
@@ -116,7 +117,7 @@ def _train(
             logger.info("going on from the checkpoint at step %d of %d", done, steps)
         cut_metrics(folder.metrics, done)
         write_json(folder.progress, {"done": done, "total": steps, "unit": "steps"})
-    told = saved = time.monotonic()
+    began = told = saved = time.monotonic()
     with _progress_bar(steps, done, world) as bar:
         global_batches = batches.global_batches(len(dataset), hyper, steps)
         for step, batch in enumerate(islice(global_batches, done, None), start=done + 1):
@@ -142,7 +143,9 @@ def _train(
             stop, due = preemption.agreed(world, due=due)
             if world.rank == 0 and (time.monotonic() - told > PROGRESS_EVERY_S or stop or step == steps):
                 told = time.monotonic()
-                write_json(folder.progress, {"done": step, "total": steps, "unit": "steps"})
+                progress = {"done": step, "total": steps, "unit": "steps"}
+                speed = (step - done) / (told - began)
+                write_json(folder.progress, {**progress, "steps_per_s": speed})
             if (stop or due) and step < steps:  # after the last one the model itself is saved
                 keep = resources.keep_checkpoints
                 if resources.resume:

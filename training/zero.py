@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from study.specs import Hyperparameters, Resources
+from study.resources import Resources
+from study.specs import Hyperparameters
 
 MIN_PORT, MAX_PORT = 20_000, 32_000
 """Below the ports that Linux gives to outgoing connections: one of those may be taken at any moment."""

@@ -32,7 +32,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from study.specs import Hyperparameters, Resources
+from study.resources import Resources
+from study.specs import Hyperparameters
 from training import zero
 from training.data import IGNORE_INDEX, TokenDataset
 from training.model import LossModel

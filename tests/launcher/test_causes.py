@@ -11,7 +11,7 @@ from launcher import causes
 from launcher.attempts import Attempt
 from launcher.causes import Execution, of_exception, of_silence, remedy, tries_left, with_remedies
 from study.errors import JobError, RecordError
-from study.specs import Resources
+from study.resources import Resources
 
 ASKED = Resources(mem_gib=4, micro_batch_size=8, micro_batch_tokens=4096, batch_tokens=1000)
 

@@ -28,8 +28,9 @@ from study import records
 from study.config import BudgetConfig
 from study.errors import BudgetError
 from study.paths import StudyPaths
+from study.resources import Resources
 from study.sources import embedded_source
-from study.specs import ARCHITECTURES, Benchmark, Hyperparameters, Resources, Scratch, Source, TrainSpec
+from study.specs import ARCHITECTURES, Benchmark, Hyperparameters, Scratch, Source, TrainSpec
 from tests.grids import grid_of, plan_of, write_model
 from tests.launcher.plans import GRID
 from tests.study.headers import gguf_bytes
@@ -315,7 +316,8 @@ import json, sys
 from pathlib import Path
 import torch
 from study.job import Job
-from study.specs import Hyperparameters, Resources, Scratch, Source, TrainSpec
+from study.resources import Resources
+from study.specs import Hyperparameters, Scratch, Source, TrainSpec
 from training import checkpoint, export, model, scratch, zero
 from training.wordlevel import cldr_tokenizer
 world, tokenizer = zero.join(), cldr_tokenizer(["en"])

@@ -16,7 +16,7 @@ from study import cldr
 from study.errors import UserError
 from study.job import Job
 from study.paths import StudyPaths
-from study.plan import Evaluations, read_plan, shard_of, write_plan, write_specs
+from study.plan import ANY_MODEL, Evaluations, read_plan, write_plan, write_specs
 from study.specs import Benchmark, EvalSpec, Source, TrainSpec
 from tests.grids import grid_of, plan_of, write_model
 from tests.launcher.plans import BASE_ALONE, GRID, ids
@@ -398,7 +398,7 @@ def test_an_included_grid_lies_beneath(folder: Path) -> None:
 @given(shards=st.lists(st.sampled_from(["en", "sw", "ü"]), min_size=1, max_size=3), name=st.text(max_size=9))
 def test_the_quick_way_to_an_id_is_the_slow_one(shards: list[str], name: str) -> None:
     benchmark = Benchmark(name, Source("local", name, "0" * 12), "global_mmlu", num_items=3)
-    specs = [shard_of(benchmark, code, "letter", "fp32") for code in shards]
+    specs = [EvalSpec(ANY_MODEL, benchmark, code, "letter", "fp32") for code in shards]
     for model in (Source("hub", name, "1" * 40), Source("job", "2" * 16, "2" * 16)):
         for quick in Evaluations(specs).of(model, {"model": "x"}):
             assert quick == Job(quick.kind, quick.spec, quick.needs, quick.cell)

@@ -20,7 +20,8 @@ from launcher.cluster import load_site
 from launcher.plan import build_plan
 from study.config import AXES, BenchmarkConfig, EvaluateConfig, GridConfig, TrackingConfig, load_grid
 from study.errors import UserError
-from study.specs import Hyperparameters, Resources, Scratch
+from study.resources import Resources
+from study.specs import Hyperparameters, Scratch
 from tests.grids import write_grid, write_model
 from tests.sweeping import SMOKE
 

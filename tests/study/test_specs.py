@@ -11,12 +11,12 @@ from hypothesis import given, settings
 
 from study.errors import UserError
 from study.job import Job
+from study.resources import Resources
 from study.specs import (
     AnalyseSpec,
     Benchmark,
     EvalSpec,
     Hyperparameters,
-    Resources,
     Scratch,
     Source,
     Spec,

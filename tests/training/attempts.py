@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 from study.config import TrackingConfig
 from study.job import Job
 from study.paths import JobPaths
-from study.specs import Hyperparameters, Resources, Source, TrainSpec
+from study.resources import Resources
+from study.specs import Hyperparameters, Source, TrainSpec
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 
 STEPS = 8

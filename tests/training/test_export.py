@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from study.job import Job
-from study.specs import ARCHITECTURES, Hyperparameters, Resources, Scratch, Source, TrainSpec
+from study.resources import Resources
+from study.specs import ARCHITECTURES, Hyperparameters, Scratch, Source, TrainSpec
 from tests.evaluation.tiny import make_llama
 from tests.training.attempts import TIMEOUT_S, processes
 from tests.training.toys import KINDS, toy_tokenizer
