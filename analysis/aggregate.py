@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analysis.bins import Bins, merge_bins
 from analysis.measure import CONFIDENCES, METRIC_NAMES, Metrics, measure, read_scored
-from analysis.metrics import error_over_bins, floor_over_bins
+from analysis.metrics import floor_over_bins
+from study.bins import Bins, error_over_bins, merge_bins
 from study.errors import RecordError, UserError
 from study.files import read_json
 from study.languages import LANGUAGES

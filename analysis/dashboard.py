@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from analysis.aggregate import BUCKETS, Shard, Study, Summary, load_study, summarise
-from analysis.bins import NUM_BINS
 from analysis.diagrams import NUM_COLOURS, bucket_of, error_figure, language_text, level_figure
 from analysis.labels import Series, Setting, axis_text, constants, settings
 from analysis.measure import Metrics
 from analysis.reliability import reliability_figure
+from study.bins import NUM_BINS
 from study.files import write_atomic
 from study.paths import StudyPaths
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import metrics
-from analysis.bins import Bins, FloatArray, bin_predictions
+from study.bins import Bins, FloatArray, bin_predictions, error_over_bins
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,7 +121,7 @@ def measure(scored: Scored) -> tuple[Metrics, dict[str, Bins]]:
     for kind, conf in confidence.items():
         values[f"confidence_{kind}"] = float(np.mean(conf))
         values[f"gap_{kind}"] = metrics.confidence_gap(conf, correct)
-        values[f"ece_{kind}"] = metrics.error_over_bins(bins[kind])
+        values[f"ece_{kind}"] = error_over_bins(bins[kind])
         values[f"ece_floor_{kind}"] = metrics.floor_over_bins(bins[kind])
     mass = scored.option_mass
     return Metrics(

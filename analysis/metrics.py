@@ -1,7 +1,7 @@
 """Calibration metrics: pure NumPy, float64, one number out.
 
 Notation: b a bin, w_b = n_b / n, acc_b and conf_b its accuracy and mean confidence, d_b = acc_b - conf_b.
-Bins are (lo, hi] with 0 in the first, 15 of equal width by default (`analysis/bins.py`). Empty bins take no
+Bins are (lo, hi] with 0 in the first, 15 of equal width by default (`study/bins.py`). Empty bins take no
 part.
 
 Confidences are probabilities 0..1; `correct` is bool or 0/1. Every function raises ValueError, in one
@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.bins import (
+from study.bins import (
     NUM_BINS,
     OVERSHOOT,
     Bins,
@@ -24,6 +24,7 @@ from analysis.bins import (
     check_finite,
     check_predictions,
     check_probabilities,
+    error_over_bins,
 )
 
 SUM_TOLERANCE = 1e-3
@@ -39,11 +40,6 @@ def ece(
     Biased upward by about sqrt(num_bins / N), even for a perfectly calibrated model.
     """
     return error_over_bins(bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme))
-
-
-def error_over_bins(bins: Bins) -> float:
-    """The ECE of predictions that are already in bins, so that a diagram and its ECE share one set."""
-    return float(np.sum(bins.weight[bins.filled] * np.abs(_filled(bins))))
 
 
 def floor_over_bins(bins: Bins) -> float:

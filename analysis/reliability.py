@@ -5,10 +5,9 @@ from __future__ import annotations
 from html import escape
 
 from analysis.aggregate import Study
-from analysis.bins import Bins, merge_bins
 from analysis.diagrams import Figure, base_layout, colour, line, panel_title
 from analysis.labels import Series, Setting
-from analysis.metrics import error_over_bins
+from study.bins import Bins, error_over_bins, merge_bins
 
 
 def reliability_figure(study: Study, setting: Setting) -> Figure:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.aggregate import BUCKETS, Shard, Study, load_study, summarise
-from analysis.bins import NUM_BINS
 from analysis.labels import Series, Setting, constants, settings
+from study.bins import NUM_BINS
 from study.languages import LANGUAGES
 
 if TYPE_CHECKING:

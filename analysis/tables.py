@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.aggregate import BUCKETS, Average, Cell, Shard, Study, Test, load_study, summarise
-from analysis.bins import NUM_BINS
 from analysis.labels import axis_names
 from analysis.measure import METRIC_NAMES
 from analysis.summary import print_summary
+from study.bins import NUM_BINS
 from study.files import write_atomic
 from study.paths import StudyPaths
 

@@ -1,10 +1,74 @@
-"""Prompts: pure functions of an item. The scaffold is English in every language, as in lm-eval's tasks."""
+"""Prompts: pure functions of an item, the shots before it, a protocol and a scaffold.
+
+The scaffolds, under the protocol `letter` (`option_text` shows no options and is answered with a text):
+
+    english   lm-eval's Global-MMLU prompt, English in every language, carried on to J
+    native    the same with "Question" and "Answer" in the language of the items
+    chat      the English prompt as a turn of a chat; shots are earlier turns
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
 
-from evaluation.benchmarks.item import LETTERS, MAX_OPTIONS
+from evaluation.items import LETTERS, MAX_OPTIONS, Item
+from evaluation.scaffolds import native_words
+
+Chat = Callable[[list[dict[str, str]]], str]
+"""Turns of a chat, each a role and a content -> one text that ends where the assistant's answer begins."""
+
+
+def context(
+    item: Item,
+    shots: Sequence[Item],
+    *,
+    protocol: str,
+    scaffold: str,
+    language: str,
+    chat: Chat | None = None,
+) -> str:
+    """What a model reads before it answers an item: the shots with their answers, then the item.
+
+    Items with the same shots have the same beginning, up to their own question.
+    chat: for the scaffold `chat`, the tokenizer's template with the generation prompt.
+    Raises JobError for a language that the scaffold `native` has no words for.
+    """
+    if scaffold == "chat":
+        assert chat is not None
+        turns = []
+        for shot in shots:
+            turns.append({"role": "user", "content": _turn(shot, protocol)})
+            turns.append({"role": "assistant", "content": _answer(shot, protocol, scaffold)})
+        return chat([*turns, {"role": "user", "content": _turn(item, protocol)}])
+    asked = [_question(one, protocol, scaffold, language) for one in (*shots, item)]
+    answered = [q + _answer(shot, protocol, scaffold) for q, shot in zip(asked, shots, strict=False)]
+    return "\n\n".join([*answered, asked[-1]])
+
+
+def answers(item: Item, *, protocol: str, scaffold: str) -> tuple[str, ...]:
+    """What may follow an item's context, an answer an option, as text.
+
+    They begin with a space, after every language's colon, so that the tokens of the letters are the same
+    everywhere; in a chat the assistant's turn begins with the answer itself.
+    """
+    texts = tuple(letters(len(item.options))) if protocol == "letter" else item.options
+    return texts if scaffold == "chat" else tuple(map(continuation, texts))
+
+
+def rotated(item: Item, r: int) -> Item:
+    """The item with its options moved r places towards the front, the first ones to the end."""
+    assert 0 <= r < len(item.options)
+    options = item.options[r:] + item.options[:r]
+    return replace(item, options=options, label=(item.label - r) % len(options))
+
+
+def rotations(item: Item, option_order: str) -> range:
+    """The rotations of an item that are scored: all of them in cyclic order, else the one it came in."""
+    return range(len(item.options) if option_order == "cyclic" else 1)
 
 
 def letters(num_options: int) -> str:
@@ -13,18 +77,66 @@ def letters(num_options: int) -> str:
     return LETTERS[:num_options]
 
 
-def letter_prompt(question: str, options: Sequence[str]) -> str:
+def letter_prompt(question: str, options: Sequence[str], answer: str = "Answer:") -> str:
     """lm-eval's Global-MMLU template, carried on to J; the letter that answers follows after a space."""
     lines = [question.strip()]
     lines += [f"{letter}. {option}" for letter, option in zip(letters(len(options)), options, strict=True)]
-    return "\n".join([*lines, "Answer:"])
+    return "\n".join([*lines, answer])
 
 
-def option_text_prompt(question: str) -> str:
+def option_text_prompt(question: str, asked: str = "Question:", answer: str = "Answer:") -> str:
     """lm-eval's template for options that are scored as text; the options are not shown."""
-    return f"Question: {question.strip()}\nAnswer:"
+    # a full-width colon brings its own space
+    space = "" if asked.endswith("：") else " "
+    return f"{asked}{space}{question.strip()}\n{answer}"
 
 
 def continuation(answer: str) -> str:
-    """What follows a prompt: a letter or an option's text."""
+    """What follows a prompt that is no chat: a letter or an option's text."""
     return f" {answer}"
+
+
+@cache
+def version(protocol: str, scaffold: str, language: str) -> str:
+    """12 hex that change when the prompts of a protocol and scaffold in a language do.
+
+    They are a hash over the texts made of a few fixed items, so that no change needs somebody to count it.
+    """
+    chat = partial(json.dumps, ensure_ascii=False)
+    texts = [
+        text
+        for item in _FIXED
+        for shots in ((), _FIXED[:2])
+        for one in (item, rotated(item, 1))
+        for text in (
+            context(one, shots, protocol=protocol, scaffold=scaffold, language=language, chat=chat),
+            *answers(one, protocol=protocol, scaffold=scaffold),
+        )
+    ]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
+
+
+_FIXED = (
+    Item("0", "s", " Which city is the capital of Kenya?\n", ("Nairobi", "Kampala", "Dodoma", "Kigali"), 0),
+    Item("1", "s", "2 + 2", ("four", "five "), 0),
+    Item("2", "s", "Која је ово реч: 水?", tuple("бвгдежзијк"), 9),
+)
+
+
+def _question(item: Item, protocol: str, scaffold: str, language: str) -> str:
+    if scaffold == "native":
+        words = native_words(language, item.question)
+        if protocol == "letter":
+            return letter_prompt(item.question, item.options, words.answer)
+        return option_text_prompt(item.question, words.question, words.answer)
+    if protocol == "letter":
+        return letter_prompt(item.question, item.options)
+    return option_text_prompt(item.question)
+
+
+def _turn(item: Item, protocol: str) -> str:
+    return letter_prompt(item.question, item.options) if protocol == "letter" else item.question.strip()
+
+
+def _answer(item: Item, protocol: str, scaffold: str) -> str:
+    return answers(item, protocol=protocol, scaffold=scaffold)[item.label]

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
+import math
+import re
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.benchmarks import Item, load_split
+from evaluation.asking import Asked, chat_of, query, questions
+from evaluation.benchmarks import Item
+from evaluation.benchmarks.table import items_table
+from evaluation.encoding import Query
 from evaluation.merge import check_complete, read_own_part
-from evaluation.prompts import letter_prompt, option_text_prompt
 from evaluation.running import Running
-from evaluation.scoring import letter_scores, option_text_scores
+from evaluation.scoring import Scorer
 from study import records, stopping
 from study.config import TrackingConfig
 from study.errors import CalsweepError, Stopped
-from study.files import write_json
+from study.files import digest, write_atomic, write_json
 from study.job import Job
 from study.paths import JobPaths
-from study.specs import EvalSpec
+from study.specs import EvalSpec, identity
 from study.tracking import Run, track
-from study.weights import UNREADABLE, cannot_load, require_all, weights_at
+from study.weights import UNREADABLE, cannot_load, cannot_load_tokenizer, require_all, weights_at
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +40,6 @@ PART_SIZE = 256
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Progress: TypeAlias = Callable[[Job, int, int], None]
-Score: TypeAlias = Callable[[Sequence[Item]], list[records.Prediction]]
 
 
 def evaluate(
@@ -41,6 +47,7 @@ def evaluate(
     *,
     model_path: str,
     revision: str | None,
+    items: Path,
     batch_tokens: int,
     tracking: TrackingConfig,
     on_progress: Progress | None = None,
@@ -50,6 +57,7 @@ def evaluate(
     One language whose data or records cannot be used does not keep the others from being scored.
 
     model_path: a folder, a GGUF file or a hub id; revision: a hub commit, None for the others.
+    items: the folder for the tables of items, which all jobs of a study share.
     batch_tokens: padded tokens per forward pass.
     on_progress: called with (job, items done, items in all) at the start of a job and after each part.
     Raises JobError when the model cannot be used, Stopped when told to stop with work left. Finished parts
@@ -60,16 +68,17 @@ def evaluate(
         return []
     spec = shards[0][1]
     assert all((other.model, other.dtype) == (spec.model, spec.dtype) for _, other, _ in shards)
-    model, tokenizer = load_model(model_path, revision, spec.dtype)
+    assert len({other.prompting.too_long for _, other, _ in shards}) == 1
+    models, tokenizer = load_models(model_path, revision, spec.dtype)
+    scorer = Scorer(models, tokenizer, batch_tokens=batch_tokens, too_long=spec.prompting.too_long)
     failures: list[tuple[Job, CalsweepError]] = []
     for number, (job, spec, folder) in enumerate(shards):
         if stopping.requested():
             raise Stopped(f"stopped at language {number} of {len(shards)}")
-        score = partial(_predict, model, tokenizer, spec.protocol, batch_tokens)
         try:
             tags = (spec.benchmark.name, spec.language, spec.protocol)
             with track(tracking, job, folder, tags=tags) as run:
-                _run_shard(job, spec, folder, score, run, on_progress)
+                _run_shard(job, spec, folder, items, scorer, run, on_progress)
         except Stopped:  # no failure of this language
             raise
         except CalsweepError as error:
@@ -78,28 +87,30 @@ def evaluate(
     return failures
 
 
-def load_model(
+def load_models(
     path: str, revision: str | None, dtype: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in evaluation mode, on the GPU if there is one, and its tokenizer.
+) -> tuple[list[PreTrainedModel], PreTrainedTokenizerBase]:
+    """The model in evaluation mode, a copy on each GPU that the task has, or one on the CPU; its tokenizer.
 
     path: a hub id, a folder of safetensors or a GGUF file. No code of a model's own is run.
     Raises JobError when they cannot be loaded.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = weights_at(path, revision)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             weights.name, dtype=DTYPES[dtype], output_loading_info=True, **weights.common, **weights.model
         )
-        tokenizer = AutoTokenizer.from_pretrained(weights.name, **weights.common)
     except UNREADABLE as error:
         raise cannot_load(path, error) from error
     model, info = loaded
     require_all(path, info)
-    model.to(device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(weights.name, **weights.common)
+    except UNREADABLE as error:
+        raise cannot_load_tokenizer(path) from error
     model.eval()
-    return model, tokenizer
+    devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
+    return [copy.deepcopy(model).to(device) for device in devices[1:]] + [model.to(devices[0])], tokenizer
 
 
 def shard_info(job: Job) -> records.ShardInfo:
@@ -121,84 +132,91 @@ def _eval_spec(job: Job) -> EvalSpec:
 
 
 def _run_shard(
-    job: Job, spec: EvalSpec, folder: JobPaths, score: Score, run: Run, on_progress: Progress | None
+    job: Job,
+    spec: EvalSpec,
+    folder: JobPaths,
+    items: Path,
+    scorer: Scorer,
+    run: Run,
+    on_progress: Progress | None,
 ) -> None:
-    split = load_split(spec.benchmark, spec.language)
-    items, info, running = split.items, shard_info(job), Running()
+    asking = questions(spec)
+    _write_items(items, spec, asking.items)
+    chat = chat_of(scorer.tokenizer) if spec.prompting.scaffold == "chat" else None
+    asked, info, running = asking.asked, shard_info(job), Running()
 
     def report(done: int, **speed: float) -> None:
-        write_json(folder.progress, {"done": done, "total": len(items), "unit": "items", **speed})
+        write_json(folder.progress, {"done": done, "total": len(asked), "unit": "items", **speed})
         if on_progress is not None:
-            on_progress(job, done, len(items))
+            on_progress(job, done, len(asked))
 
     resumed = 0
     for path in records.parts(folder.predictions):
-        table, info = read_own_part(path, items, info)
+        table, info = read_own_part(path, asked, info)
         for row in table.to_pylist():
             running.add(row["scores"], row["option_num_tokens"], row["label"])
         # a requeued run syncs from a folder of its own, which knows nothing of the earlier parts
         run.save(path, base=folder.root)
         resumed = records.part_range(path)[1]
     if resumed:
-        logger.info("%s: going on at item %d of %d", job.name, resumed, len(items))
+        logger.info("%s: going on at item %d of %d", job.name, resumed, len(asked))
     report(resumed)
     started = time.monotonic()
-    for lo in range(resumed, len(items), PART_SIZE):
+    for lo in range(resumed, len(asked), PART_SIZE):
         if stopping.requested():
-            raise Stopped(f"stopped at item {lo} of {len(items)} of {job.name}")
-        predictions = score(items[lo : lo + PART_SIZE])
+            raise Stopped(f"stopped at item {lo} of {len(asked)} of {job.name}")
+        part = asked[lo : lo + PART_SIZE]
+        queries = [query(one, asking.shots.get(one.item.subject, ()), spec, chat) for one in part]
+        predictions = predict(scorer, part, queries, spec.protocol)
         run.save(records.write_part(folder.predictions, lo, predictions, info), base=folder.root)
         for p in predictions:
             running.add(p.scores, p.option_num_tokens, p.label)
-        speed = (running.num_items - resumed) / (time.monotonic() - started)
+        done = lo + len(part)
+        speed = (done - resumed) / (time.monotonic() - started)
         run.log({**running.scalars(), "items_per_s": speed})
-        report(running.num_items, items_per_s=speed)
-    finished = check_complete(folder.predictions, items)
-    run.summarise({**running.scalars(), "num_skipped": split.num_skipped})
+        report(done, items_per_s=speed)
+    finished = check_complete(folder.predictions, asked)
+    run.summarise({**running.scalars(), "num_skipped": asking.num_skipped})
     write_json(
         folder.done,
         {
             "job_id": job.job_id,
-            "num_items": len(items),
-            "num_skipped": split.num_skipped,
+            "num_items": len(asking.items),
+            "num_skipped": asking.num_skipped,
             "parts": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in finished},
         },
     )
 
 
-def _predict(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    protocol: str,
-    batch_tokens: int,
-    items: Sequence[Item],
+def _write_items(folder: Path, spec: EvalSpec, items: Sequence[Item]) -> None:
+    """What analysis slices by, once for all models: the items' table of this benchmark and language."""
+    name = re.sub(r"[^\w.-]", "_", spec.benchmark.name)
+    file = folder / f"{name}-{digest(identity(spec.benchmark))[:8]}" / f"{spec.language}.parquet"
+    if not file.is_file():
+        buffer = pa.BufferOutputStream()
+        pq.write_table(items_table(items), buffer)
+        write_atomic(file, buffer.getvalue().to_pybytes())
+
+
+def predict(
+    scorer: Scorer, asked: Sequence[Asked], queries: Sequence[Query], protocol: str
 ) -> list[records.Prediction]:
-    """Score items under a protocol, in their order."""
-    names = [item.example_id for item in items]
-    options = [item.options for item in items]
-    if protocol == "letter":
-        prompts = [letter_prompt(item.question, item.options) for item in items]
-        counts = [len(texts) for texts in options]
-        by_letter = letter_scores(model, tokenizer, prompts, counts, batch_tokens=batch_tokens, names=names)
-        return [_prediction(item, s.scores, s.option_mass, None, s.num_prompt_tokens)
-                for item, s in zip(items, by_letter, strict=True)]  # fmt: skip
-    assert protocol == "option_text"
-    prompts = [option_text_prompt(item.question) for item in items]
-    by_text = option_text_scores(model, tokenizer, prompts, options, batch_tokens=batch_tokens, names=names)
-    return [_prediction(item, s.scores, None, s.option_num_tokens, s.num_prompt_tokens)
-            for item, s in zip(items, by_text, strict=True)]  # fmt: skip
-
-
-def _prediction(
-    item: Item, scores: list[float], mass: float | None, num_tokens: list[int] | None, num_prompt_tokens: int
-) -> records.Prediction:
-    return records.Prediction(
-        example_id=item.example_id,
-        subject=item.subject,
-        label=item.label,
-        scores=scores,
-        option_mass=mass,
-        option_num_tokens=num_tokens,
-        rotation=0,
-        num_prompt_tokens=num_prompt_tokens,
-    )
+    """Score questions under a protocol, in their order."""
+    letter = protocol == "letter"
+    scored = scorer.score(queries, letters=letter)
+    num_cut = sum(score.num_cut > 0 for score in scored)
+    if num_cut:
+        logger.warning("%d of %d prompts lost what exceeds the context", num_cut, len(scored))
+    return [
+        records.Prediction(
+            example_id=item.example_id,
+            subject=item.subject,
+            label=item.label,
+            scores=score.scores,
+            option_mass=min(1.0, math.fsum(map(math.exp, score.scores))) if letter else None,
+            option_num_tokens=None if letter else score.num_tokens,
+            rotation=rotation,
+            num_prompt_tokens=score.num_context_tokens,
+        )
+        for (item, rotation), score in zip(asked, scored, strict=True)
+    ]

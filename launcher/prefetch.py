@@ -18,6 +18,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
+from evaluation.benchmarks.rows import SHOT_SPLITS
 from launcher.cluster import Site
 from study.config import Grid
 from study.errors import CalsweepError, UserError
@@ -64,8 +65,9 @@ def wanted(plan: Plan) -> list[Wanted]:
     for job in plan.jobs:
         if isinstance(job.spec, EvalSpec) and job.spec.benchmark.source.kind == "hub":
             benchmark, source = job.spec.benchmark, job.spec.benchmark.source
-            split = benchmark.split
-            found[Wanted("dataset", source.name, source.revision, job.spec.language, split)] = None
+            shots = [SHOT_SPLITS[benchmark.schema]] if job.spec.prompting.num_shots else []
+            for split in (benchmark.split, *shots):
+                found[Wanted("dataset", source.name, source.revision, job.spec.language, split)] = None
     return list(found)
 
 

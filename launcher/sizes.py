@@ -23,7 +23,7 @@ from study.weights import GGUF, gguf_header
 CHARACTERS_PER_TOKEN = 4
 SAMPLE_ROWS = 1000
 COUNT_BELOW_BYTES = 64 * 2**20
-SCRATCH_VOCABULARY = 4452
+SCRATCH_VOCABULARY = 4126
 """Of the tokenizer of models from scratch, `training.wordlevel.cldr_tokenizer(DEMO_SHARES)`."""
 # rows as the datasets' cards state them; tokens a row are our rough estimates
 HUB_ROWS = {

@@ -21,7 +21,9 @@ from study.errors import CalsweepError, JobError, Stopped
 from study.files import locked, read_json, write_json
 from study.job import Job, job_from
 from study.paths import JobPaths, StudyPaths
-from study.specs import EvalSpec, Resources, Source, TrainSpec
+from study.resources import Resources
+from study.sources import content_revision
+from study.specs import EvalSpec, Source, TrainSpec
 
 VERSIONS_OF = (
     "torch",
@@ -104,6 +106,7 @@ def _run(paths: StudyPaths, jobs: list[Job]) -> None:
     spec = jobs[0].spec
     assert isinstance(spec, TrainSpec | EvalSpec)
     model_path, revision = _weights(paths, spec.model)
+    _require_unchanged(spec.dataset if isinstance(spec, TrainSpec) else spec.benchmark.source)
     if isinstance(spec, TrainSpec):
         from training.train import train
 
@@ -123,6 +126,7 @@ def _run(paths: StudyPaths, jobs: list[Job]) -> None:
             pairs,
             model_path=model_path,
             revision=revision,
+            items=paths.items,
             batch_tokens=resources.batch_tokens,
             tracking=tracking,
         )
@@ -153,9 +157,18 @@ def _weights(paths: StudyPaths, source: Source) -> tuple[str, str | None]:
         if not folder.done.is_file():
             raise JobError(f"job {source.name}, whose model this one needs, is not complete")
         return str(folder.model), None
-    if source.kind == "local" and not Path(source.name).exists():  # transformers would take it for a hub id
-        raise JobError(f"the model {source.name} is not there: put it back, or change it in the grid")
+    _require_unchanged(source)
     return source.name, source.revision if source.kind == "hub" else None
+
+
+def _require_unchanged(source: Source) -> None:
+    """Of local files the content is in the identity: what is made of another is not this job's."""
+    if source.kind != "local":
+        return
+    if not Path(source.name).exists():  # transformers would take it for a hub id
+        raise JobError(f"{source.name} is not there: put it back, or change it in the grid")
+    if content_revision(Path(source.name)) != source.revision:
+        raise JobError(f"{source.name} has changed since it was planned: sweep again, or put it back")
 
 
 def place() -> tuple[int, str, str]:

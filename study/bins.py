@@ -125,6 +125,11 @@ def merge_bins(several: Sequence[Bins]) -> Bins:
     return _divided(first.lo, first.hi, count, confidence, correct)
 
 
+def error_over_bins(bins: Bins) -> float:
+    """The ECE of predictions that are already in bins, so that a diagram and its ECE share one set."""
+    return float(np.sum(bins.weight[bins.filled] * np.abs(bins.difference[bins.filled])))
+
+
 def _divided(
     lo: FloatArray, hi: FloatArray, count: NDArray[np.int64], confidence: FloatArray, correct: FloatArray
 ) -> Bins:

@@ -9,6 +9,7 @@ the table says Cyrillic.
 from __future__ import annotations
 
 import csv
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,38 +67,60 @@ LANGUAGES: dict[str, Language] = _load()
 def resolve(selector: Sequence[str], available: Sequence[str]) -> list[str]:
     """The codes that a selector names among those available, in the order of `available`, each once.
 
-    A selector lists codes, bucket names, or "all". A code that is not in the table can still be chosen, by
-    itself or by "all", when it is available: a benchmark of one's own may have it.
+    A selector lists codes, bucket names, scripts (`Cyrillic`), families or their branches (`Indo-European`,
+    `Bantu`), or "all"; the case of scripts and families does not matter. A code that is not in the table can
+    still be chosen, by itself or by "all", when it is available: a benchmark of one's own may have it.
+    `Arabic`, like a few other names, is a script, and so more than one language: `ar` is the language.
+    Raises UserError, with the nearest name, for a word that names no available language.
     """
     chosen: set[str] = set()
     for word in selector:
-        if word == "all":
-            found = set(available)
-        elif word in BUCKETS:
-            found = {code for code in available if code in LANGUAGES and LANGUAGES[code].bucket == word}
-        else:
-            found = {word} & set(available)
+        found = _named(word, available)
         if not found:
             raise _not_found(word, available)
         chosen |= found
     if not chosen:
-        raise UserError("no language is chosen", where="languages", remedy="list codes, buckets, or all")
+        remedy = "list codes, buckets, scripts, families, or all"
+        raise UserError("no language is chosen", where="languages", remedy=remedy)
     return [code for code in dict.fromkeys(available) if code in chosen]
+
+
+def _named(word: str, available: Sequence[str]) -> set[str]:
+    if word == "all":
+        return set(available)
+    if word in available:
+        return {word}
+    return {code for code in available if code in LANGUAGES and word.lower() in _groups(LANGUAGES[code])}
+
+
+def _groups(language: Language) -> set[str]:
+    """What a language can be chosen by beside its code, in lower case."""
+    return {language.bucket, language.script.lower(), *language.family.lower().split("/")}
 
 
 def _not_found(word: str, available: Sequence[str]) -> UserError:
     if not available:
         return UserError("there are no languages to choose from", where="languages")
-    if word in BUCKETS:
-        what = f"no language of bucket '{word}' is available"
-    elif word in LANGUAGES:
+    remedy = "available: " + ", ".join(sorted(set(available)))
+    if word.lower() in {group for language in LANGUAGES.values() for group in _groups(language)}:
+        of = "bucket " if word.lower() in BUCKETS else ""
+        return UserError(f"no language of {of}'{word}' is available", where="languages", remedy=remedy)
+    if word in LANGUAGES:
         what = f"'{word}' ({LANGUAGES[word].name}) is not available here"
-    else:
-        what = f"unknown language '{word}'"
-        by_name = [
-            code for code in available if code in LANGUAGES and LANGUAGES[code].name.lower() == word.lower()
-        ]
-        if by_name:
-            return UserError(what, where="languages", remedy=f"did you mean '{by_name[0]}'?")
-        return UserError(what, where="languages", remedy=nearest(word, [*available, *BUCKETS, "all"]))
-    return UserError(what, where="languages", remedy="available: " + ", ".join(sorted(set(available))))
+        return UserError(what, where="languages", remedy=remedy)
+    return UserError(f"unknown language '{word}'", where="languages", remedy=_nearest(word, available))
+
+
+def _nearest(word: str, available: Sequence[str]) -> str:
+    """The remedy for an unknown word: the selector whose name, or whose language's name, is closest."""
+    known = [LANGUAGES[code] for code in available if code in LANGUAGES]
+    selectors = {code.lower(): code for code in ("all", *available)}
+    for language in known:
+        for group in (language.bucket, language.script, *language.family.split("/")):
+            selectors.setdefault(group.lower(), group)
+    names = {language.name.lower(): language.code for language in known}
+    both = names | selectors
+    close = difflib.get_close_matches(word.lower(), both, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{both[close[0]]}'?"
+    return nearest(word, [*available, *BUCKETS, "all"]) + ", or a script or family of theirs"

@@ -62,8 +62,9 @@ class JobPaths:
 
     @property
     def progress(self) -> Path:
-        """`{"done": int, "total": int, "unit": str}`, rewritten while the job runs; of an evaluation also
-        `items_per_s` after its first part, without what it took to load the model.
+        """`{"done": int, "total": int, "unit": str}`, rewritten while the job runs; also `items_per_s`
+        after an evaluation's first part, `steps_per_s` after a training's first step: since this attempt
+        entered its loop, without what it took to load the model.
         """
         return self.root / "progress.json"
 
@@ -138,6 +139,20 @@ class StudyPaths:
     def tokens(self) -> Path:
         """Tokenised datasets, which the jobs share."""
         return self.root / "tokens"
+
+    @property
+    def synced(self) -> Path:
+        """What of the W&B runs the server has, one JSON object a line."""
+        return self.root / "synced.jsonl"
+
+    @property
+    def sync_lock(self) -> Path:
+        return self.root / "sync.lock"
+
+    @property
+    def items(self) -> Path:
+        """What the items of each benchmark and language are: subject, category, cultural sensitivity, ..."""
+        return self.root / "items"
 
     @property
     def tables(self) -> Path:

@@ -60,7 +60,16 @@ def weights_at(path: str, revision: str | None) -> Weights:
 
 def cannot_load(path: str, error: Exception) -> JobError:
     """What `from_pretrained` complained of, in a sentence."""
-    return JobError(f"cannot load the model {path}: {(str(error).splitlines() or [''])[0]}")
+    remedy = "; copy or download it again" if isinstance(error, SafetensorError) else ""
+    return JobError(f"cannot load the model {path}: {(str(error).splitlines() or [''])[0]}{remedy}")
+
+
+def cannot_load_tokenizer(path: str) -> JobError:
+    """`from_pretrained` itself complains with a page of packages that one might install."""
+    return JobError(
+        f"cannot load the tokenizer of the model {path}: put its tokenizer.json and tokenizer_config.json "
+        "beside the weights"
+    )
 
 
 def require_all(path: str, info: Mapping[str, Any]) -> None:

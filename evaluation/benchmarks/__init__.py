@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluation.benchmarks import global_mmlu, mmlu_prox
-from evaluation.benchmarks.item import Item
-from evaluation.benchmarks.rows import split_rows
-from study.errors import RecordError
+from evaluation.benchmarks.rows import shot_rows, split_rows
+from evaluation.benchmarks.table import items_table
+from evaluation.items import Item
+from study.errors import JobError, RecordError
+from study.rows import Row
 from study.specs import Benchmark
 
 logger = logging.getLogger(__name__)
@@ -33,23 +36,7 @@ def load_split(benchmark: Benchmark, language: str) -> Split:
     that occurs twice.
     """
     place, rows = split_rows(benchmark, language)
-    parse = PARSERS[benchmark.schema]
-    items: dict[str, Item] = {}
-    skipped = []
-    for number, row in enumerate(rows[: benchmark.num_items], start=1):
-        where = f"{place}, row {number} of split '{benchmark.split}'"
-        item = parse(row, where)
-        if item is None:
-            skipped.append(number)
-        elif item.example_id in items:
-            raise RecordError(f"{where}: id '{item.example_id}' occurs a second time")
-        else:
-            items[item.example_id] = item
-    if not items:
-        raise RecordError(f"{place}: every row of split '{benchmark.split}' lacks options")
-    if skipped:
-        logger.warning("%s: %d rows skipped for a gap in their options: %s", place, len(skipped), skipped)
-    return Split(tuple(items.values()), len(skipped))
+    return _parsed(benchmark.schema, f"{place}, split '{benchmark.split}'", rows[: benchmark.num_items])
 
 
 def load_items(benchmark: Benchmark, language: str) -> list[Item]:
@@ -57,4 +44,44 @@ def load_items(benchmark: Benchmark, language: str) -> list[Item]:
     return list(load_split(benchmark, language).items)
 
 
-__all__ = ["Item", "Split", "load_items", "load_split"]
+def load_shots(benchmark: Benchmark, language: str, num_shots: int) -> dict[str, tuple[Item, ...]]:
+    """Subject of the benchmark's items -> its first `num_shots` items in the split that shots come from.
+
+    Raises what `load_split` raises, for either split; JobError, with the counts, when a subject has fewer.
+    """
+    subjects = list(dict.fromkeys(item.subject for item in load_items(benchmark, language)))
+    if num_shots == 0:
+        return dict.fromkeys(subjects, ())
+    place, rows = shot_rows(benchmark, language)
+    pool: dict[str, list[Item]] = {subject: [] for subject in subjects}
+    for item in _parsed(benchmark.schema, place, rows).items:
+        pool.setdefault(item.subject, []).append(item)
+    short = [f"{subject} ({len(pool[subject])})" for subject in subjects if len(pool[subject]) < num_shots]
+    if short:
+        raise JobError(
+            f"{place}: {len(short)} of {len(subjects)} subjects have fewer than {num_shots} shots: "
+            f"{', '.join(short)}; ask for fewer with evaluate.num_shots"
+        )
+    return {subject: tuple(pool[subject][:num_shots]) for subject in subjects}
+
+
+def _parsed(schema: str, place: str, rows: Sequence[Row]) -> Split:
+    items: dict[str, Item] = {}
+    skipped = []
+    for number, row in enumerate(rows, start=1):
+        where = f"{place}, row {number}"
+        item = PARSERS[schema](row, where)
+        if item is None:
+            skipped.append(number)
+        elif item.example_id in items:
+            raise RecordError(f"{where}: id '{item.example_id}' occurs a second time; keep one row of it")
+        else:
+            items[item.example_id] = item
+    if not items:
+        raise RecordError(f"{place}: every row lacks options")
+    if skipped:
+        logger.warning("%s: %d rows skipped for a gap in their options: %s", place, len(skipped), skipped)
+    return Split(tuple(items.values()), len(skipped))
+
+
+__all__ = ["Item", "Split", "items_table", "load_items", "load_shots", "load_split"]

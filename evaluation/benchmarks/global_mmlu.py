@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.benchmarks.item import Item, cell, filled_options, letter_index, text
+from evaluation.benchmarks.fields import (
+    cell,
+    filled_options,
+    letter_index,
+    optional_share,
+    optional_text,
+    text,
+)
+from evaluation.items import Item
 
 OPTION_COLUMNS = ("option_a", "option_b", "option_c", "option_d")
 
@@ -13,8 +21,10 @@ OPTION_COLUMNS = ("option_a", "option_b", "option_c", "option_d")
 def parse(row: Mapping[str, Any], where: str) -> Item | None:
     """One row as an item, or None when fewer than four options are filled.
 
+    The columns that analysis slices by may be missing; `quality` and `share_equal_to_english` are the
+    embedded benchmark's.
     where: file and row, for messages.
-    Raises RecordError for a missing column, a value that is not text, or an answer outside A to D.
+    Raises RecordError for a missing column, a value that is blank or no text, or an answer outside A to D.
     """
     options = filled_options([cell(row, column, where) for column in OPTION_COLUMNS], where)
     if options is None or len(options) != len(OPTION_COLUMNS):
@@ -25,4 +35,9 @@ def parse(row: Mapping[str, Any], where: str) -> Item | None:
         question=text(row, "question", where),
         options=options,
         label=letter_index(cell(row, "answer", where), len(options), where),
+        category=optional_text(row, "subject_category", where),
+        # `-` where nobody annotated
+        cultural_sensitivity=optional_text(row, "cultural_sensitivity_label", where, absent="-"),
+        quality=optional_text(row, "quality", where),
+        share_equal_to_english=optional_share(row, "share_equal_to_english", where),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.benchmarks.item import MAX_OPTIONS, Item, cell, filled_options, letter_index, text
+from evaluation.benchmarks.fields import cell, filled_options, letter_index, text
+from evaluation.items import MAX_OPTIONS, Item
 from study.errors import RecordError
 
 
@@ -13,11 +14,11 @@ def parse(row: Mapping[str, Any], where: str) -> Item | None:
     """One row as an item, or None when its options have a gap (zh 3299: option_8 empty, option_9 filled).
 
     where: file and row, for messages.
-    Raises RecordError for a missing column, a value of another type, fewer than two options, an answer
-    that is no option, or an answer and an answer_index that disagree.
+    Raises RecordError for a missing column, a value that is blank or of another type, fewer than two options,
+    an answer that is no option, or an answer and an answer_index that disagree.
     """
     example_id = cell(row, "question_id", where)
-    if isinstance(example_id, bool) or not isinstance(example_id, int | str):
+    if isinstance(example_id, bool) or not isinstance(example_id, int | str) or example_id == "":
         raise RecordError(f"{where}: question_id is {example_id!r}, expected a number")
     # the first two must be there; a file of one's own may leave out columns that would all be null
     given = [cell(row, f"option_{i}", where) for i in range(2)]

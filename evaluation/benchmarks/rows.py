@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from study.errors import JobError
+from study import languages
+from study.errors import JobError, RecordError, nearest
 from study.rows import Row, read_rows
 from study.sources import require_commit
 from study.specs import Benchmark
+
+SUFFIXES = (".parquet", ".jsonl")
+SHOT_SPLITS = {"global_mmlu": "dev", "mmlu_prox": "validation"}
+"""Schema -> the split that shots come from."""
 
 
 def split_rows(benchmark: Benchmark, language: str) -> tuple[str, list[Row]]:
@@ -17,21 +22,63 @@ def split_rows(benchmark: Benchmark, language: str) -> tuple[str, list[Row]]:
     Raises JobError when the language, the file or the hub's data cannot be had, or the split is empty;
     RecordError for a file that cannot be read.
     """
+    source, split = benchmark.source, benchmark.split
+    if source.kind == "local":
+        file = _local_file(Path(source.name), language)
+        place, rows = str(file), _in_split(_read(file), split)
+    else:
+        place, rows = _elsewhere(benchmark, language, split)
+    if not rows:
+        raise JobError(f"{place}: no rows in split '{split}'")
+    return place, rows
+
+
+def shot_rows(benchmark: Benchmark, language: str) -> tuple[str, list[Row]]:
+    """As `split_rows`, of the split that shots come from, which is never the one evaluated.
+
+    Local files have it in their column `split`, as `dev` or `validation`, or in a folder of one of these
+    names beside them.
+    """
+    if benchmark.source.kind == "local":
+        return _local_shots(Path(benchmark.source.name), language, benchmark.split)
+    split = SHOT_SPLITS[benchmark.schema]
+    if split == benchmark.split:
+        raise JobError(f"benchmark '{benchmark.name}': shots come from '{split}', which is evaluated")
+    place, rows = _elsewhere(benchmark, language, split)
+    if not rows:
+        raise JobError(f"{place}: no rows in split '{split}', which shots come from")
+    return place, rows
+
+
+def _local_shots(folder: Path, language: str, evaluated: str) -> tuple[str, list[Row]]:
+    names = [name for name in sorted(SHOT_SPLITS.values()) if name != evaluated]
+    file = _local_file(folder, language)
+    mixed, found = _read(file), []
+    for name in names:
+        # unlike for the split that is evaluated: rows that do not say their split are no shots
+        if rows := [row for row in mixed if row.get("split") == name]:
+            found.append((f"{file}, split '{name}'", rows))
+        if (folder / name).is_dir():
+            beside = _local_file(folder / name, language)
+            found.append((str(beside), _in_split(_read(beside), name)))
+    if len(found) > 1:
+        raise JobError(f"shots in several places, keep one: {', '.join(place for place, _ in found)}")
+    if not found or not found[0][1]:
+        folders = " or ".join(f"{folder / name}" for name in names)
+        raise JobError(
+            f"no shots: looked for rows with split {' or '.join(names)} in {file}, and for rows of "
+            f"{language}.jsonl or {language}.parquet in {folders}"
+        )
+    return found[0]
+
+
+def _elsewhere(benchmark: Benchmark, language: str, split: str) -> tuple[str, list[Row]]:
     source = benchmark.source
     if source.kind == "hub":
-        place = f"{source.name} ({language}, {benchmark.split})"
-        rows = _hub_rows(benchmark, language)
-    elif source.kind == "local":
-        file = _local_file(Path(source.name), language)
-        place, rows = str(file), _in_split(read_rows(file), benchmark.split)
-    elif source.kind == "embedded":
-        place = f"{source.name} ({language})"
-        rows = _in_split(_embedded_rows(source.name, language), benchmark.split)
-    else:
-        raise JobError(f"benchmark '{benchmark.name}': a source of kind '{source.kind}' holds no items")
-    if not rows:
-        raise JobError(f"{place}: no rows in split '{benchmark.split}'")
-    return place, rows
+        return f"{source.name} ({language}, {split})", _hub_rows(benchmark, language, split)
+    if source.kind == "embedded":
+        return f"{source.name} ({language})", _in_split(_embedded_rows(source.name, language), split)
+    raise JobError(f"benchmark '{benchmark.name}': a source of kind '{source.kind}' holds no items")
 
 
 def _in_split(rows: Iterable[Row], split: str) -> list[Row]:
@@ -45,32 +92,46 @@ def _embedded_rows(name: str, language: str) -> list[Row]:
 
     caps = {"cldr": None, "cldr_lite": DEMO_PER_SUBJECT}
     if name not in caps:
-        raise JobError(f"there is no embedded benchmark '{name}'")
+        raise JobError(f"there is no embedded benchmark '{name}'; {nearest(name, caps)}")
     if language not in cldr.LANGUAGES:
-        raise JobError(f"the embedded benchmark '{name}' has no language '{language}'")
+        remedy = nearest(language, cldr.LANGUAGES)
+        raise JobError(f"the embedded benchmark '{name}' has no language '{language}'; {remedy}")
     return list(cldr.rows(language, per_subject=caps[name]))
 
 
 def _local_file(folder: Path, language: str) -> Path:
-    candidates = [folder / f"{language}{suffix}" for suffix in (".parquet", ".jsonl")]
+    candidates = [folder / f"{language}{suffix}" for suffix in SUFFIXES]
     found = [path for path in candidates if path.is_file()]
-    if len(found) != 1:
-        problem = "both exist; keep one" if found else "neither exists"
-        raise JobError(f"{folder}: {candidates[0].name} and {candidates[1].name}: {problem}")
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    names = f"{folder}: {candidates[0].name} and {candidates[1].name}"
+    if found:
+        raise JobError(f"{names}: both exist; keep one")
+    there = [path.stem for path in folder.glob("*") if path.suffix in SUFFIXES]
+    raise JobError(f"{names}: neither exists; {nearest(language, there)}")
 
 
-def _hub_rows(benchmark: Benchmark, language: str) -> list[Row]:
+def _read(file: Path) -> list[Row]:
+    rows = read_rows(file)
+    if not rows:
+        raise RecordError(f"{file}: holds no rows; put its items there, or leave the language out")
+    return rows
+
+
+def _hub_rows(benchmark: Benchmark, language: str, split: str) -> list[Row]:
     import datasets
 
     source = benchmark.source
     try:
-        data = datasets.load_dataset(source.name, language, split=benchmark.split, revision=source.revision)
+        data = datasets.load_dataset(source.name, language, split=split, revision=source.revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         first_line = (str(error).splitlines() or [""])[0]
+        remedy = "where there is no network, download it before the job"
+        if language not in languages.LANGUAGES:
+            remedy = nearest(language, languages.LANGUAGES)
         raise JobError(
-            f"cannot load {source.name} ({language}, {benchmark.split}) at {source.revision[:12]}: "
-            f"{type(error).__name__}: {first_line}; where there is no network, download it before the job"
+            f"cannot load {source.name} ({language}, {split}) at {source.revision[:12]}: "
+            f"{type(error).__name__}: {first_line}; {remedy}"
         ) from error
     require_commit(data, source)
     return list(data)

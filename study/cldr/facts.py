@@ -1,19 +1,22 @@
-"""Facts about countries, cities, months and days, and their names in a language. Source: CLDR through Babel.
+"""Facts about countries, cities, months and days. Source: CLDR through Babel.
 
-A `Fact` is language-independent: it holds codes (ISO 3166, ISO 4217, CLDR zone ids), never names. `Names`
-turns a code into a name in one language. Everything here is a pure function of the installed Babel.
+A `Fact` is language-independent: it holds codes (ISO 3166, ISO 4217, CLDR zone ids), never names. Everything
+here is a pure function of the installed Babel, and of what doubtful.tsv leaves out.
 """
 
+import csv
 import hashlib
-import pickle
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-from babel import Locale, localedata
+from babel import Locale
 from babel.core import get_global
+
+from study.cldr.names import CONTINENT_CODES, letters_of
 
 CONTINENTS = {
     "Africa": "002",
@@ -25,22 +28,19 @@ CONTINENTS = {
 }
 """First segment of a time-zone id -> UN M49 code of the continent, which is how CLDR names continents."""
 
-CONTINENT_CODES = ("002", "019", "142", "150", "009")
-
-CONTINENT_NAMES_ABSENT_FROM_CLDR = {
-    "mg": ("Afrika", "Amerika", "Azia", "Eoropa", "Oseania"),
-    "sn": ("Afrika", "Amerika", "Asia", "Europe", "Oceania"),
-    "ny": ("Africa", "America", "Asia", "Europe", "Oceania"),
-}
-"""Our own, in the order of CONTINENT_CODES."""
-
-ON_SEVERAL_CONTINENTS = frozenset("RU TR CY GE AM AZ KZ EG US CL EC ES PT UM AQ".split())
-"""States that lie, or whose time zones lie, on several continents: never asked "on which continent"."""
+ON_SEVERAL_CONTINENTS = frozenset("RU TR CY GE AM AZ KZ EG US CL EC ES PT FR NL YE ID TL".split())
+"""States that lie on several continents, or are counted with different ones: never asked "on which
+continent".
+"""
 
 SKIPPED_TERRITORIES = frozenset(
-    "AQ BV HM TF GS IO UM CC CX PN PS EH XK TW HK MO AX IM GG JE SJ BL MF BQ SX AC CP DG EA IC TA CQ".split()
+    "AC AI AQ AS AW AX BL BM BQ BV CC CK CP CQ CW CX DG EA EH FK FO GF GG GI GL GP GS GU HK HM IC IM IO JE "
+    "KY MF MO MP MQ MS NC NF NU PF PM PN PR PS RE SH SJ SX TA TC TF TK TW UM VG VI WF XK YT ZZ".split()
 )
 """Uninhabited, disputed or dependent territories, for which "country" is the wrong or a contested word."""
+
+DOUBTFUL_FILE = Path(__file__).with_name("doubtful.tsv")
+"""Facts that no rule here tells from the others, and why each is not asked."""
 
 MAX_QUESTIONS_PER_CURRENCY = 6
 MAX_QUESTIONS_PER_LANGUAGE = 8
@@ -48,86 +48,6 @@ MAX_CITIES_PER_TERRITORY = 2
 
 LEAST_COVERED = ("mg", "sn")
 """What CLDR names in both of these it names in every other language of the benchmark (except ny and wo)."""
-
-
-class Name(NamedTuple):
-    """A name, and where it comes from.
-
-    cldr    the language's own data
-    root    CLDR's rule for cities: the last part of the zone id
-    manual  CONTINENT_NAMES_ABSENT_FROM_CLDR
-    en      the English name, for want of a better one
-    """
-
-    text: str
-    source: str
-
-
-class Names:
-    """Names in one language. `get(kind, code)`; kinds: territory currency language continent city month
-    day.
-    """
-
-    def __init__(self, language: str) -> None:
-        self.language = language
-        self._locale = Locale.parse(language)
-        self._english = Locale.parse("en")
-        self._calendar = {
-            "month": _wide_names(language, "months", 12),
-            "day": _wide_names(language, "days", 7),
-        }
-
-    def get(self, kind: str, code: str) -> Name:
-        """An empty text means that neither this language nor English has a name for the code."""
-        if kind in ("month", "day"):
-            return Name(self._calendar[kind][int(code)], "cldr")
-        if kind == "city":
-            return self._city(code)
-        if kind == "continent" and self.language in CONTINENT_NAMES_ABSENT_FROM_CLDR:
-            return Name(
-                CONTINENT_NAMES_ABSENT_FROM_CLDR[self.language][CONTINENT_CODES.index(code)], "manual"
-            )
-        table = {
-            "territory": "territories",
-            "continent": "territories",
-            "currency": "currencies",
-            "language": "languages",
-        }
-        own: Mapping[str, str] = getattr(self._locale, table[kind])
-        english: Mapping[str, str] = getattr(self._english, table[kind])
-        text, source = (own[code], "cldr") if code in own else (english.get(code, ""), "en")
-        if kind == "currency":
-            text = text[:1].upper() + text[1:]  # CLDR writes currencies for the middle of a sentence
-        return Name(text, source)
-
-    def _city(self, zone: str) -> Name:
-        own = self._locale.time_zones.get(zone, {}).get("city")
-        if own:
-            return Name(str(own), "cldr")
-        english = self._english.time_zones.get(zone, {}).get("city")
-        return Name(str(english or zone.split("/")[-1].replace("_", " ")), "root")
-
-
-def _wide_names(language: str, field: str, count: int) -> Mapping[int, str]:
-    """Full month names (keys 1..12) or day names (keys 0..6, Monday first), stand-alone form preferred.
-
-    Trap: not `Locale.months`. Babel 2.18 resolves root's aliases into a dict that all locales share, so the
-    stand-alone names of one locale leak into another, depending on which was loaded first. The unmerged data
-    has no such leak. Nor `localedata.load(language, merge_inherited=False)`: Babel would give what it returns
-    to everybody who asks for that locale from then on.
-    """
-    with open(localedata.resolve_locale_filename(language), "rb") as stream:
-        raw: Mapping[str, Any] = pickle.load(stream)[field]  # a file of the installed Babel
-    for form in ("stand-alone", "format"):
-        names = raw.get(form, {}).get("wide")
-        if isinstance(names, Mapping) and len(names) == count:  # not so for an alias to another form
-            return {int(key): str(name) for key, name in names.items()}
-    raise LookupError(f"CLDR has no full {field} names for {language}")
-
-
-@cache
-def names_in(language: str) -> Names:
-    return Names(language)
 
 
 @dataclass(frozen=True)
@@ -161,13 +81,19 @@ def stable_hash(*parts: object) -> int:
 
 
 @cache
+def doubtful() -> dict[str, str]:
+    """Fact id -> why it is not asked."""
+    with DOUBTFUL_FILE.open(encoding="utf-8", newline="") as file:
+        return {row["fact"]: row["reason"] for row in csv.DictReader(file, delimiter="\t")}
+
+
+@cache
 def all_facts() -> tuple[Fact, ...]:
-    """Every fact, in an order that looks random and never changes."""
-    facts = sorted((*_country_facts(), *_calendar_facts()), key=lambda fact: stable_hash(fact.fact_id))
+    """Every fact that is not doubtful, in an order that looks random and never changes."""
+    made = (fact for fact in (*_country_facts(), *_calendar_facts()) if fact.fact_id not in doubtful())
     kept, per_language = [], Counter[str]()
-    for fact in (
-        facts
-    ):  # English, French, Spanish and Arabic are official in so many countries that they would dominate
+    for fact in sorted(made, key=lambda fact: stable_hash(fact.fact_id)):
+        # English, French, Spanish and Arabic are official in so many countries that they would dominate
         if fact.subject == "language":
             per_language[fact.answer] += 1
             if per_language[fact.answer] > MAX_QUESTIONS_PER_LANGUAGE:
@@ -197,6 +123,10 @@ class _World:
         return [
             code for code, about in spoken if about["official_status"] in ("official", "de_facto_official")
         ]
+
+    def status(self, territory: str, language: str) -> str | None:
+        found: str | None = self.languages[territory][language]["official_status"]
+        return found
 
     def neighbours(self, territory: str) -> list[str]:
         """Territories of the same continent (or, like this one, of none), itself included."""
@@ -244,7 +174,9 @@ def _country_facts() -> Iterable[Fact]:
             per_currency[currency] += 1
             if per_currency[currency] <= MAX_QUESTIONS_PER_CURRENCY:
                 yield _currency_fact(world, territory)
-        if len(world.official(territory)) == 1:
+        official = world.official(territory)
+        # de facto: by custom, without a law that says so
+        if len(official) == 1 and world.status(territory, official[0]) == "official":
             yield _language_fact(world, territory)
         if territory in world.continent and territory not in ON_SEVERAL_CONTINENTS:
             here = world.continent[territory]
@@ -289,9 +221,9 @@ def _language_fact(world: _World, territory: str) -> Fact:
 
 def _city_facts(world: _World, territory: str) -> Iterable[Fact]:
     """Cities that name a time zone, unless the name gives the country away (Luxembourg, Guatemala, Mexico
-    City).
+    City, St. Lucia).
     """
-    country = Locale.parse("en").territories[territory].lower()
+    country = letters_of(Locale.parse("en").territories[territory])
     regions = {*CONTINENTS, "Atlantic", "Indian"}
     zones = [
         zone for zone in world.zones[territory] if zone.split("/")[0] in regions and zone.count("/") == 1
@@ -300,7 +232,7 @@ def _city_facts(world: _World, territory: str) -> Iterable[Fact]:
         code for code in world.neighbours(territory) if code != territory and code in world.named_territories
     ]
     for zone in sorted(zones, key=stable_hash)[:MAX_CITIES_PER_TERRITORY]:
-        city = zone.split("/")[-1].replace("_", " ").lower()
+        city = letters_of(zone.split("/")[-1])
         if city[:5] not in country and not city.startswith(country[:5]):
             yield Fact("city", "city", "city", zone, "territory", territory, tuple(sorted(others)), True)
 

@@ -14,7 +14,8 @@ from functools import cache
 from typing import Literal
 
 from study.cldr.benchmark import LETTERS, NUM_OPTIONS, capped, plan, question, templates
-from study.cldr.facts import Fact, all_facts, names_by_kind, names_in
+from study.cldr.facts import Fact, all_facts, names_by_kind
+from study.cldr.names import names_in
 
 DEMO_SHARES: Mapping[str, float] = {
     "en": 1.0,
@@ -45,15 +46,23 @@ def multiple_choice(instruction: str, options: Sequence[str], gold: int) -> dict
 
 
 def instruction_facts(facts: Literal["disjoint", "overlap"], *, per_subject: int | None) -> list[Fact]:
-    """overlap: the facts of the test split under this cap. disjoint: those in no test split under any cap."""
+    """overlap: the facts of the test split under this cap. disjoint: those in no test split under any cap.
+
+    That May follows April and that April precedes May are one fact here.
+    """
     if facts == "overlap":
         return [item.fact for item in capped(plan(), per_subject) if item.split == "test"]
     if facts == "disjoint":
-        tested = {item.fact.fact_id for item in plan() if item.split == "test"}
+        tested = {_known(item.fact) for item in plan() if item.split == "test"}
         return [
-            fact for fact in all_facts() if fact.fact_id not in tested and len(_wrong_names("en", fact)) >= 3
+            fact for fact in all_facts() if _known(fact) not in tested and len(_wrong_names("en", fact)) >= 3
         ]
     raise ValueError(f"facts must be disjoint or overlap, not {facts!r}")
+
+
+def _known(fact: Fact) -> tuple[str, str, frozenset[str]]:
+    """What one knows who can answer, whichever way round it is asked."""
+    return fact.subject, fact.thing_kind, frozenset((fact.thing, fact.answer))
 
 
 def english_instructions(

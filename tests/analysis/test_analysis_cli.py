@@ -82,7 +82,7 @@ def test_help_is_light_and_nothing_imports_torch() -> None:
     heavy = "torch, numpy, pyarrow, plotly, rich, jinja2"
     code = f"import sys, analysis.cli; print([m for m in '{heavy}'.split(', ') if m in sys.modules])"
     assert run("-c", code).stdout.strip() == "[]"
-    everything = "aggregate bins cli dashboard diagrams labels measure metrics reliability summary tables"
+    everything = "aggregate cli dashboard diagrams labels measure metrics reliability summary tables"
     code = f"import sys; [__import__('analysis.' + m) for m in '{everything}'.split()]"
     assert run("-c", f"{code}; print('torch' in sys.modules)").stdout.strip() == "False"
 

@@ -12,8 +12,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from evaluation.benchmarks import Item, global_mmlu, load_items, load_split, mmlu_prox
+from evaluation.benchmarks import Item, global_mmlu, items_table, load_items, load_split, mmlu_prox
 from study.errors import JobError, RecordError, UserError
 from study.sources import embedded_source
 from study.specs import Benchmark, Source
@@ -43,8 +45,9 @@ def test_global_mmlu_rows_become_items() -> None:
         "biology/test/0",
     ]
     assert items[0] == Item(
-        "abstract_algebra/test/0", "abstract_algebra", "2 + 3 ni ngapi?", ("4", "5", "6", "7"), 1
+        "abstract_algebra/test/0", "abstract_algebra", "2 + 3 ni ngapi?", ("4", "5", "6", "7"), 1, "STEM"
     )
+    assert [item.cultural_sensitivity for item in items] == [None, "CS", "CA"]
 
 
 def test_a_split_is_chosen_and_cut_to_the_first_items() -> None:
@@ -90,10 +93,20 @@ def test_parquet_and_jsonl_give_the_same_items(tmp_path: Path, schema: str, lang
         ("global_mmlu", "sw", {"answer": None}, "answer is None"),
         ("global_mmlu", "sw", {"sample_id": None}, "sample_id is None, expected text"),
         ("global_mmlu", "sw", {"option_b": 5}, "option 5 is not text"),
+        ("global_mmlu", "sw", {"question": None}, "question is None, expected text"),
+        ("global_mmlu", "sw", {"question": " \n"}, "question is blank"),
+        ("global_mmlu", "sw", {"subject": ""}, "subject is blank"),
+        ("global_mmlu", "sw", {"subject_category": 3}, "subject_category is 3, expected text or null"),
+        ("global_mmlu", "sw", {"share_equal_to_english": "1.2"}, "expected a number in"),
+        ("global_mmlu", "sw", {"share_equal_to_english": "much"}, "is 'much', expected a number in"),
+        ("global_mmlu", "sw", {"share_equal_to_english": float("nan")}, "is nan, expected a number in"),
         ("mmlu_prox", "zh", {"answer": "D", "answer_index": 3}, "answer is 'D', expected one of A, B, C"),
         ("mmlu_prox", "zh", {"answer_index": 2}, "answer is B but answer_index is 2"),
         ("mmlu_prox", "zh", {"option_1": None, "option_2": None}, "has 1 options"),
         ("mmlu_prox", "zh", {"question_id": 7.5}, "question_id is 7.5, expected a number"),
+        ("mmlu_prox", "zh", {"question_id": ""}, "question_id is '', expected a number"),
+        ("mmlu_prox", "zh", {"question": None}, "question is None, expected text"),
+        ("mmlu_prox", "zh", {"question": "  "}, "question is blank"),
     ],
 )
 def test_a_bad_value_names_file_and_row(
@@ -103,7 +116,7 @@ def test_a_bad_value_names_file_and_row(
     write_rows(tmp_path, language, [rows[1], {**rows[0], **change}])
     with pytest.raises(RecordError, match=message) as caught:
         load_items(local(tmp_path, schema), language)
-    assert str(caught.value).startswith(f"{tmp_path / f'{language}.jsonl'}, row 2 of split 'test': ")
+    assert str(caught.value).startswith(f"{tmp_path / f'{language}.jsonl'}, split 'test', row 2: ")
 
 
 READ_COLUMNS = {
@@ -121,6 +134,43 @@ def test_a_missing_column_is_named(schema: str, column: str) -> None:
     del row[column]
     with pytest.raises(RecordError, match=f"here: there is no column '{column}'"):
         parse(row, "here")
+
+
+CELLS = st.one_of(
+    st.none(), st.booleans(), st.integers(-1, 10), st.floats(), st.text(max_size=3), st.just([]),
+    st.sampled_from([*"ABCDEFGHIJ", "x", "0.5"]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", READ_COLUMNS)
+@given(data=st.data())
+def test_any_row_is_an_item_a_gap_or_one_sentence(schema: str, data: st.DataObject) -> None:
+    """A good row with a few cells replaced or removed."""
+    parse, language = {"global_mmlu": (global_mmlu.parse, "sw"), "mmlu_prox": (mmlu_prox.parse, "zh")}[schema]
+    row = dict(data.draw(st.sampled_from(rows_of(schema, language))))
+    for column in data.draw(st.lists(st.sampled_from([*row, "share_equal_to_english"]), max_size=4)):
+        if data.draw(st.booleans()):
+            row[column] = data.draw(CELLS)
+        else:
+            row.pop(column, None)
+    item, said = None, ""
+    try:
+        item = parse(row, "here")
+    except RecordError as error:
+        said = str(error)
+    if item is not None:
+        assert item.example_id
+        assert item.subject.strip()
+        assert item.question.strip()
+        assert all(option.strip() for option in item.options)
+        assert 2 <= len(item.options) <= 10
+        assert "ABCDEFGHIJ"[item.label] == row["answer"]
+        assert item.label < len(item.options)
+        share = item.share_equal_to_english
+        assert share is None or 0 <= share <= 1
+    elif said:
+        assert said.startswith("here: ")
+        assert "\n" not in said
 
 
 def test_columns_of_absent_options_may_be_left_out() -> None:
@@ -148,13 +198,22 @@ def test_doubled_ids_empty_splits_and_missing_files_are_told(tmp_path: Path) -> 
         load_items(local(tmp_path, "global_mmlu"), "sw")
     with pytest.raises(JobError, match=r"sw\.jsonl: no rows in split 'validation'"):
         load_items(local(tmp_path, "global_mmlu", split="validation"), "sw")
-    with pytest.raises(JobError, match="neither exists"):
+    with pytest.raises(JobError, match=r"yo\.parquet and yo\.jsonl: neither exists; valid: sw"):
         load_items(local(tmp_path, "global_mmlu"), "yo")
+    with pytest.raises(JobError, match=r"neither exists; did you mean 'sw'\?"):
+        load_items(local(tmp_path, "global_mmlu"), "swa")
     shutil.copy(tmp_path / "sw.jsonl", tmp_path / "sw.parquet")
     with pytest.raises(JobError, match="both exist"):
         load_items(local(tmp_path, "global_mmlu"), "sw")
     (tmp_path / "sw.jsonl").unlink()
     with pytest.raises(RecordError, match="not readable as Parquet"):
+        load_items(local(tmp_path, "global_mmlu"), "sw")
+    (tmp_path / "sw.parquet").unlink()
+    (tmp_path / "sw.jsonl").write_text("\n")
+    with pytest.raises(RecordError, match=r"sw\.jsonl: holds no rows"):
+        load_items(local(tmp_path, "global_mmlu"), "sw")
+    (tmp_path / "sw.jsonl").write_bytes('{"question": "où"}'.encode("latin-1"))
+    with pytest.raises(RecordError, match=r"sw\.jsonl: not UTF-8"):
         load_items(local(tmp_path, "global_mmlu"), "sw")
     (tmp_path / "en.jsonl").write_text("{}\n{not json\n")
     with pytest.raises(RecordError, match="line 2: not valid JSON"):
@@ -173,8 +232,42 @@ def test_the_embedded_benchmark_is_parallel_over_languages() -> None:
     assert len(swahili) == 40
     assert [i.example_id for i in swahili] == [i.example_id for i in english]
     assert [i.label for i in swahili] == [i.label for i in english]
-    with pytest.raises(JobError, match="no language 'tlh'"):
-        load_items(benchmark, "tlh")
+    with pytest.raises(JobError, match=r"no language 'swa'; did you mean 'sw'\?"):
+        load_items(benchmark, "swa")
+
+
+def test_the_columns_that_analysis_slices_by_may_be_missing_but_never_wrong() -> None:
+    row = rows_of("global_mmlu", "sw")[0]
+    full = global_mmlu.parse({**row, "quality": "B", "share_equal_to_english": "0.25"}, "here")
+    assert full is not None
+    assert (full.category, full.cultural_sensitivity) == ("STEM", None)
+    assert (full.quality, full.share_equal_to_english) == ("B", 0.25)
+    told = ("subject_category", "cultural_sensitivity_label")
+    bare = global_mmlu.parse({k: v for k, v in row.items() if k not in told}, "here")
+    assert bare == Item(full.example_id, full.subject, full.question, full.options, full.label)
+    null = global_mmlu.parse({**row, **dict.fromkeys((*told, "quality", "share_equal_to_english"))}, "here")
+    assert null == bare
+
+
+def test_items_become_a_table_of_one_row_each() -> None:
+    items = load_items(local(FIXTURES / "global_mmlu", "global_mmlu"), "sw")
+    items += load_items(local(FIXTURES / "mmlu_prox", "mmlu_prox"), "zh")
+    embedded = load_items(Benchmark("cldr", embedded_source("cldr"), "global_mmlu", num_items=1), "fil")
+    table = items_table([*items, *embedded])
+    assert table.column_names == [
+        "example_id", "subject", "category", "cultural_sensitivity", "num_options", "quality",
+        "share_equal_to_english", "question_characters",
+    ]  # fmt: skip
+    rows = table.to_pylist()
+    assert [list(row.values()) for row in rows[1:4]] == [
+        ["geography/test/0", "geography", "Social Sciences", "CS", 4, None, None, 25],
+        ["biology/test/0", "biology", "STEM", "CA", 4, None, None, 23],
+        ["70", "math", None, None, 3, None, None, 7],
+    ]
+    assert rows[-1]["quality"] == "A"
+    assert rows[-1]["share_equal_to_english"] in (0, 0.25, 0.5, 0.75, 1)
+    assert table.schema.field("question_characters").type == pa.int32()
+    assert items_table([]).schema == table.schema
 
 
 def test_hub_rows_are_asked_for_by_config_split_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +291,8 @@ def test_a_hub_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = Benchmark("mmlu_prox", Source("hub", "li-lab/MMLU-ProX", "a" * 40), "mmlu_prox")
     with pytest.raises(JobError, match=r"cannot load li-lab/MMLU-ProX \(xx, test\) .* 'xx' not found\.;"):
         load_items(benchmark, "xx")
+    with pytest.raises(JobError, match=r"found\.; did you mean 'sw'\?"):
+        load_items(benchmark, "sww")
 
 
 def test_every_schema_of_the_specs_has_a_parser() -> None:

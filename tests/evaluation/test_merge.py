@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.asking import Asked
 from evaluation.benchmarks import Item
 from evaluation.merge import check_complete, read_own_part
 from study.errors import RecordError
 from study.records import Prediction, ShardInfo, write_part
 
 INFO = ShardInfo("0" * 16, "tiny@1", "cldr", "sw", "test", "letter")
-ITEMS = [Item(f"q{i}", "s", "?", ("a", "b"), i % 2) for i in range(6)]
+ASKED = [Asked(Item(f"q{i}", "s", "?", ("a", "b"), i % 2), 0) for i in range(6)]
 
 
 def predictions(ids: list[str]) -> list[Prediction]:
@@ -22,38 +23,38 @@ def predictions(ids: list[str]) -> list[Prediction]:
 def test_complete_parts_are_returned_in_order(tmp_path: Path) -> None:
     second = write_part(tmp_path, 4, predictions(["q4", "q5"]), INFO)
     first = write_part(tmp_path, 0, predictions(["q0", "q1", "q2", "q3"]), INFO)
-    assert check_complete(tmp_path, ITEMS) == [first, second]
+    assert check_complete(tmp_path, ASKED) == [first, second]
 
 
 def test_missing_doubled_and_foreign_examples_are_named(tmp_path: Path) -> None:
     write_part(tmp_path, 0, predictions(["q0", "q1", "q1", "q77"]), INFO)
     with pytest.raises(RecordError) as caught:
-        check_complete(tmp_path, ITEMS)
+        check_complete(tmp_path, ASKED)
     assert str(caught.value) == (
-        f"{tmp_path}: of 6 examples 4 missing (q2, q3, q4, ...), 1 doubled (q1), 1 foreign (q77)"
+        f"{tmp_path}: of 6 questions 4 missing (q2, q3, q4, ...), 1 doubled (q1), 1 foreign (q77)"
     )
 
 
 def test_no_parts_at_all_is_all_missing(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="6 missing"):
-        check_complete(tmp_path, ITEMS)
+        check_complete(tmp_path, ASKED)
 
 
 def test_a_part_of_another_job_or_of_other_items_is_refused(tmp_path: Path) -> None:
     foreign = ShardInfo("f" * 16, "tiny@1", "cldr", "sw", "test", "letter")
     path = write_part(tmp_path, 0, predictions(["q0", "q1"]), foreign)
     with pytest.raises(RecordError, match="belongs to"):
-        read_own_part(path, ITEMS, INFO)
+        read_own_part(path, ASKED, INFO)
     path = write_part(tmp_path, 0, predictions(["q1", "q0"]), INFO)
-    with pytest.raises(RecordError, match="are not items 0 to 2"):
-        read_own_part(path, ITEMS, INFO)
+    with pytest.raises(RecordError, match="are not questions 0 to 2"):
+        read_own_part(path, ASKED, INFO)
     path = write_part(tmp_path, 5, predictions(["q5", "q6"]), INFO)
-    with pytest.raises(RecordError, match="are not items 5 to 7"):
-        read_own_part(path, ITEMS, INFO)
+    with pytest.raises(RecordError, match="are not questions 5 to 7"):
+        read_own_part(path, ASKED, INFO)
 
 
 def test_a_torn_part_is_told(tmp_path: Path) -> None:
     path = write_part(tmp_path, 0, predictions(["q0", "q1"]), INFO)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(RecordError, match="torn"):
-        read_own_part(path, ITEMS, INFO)
+        read_own_part(path, ASKED, INFO)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
 
 from evaluation import shard
 from evaluation.benchmarks import load_items
@@ -25,53 +24,8 @@ from study.errors import JobError, RecordError, Stopped
 from study.job import Job
 from study.paths import JobPaths
 from study.specs import Benchmark, EvalSpec, Source
-from tests.evaluation.tiny import BOS, make_llama, make_tokenizer, save
-from tests.gguf_files import write_gguf
+from tests.evaluation.shards import DISABLED, NUM_ITEMS, PART_SIZE, digests, make_job, run
 from tests.wandb_reader import read_finished_run, run_files
-
-NUM_ITEMS = 11
-PART_SIZE = 4
-DISABLED = TrackingConfig(mode="disabled")
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(make_llama(), make_tokenizer(bos=True), tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(autouse=True)
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard, "PART_SIZE", PART_SIZE)
-
-
-@pytest.fixture(scope="module")
-def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
-    """Two languages, options of mixed lengths."""
-    folder = tmp_path_factory.mktemp("benchmark")
-    for language in ("sw", "en"):
-        rows = [
-            {
-                "sample_id": f"s/{i}",
-                "subject": "ab"[i % 2],
-                "question": f"{language} {'?' * (i * 7 % 5)}",
-                **{f"option_{k}": f"{k} {i}" * (1 + i % 3) for k in "abcd"},
-                "answer": "ABCD"[i % 4],
-            }
-            for i in range(NUM_ITEMS)
-        ]
-        (folder / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Benchmark("mine", Source("local", str(folder), "1" * 16), "global_mmlu")
-
-
-def make_job(benchmark: Benchmark, language: str = "sw", protocol: str = "letter") -> Job:
-    spec = EvalSpec(Source("job", "b" * 16, "b" * 16), benchmark, language, protocol, "fp32")
-    return Job("evaluate", spec, ("b" * 16,), {"model": "org/tiny", "learning_rate": 1e-5})
-
-
-def run(job: Job, folder: JobPaths, model_folder: Path, **kwargs: Any) -> None:
-    options = {"batch_tokens": 500, "tracking": DISABLED, **kwargs}
-    for _, error in shard.evaluate([(job, folder)], model_path=str(model_folder), revision=None, **options):
-        raise error
 
 
 @pytest.mark.parametrize("protocol", ["letter", "option_text"])
@@ -176,7 +130,9 @@ def test_a_pack_stops_between_languages_and_finishes_the_one_that_has_all_its_pa
     benchmark: Benchmark, model_folder: Path, tmp_path: Path
 ) -> None:
     jobs = [(make_job(benchmark, code), JobPaths(tmp_path / code)) for code in ("xx", "sw", "en")]
-    options: dict[str, Any] = {"model_path": str(model_folder), "revision": None, "batch_tokens": 500}
+    options: dict[str, Any] = {
+        "model_path": str(model_folder), "revision": None, "items": tmp_path / "items", "batch_tokens": 500
+    }  # fmt: skip
 
     def tell_at_the_last_item(job: Job, done: int, total: int) -> None:
         if done == total:
@@ -231,9 +187,8 @@ def test_one_bad_language_does_not_keep_the_others_from_being_scored(
 ) -> None:
     codes = ("xx", "sw")  # there is no xx
     jobs = [(make_job(benchmark, code), JobPaths(tmp_path / code)) for code in codes]
-    failures = shard.evaluate(
-        jobs, model_path=str(model_folder), revision=None, batch_tokens=500, tracking=DISABLED
-    )
+    options: dict[str, Any] = {"model_path": str(model_folder), "revision": None, "batch_tokens": 500}
+    failures = shard.evaluate(jobs, items=tmp_path / "items", tracking=DISABLED, **options)
     assert [
         (job.spec.language, type(error)) for job, error in failures if isinstance(job.spec, EvalSpec)
     ] == [("xx", JobError)]
@@ -257,13 +212,13 @@ def test_a_moved_model_goes_on_with_its_parts(
 def test_a_shard_whose_records_are_not_its_items_is_never_done(
     benchmark: Benchmark, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict = shard._predict
+    predict = shard.predict
 
     def doubling(*args: Any) -> list[records.Prediction]:
         first, *_, last = predicted = predict(*args)
         return [*predicted[:-1], first if last.example_id == "s/10" else last]
 
-    monkeypatch.setattr(shard, "_predict", doubling)
+    monkeypatch.setattr(shard, "predict", doubling)
     folder = JobPaths(tmp_path)
     with pytest.raises(RecordError, match=r"1 missing \(s/10\), 1 doubled \(s/8\)"):
         run(make_job(benchmark), folder, model_folder)
@@ -274,16 +229,17 @@ def test_done_jobs_are_skipped_and_the_model_is_loaded_once(
     benchmark: Benchmark, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = []
-    load_model = shard.load_model
+    load_models = shard.load_models
 
     def counting(*args: Any) -> Any:
         loads.append(args)
-        return load_model(*args)
+        return load_models(*args)
 
-    monkeypatch.setattr(shard, "load_model", counting)
+    monkeypatch.setattr(shard, "load_models", counting)
     jobs = [(make_job(benchmark, code), JobPaths(tmp_path / code)) for code in ("sw", "en")]
+    options: dict[str, Any] = {"model_path": str(model_folder), "revision": None, "batch_tokens": 500}
     for _ in range(2):
-        shard.evaluate(jobs, model_path=str(model_folder), revision=None, batch_tokens=500, tracking=DISABLED)
+        shard.evaluate(jobs, items=tmp_path / "items", tracking=DISABLED, **options)
     assert loads == [(str(model_folder), None, "fp32")]
     assert all(folder.done.exists() for _, folder in jobs)
 
@@ -296,49 +252,14 @@ def test_jobs_of_two_models_are_a_mistake_of_the_caller(
     other = replace(one, spec=replace(one.spec, model=Source("job", "c" * 16, "c" * 16)))
     jobs = [(one, JobPaths(tmp_path / "one")), (other, JobPaths(tmp_path / "other"))]
     with pytest.raises(AssertionError):
-        shard.evaluate(jobs, model_path=str(model_folder), revision=None, batch_tokens=9, tracking=DISABLED)
-
-
-def test_a_model_that_is_not_there_is_one_sentence(benchmark: Benchmark, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(JobError, match="cannot load the model"):
-        run(make_job(benchmark), JobPaths(tmp_path / "job"), tmp_path / "empty")
-
-
-def test_pickled_weights_are_not_read(benchmark: Benchmark, model_folder: Path, tmp_path: Path) -> None:
-    import torch
-
-    model = make_llama()
-    folder = save(model, make_tokenizer(), tmp_path / "model")
-    (folder / "model.safetensors").unlink()
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(JobError, match="cannot load the model"):
-        run(make_job(benchmark), JobPaths(tmp_path / "job"), folder)
-
-
-def test_weights_that_are_not_there_are_not_made_up(benchmark: Benchmark, tmp_path: Path) -> None:
-    folder = save(make_llama(), make_tokenizer(), tmp_path / "model")
-    weights = load_file(folder / "model.safetensors")
-    del weights["lm_head.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(JobError, match=r"lacks 1 of its weights \(lm_head.weight\)"):
-        run(make_job(benchmark), JobPaths(tmp_path / "job"), folder)
-
-
-def test_a_gguf_file_is_scored_as_the_model_it_was_made_from(benchmark: Benchmark, tmp_path: Path) -> None:
-    model, tokenizer = make_llama(), make_tokenizer()
-    tokenizer.eos_token = BOS
-    file, model_folder = write_gguf(model, tokenizer, tmp_path / "m.gguf"), tmp_path / "model"
-    save(model, tokenizer, model_folder)
-    of_folder, of_file = JobPaths(tmp_path / "folder"), JobPaths(tmp_path / "file")
-    job = make_job(benchmark)
-    run(job, of_folder, model_folder)
-    run(job, of_file, file)
-    want, found = (
-        np.array(records.read_predictions(folder.predictions)[0]["scores"].to_pylist())
-        for folder in (of_folder, of_file)
-    )
-    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+        shard.evaluate(
+            jobs,
+            model_path=str(model_folder),
+            revision=None,
+            items=tmp_path,
+            batch_tokens=9,
+            tracking=DISABLED,
+        )
 
 
 def test_an_offline_run_has_config_scalars_and_files(
@@ -380,9 +301,3 @@ def test_an_offline_run_has_config_scalars_and_files(
     assert last["confidence_raw"] == pytest.approx(np.exp(scores.max(axis=1)).mean())
     assert last["confidence_renormalised"] == pytest.approx(shares.max(axis=1).mean())
     assert last["items_per_s"] > 0
-
-
-def digests(folder: JobPaths) -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in records.parts(folder.predictions)
-    }

@@ -94,7 +94,8 @@ def test_two_datasets_that_are_one_and_two_prepared_models_that_are_one(folder: 
         ),
         (
             "evaluate.benchmarks=[{name: cldr_lite, languages: []}]",
-            "evaluate.benchmarks[0].languages: no language is chosen; list codes, buckets, or all",
+            "evaluate.benchmarks[0].languages: no language is chosen; "
+            "list codes, buckets, scripts, families, or all",
         ),
         (
             "evaluate.benchmarks=[cldr_lit]",

@@ -18,14 +18,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from evaluation.benchmarks import load_items
 from evaluation.prompts import letter_prompt
-from evaluation.shard import evaluate, load_model
+from evaluation.shard import evaluate, load_models
 from launcher import sizes
 from study import records
 from study.config import TrackingConfig
 from study.job import Job
 from study.paths import JobPaths
+from study.resources import Resources
 from study.sources import content_revision, embedded_source
-from study.specs import Benchmark, EvalSpec, Hyperparameters, Resources, Source, TrainSpec
+from study.specs import Benchmark, EvalSpec, Hyperparameters, Source, TrainSpec
 from tests.real.weights import gemma_270m
 from training import batches, data
 from training.data import IGNORE_INDEX
@@ -102,7 +103,8 @@ def trained(job: Job, gguf_file: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def base(gguf_file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return load_model(str(gguf_file), None, "fp32")
+    (lm,), tokenizer = load_models(str(gguf_file), None, "fp32")
+    return lm, tokenizer
 
 
 def metrics(paths: JobPaths) -> list[dict[str, Any]]:
@@ -151,7 +153,7 @@ def test_the_loss_falls_and_the_export_has_what_was_learnt(
     first, *_, last = metrics(trained)
     assert last["step"] == STEPS
     assert last["loss"] < first["loss"] - 0.1
-    lm, tokenizer = load_model(str(trained.model), None, "bf16")
+    (lm,), tokenizer = load_models(str(trained.model), None, "bf16")
     smoothed, _ = plain_losses(lm, tokenizer, job, tmp_path)
     # the last step's loss was taken before its update
     assert smoothed < last["loss"] * (1 + BF16_TOLERANCE)
@@ -181,6 +183,7 @@ def test_the_export_is_scored(
         [(Job("evaluate", spec, (job.job_id,), job.cell), folder)],
         model_path=str(trained.model),
         revision=None,
+        items=tmp_path / "items",
         batch_tokens=1024,
         tracking=DISABLED,
     )
@@ -189,7 +192,7 @@ def test_the_export_is_scored(
     assert scores.shape == (NUM_ITEMS, 4)
 
     # as plain transformers scores them, and not as the base model
-    lm, tokenizer = load_model(str(trained.model), None, "bf16")
+    (lm,), tokenizer = load_models(str(trained.model), None, "bf16")
     prompts = [letter_prompt(item.question, item.options) for item in load_items(benchmark, "sw")]
     letters = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"][0] for letter in "ABCD"]
 

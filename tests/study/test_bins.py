@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from analysis.bins import bin_predictions, equal_mass_edges, equal_width_edges
+from study.bins import bin_predictions, equal_mass_edges, equal_width_edges
 
 
 def which_bin(value: float, *, num_bins: int = 10) -> int:

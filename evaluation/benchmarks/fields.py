@@ -1,40 +1,55 @@
-"""One multiple-choice item, and what the readers of benchmark rows share."""
+"""What the readers of benchmark rows share: one column of a row, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from evaluation.items import LETTERS
 from study.errors import RecordError
-
-MAX_OPTIONS = 10
-LETTERS = "ABCDEFGHIJ"
-
-
-@dataclass(frozen=True)
-class Item:
-    """example_id: the same question in every language of a benchmark.
-
-    options: 2 to 10, in the order of their letters. label: index of the right one.
-    """
-
-    example_id: str
-    subject: str
-    question: str
-    options: tuple[str, ...]
-    label: int
 
 
 def text(row: Mapping[str, Any], column: str, where: str) -> str:
-    """A column that must hold text.
+    """A column that must hold text, and not blanks alone.
 
     Raises RecordError when the column is missing or holds something else.
     """
     value = cell(row, column, where)
     if not isinstance(value, str):
         raise RecordError(f"{where}: {column} is {value!r}, expected text")
+    if not value.strip():
+        raise RecordError(f"{where}: {column} is blank")
     return value
+
+
+def optional_text(row: Mapping[str, Any], column: str, where: str, *, absent: str = "") -> str | None:
+    """A column that may be missing, null, blank or `absent`: then None.
+
+    Raises RecordError when it holds something else than text.
+    """
+    value = row.get(column)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise RecordError(f"{where}: {column} is {value!r}, expected text or null")
+    return value if value.strip() not in ("", absent) else None
+
+
+def optional_share(row: Mapping[str, Any], column: str, where: str) -> float | None:
+    """A column that may be missing or null, else a number in [0, 1], also as text.
+
+    Raises RecordError for anything else.
+    """
+    value = row.get(column)
+    if value is None:
+        return None
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise RecordError(f"{where}: {column} is {value!r}, expected a number in [0, 1]")
+    return share
 
 
 def cell(row: Mapping[str, Any], column: str, where: str) -> Any:

@@ -1,0 +1,43 @@
+"""Items as a table: what analysis slices the records of a shard by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from evaluation.items import Item
+
+SCHEMA = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("subject", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("cultural_sensitivity", pa.string()),
+        pa.field("num_options", pa.int16(), nullable=False),
+        pa.field("quality", pa.string()),
+        pa.field("share_equal_to_english", pa.float32()),
+        pa.field("question_characters", pa.int32(), nullable=False),
+    ]
+)
+
+
+def items_table(items: Iterable[Item]) -> pa.Table:
+    """One row an item, in their order; null where a benchmark does not say. Joins records by `example_id`.
+
+    question_characters: as prompts show it, without blanks around.
+    """
+    rows = [
+        {
+            "example_id": item.example_id,
+            "subject": item.subject,
+            "category": item.category,
+            "cultural_sensitivity": item.cultural_sensitivity,
+            "num_options": len(item.options),
+            "quality": item.quality,
+            "share_equal_to_english": item.share_equal_to_english,
+            "question_characters": len(item.question.strip()),
+        }
+        for item in items
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)

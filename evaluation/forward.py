@@ -1,0 +1,240 @@
+"""One pass of a causal language model over questions with their answers, and what it says of each answer.
+
+A question goes in once, with all of its answers behind it, side by side: each sees the question and itself,
+at positions as if it were alone (a tree mask). What the questions of a batch begin with may have gone through
+the model before: its keys and values are given. The output head, which with 256,000 words costs more than a
+small model itself, is applied to the positions that are read and to no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from evaluation.encoding import Encoded
+from study.errors import JobError
+
+LOGITS_BYTES = 2**28
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+MASKED = ("sdpa", "eager")
+"""Attention implementations that take a mask of one's own."""
+
+Prefix: TypeAlias = list[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, (1, heads, tokens, width)."""
+
+
+class Tree:
+    """Questions as rows of one batch, padded on the right; answers behind their question, without their last
+    tokens, which are predicted and never read.
+
+    ids, positions, branches: (B, T). branches: 0 for a question, 1 and up for its answers.
+    reads: for each answer token of the batch, in order, the place in `places` it is predicted at, and itself.
+    places: (row, column), each once: a question's last token predicts the first of every answer.
+    """
+
+    def __init__(self, rows: Sequence[Encoded], prefix_length: int) -> None:
+        self.prefix_length = prefix_length
+        self.width = max(num_inputs(row) for row in rows) - prefix_length
+        shape = len(rows), self.width
+        self.ids, self.positions, self.branches = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
+        self.places: list[tuple[int, int]] = []
+        self.reads: list[tuple[int, int]] = []
+        self.has_branches = any(
+            len(row.answers) > 1 and any(len(ids) > 1 for ids in row.answers) for row in rows
+        )
+        for number, row in enumerate(rows):
+            self._lay(number, row)
+
+    def _lay(self, number: int, row: Encoded) -> None:
+        question = row.context[self.prefix_length :]
+        ids, branches = list(question), [0] * len(question)
+        positions = list(range(self.prefix_length, len(row.context)))
+        last = len(self.places)
+        self.places.append((number, len(question) - 1))
+        for branch, answer in enumerate(row.answers, start=1):
+            self.reads.append((last, answer[0]))
+            for depth, (token, following) in enumerate(pairwise(answer)):
+                self.reads.append((len(self.places), following))
+                self.places.append((number, len(ids)))
+                ids.append(token)
+                branches.append(branch)
+                positions.append(len(row.context) + depth)
+        for matrix, values in ((self.ids, ids), (self.positions, positions), (self.branches, branches)):
+            matrix[number, : len(values)] = torch.tensor(values)
+
+    def may_see(self, window: int | None) -> Tensor:
+        """(B, 1, T, prefix + T), bool: which keys a token attends to; at most `window` positions back."""
+        column = torch.arange(self.width)
+        before = column[:, None] >= column
+        same = (self.branches[:, None, :] == 0) | (self.branches[:, :, None] == self.branches[:, None, :])
+        prefix = torch.ones(len(self.ids), self.width, self.prefix_length, dtype=torch.bool)
+        seen = torch.cat([prefix, before & same], dim=2)
+        if window is not None:
+            at = torch.cat([torch.arange(self.prefix_length).expand(len(self.ids), -1), self.positions], 1)
+            seen &= self.positions[:, :, None] - at[:, None, :] < window
+        return seen[:, None]
+
+
+def num_inputs(row: Encoded) -> int:
+    """Tokens that go through the model for a question and all its answers."""
+    return len(row.context) + sum(len(ids) - 1 for ids in row.answers)
+
+
+@torch.inference_mode()
+def prefix_of(model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
+    """Keys and values of what several questions begin with."""
+    # without a config, all its layers keep all tokens: masks for windows are made here
+    cache = DynamicCache()
+    inputs = torch.tensor([ids], device=model.device)
+    model.base_model(input_ids=inputs, past_key_values=cache, use_cache=True)
+    layers: Any = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]
+
+
+@torch.inference_mode()
+def answer_log_probs(
+    model: PreTrainedModel, rows: Sequence[Encoded], prefix: Prefix | None = None
+) -> list[list[float]]:
+    """Each answer's log-probability after its question, nats over the full vocabulary, summed over tokens.
+
+    prefix: keys and values of the tokens that all questions begin with.
+    """
+    length = prefix[0][0].shape[2] if prefix else 0
+    tree = Tree(rows, length)
+    inputs: dict[str, Any] = {"input_ids": tree.ids.to(model.device), "use_cache": prefix is not None}
+    if prefix is not None:
+        inputs["past_key_values"] = _cache_of(prefix, len(rows))
+    if prefix is not None or tree.has_branches:
+        inputs["position_ids"] = tree.positions.to(model.device)
+        inputs["attention_mask"] = _masks(model, tree)
+    # padding on the right is behind everything that is read: a causal model needs no mask for it
+    hidden = model.base_model(**inputs).last_hidden_state
+    at_row, at_column = torch.tensor(tree.places, device=model.device).T
+    log_probs = _log_probs(model, hidden[at_row, at_column], tree.reads).double().tolist()
+    summed: list[list[float]] = []
+    begin = 0
+    for row in rows:
+        summed.append([])
+        for ids in row.answers:
+            summed[-1].append(sum(log_probs[begin : begin + len(ids)]))
+            begin += len(ids)
+    return summed
+
+
+def _cache_of(prefix: Prefix, num_rows: int) -> DynamicCache:
+    """A prefix under each row of a batch. Not by the cache's own constructor, which would copy it."""
+    cache = DynamicCache()
+    for keys, values in prefix:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys = keys.expand(num_rows, -1, -1, -1)
+        layer.values = values.expand(num_rows, -1, -1, -1)
+        cache.layers.append(layer)
+    return cache
+
+
+def _log_probs(model: PreTrainedModel, hidden: Tensor, reads: Sequence[tuple[int, int]]) -> Tensor:
+    """Log-probabilities of tokens over the full vocabulary, (len(reads),), float32, on the CPU.
+
+    hidden: (N, H). reads: (row of hidden, token), by row.
+    """
+    row, token = torch.tensor(reads, device=hidden.device).T
+    size = max(1, LOGITS_BYTES // (4 * _head(model).weight.shape[0]))
+    found = torch.empty(len(reads), dtype=torch.float32, device=hidden.device)
+    for begin in range(0, len(hidden), size):
+        here = (row >= begin) & (row < begin + size)
+        scores = logits(model, hidden[begin : begin + size])
+        of_token = scores[row[here] - begin, token[here]]
+        found[here] = of_token - torch.logsumexp(scores, dim=1)[row[here] - begin]
+    return found.cpu()
+
+
+def _head(model: PreTrainedModel) -> torch.nn.Linear:
+    head = model.get_output_embeddings()
+    assert isinstance(head, torch.nn.Linear)
+    return head
+
+
+@torch.inference_mode()
+def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The output head with its final soft-cap, float32. hidden: (N, H); returns (N, V)."""
+    scores: Tensor = _head(model)(hidden).float()
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return scores if cap is None else scores.div_(cap).tanh_().mul_(cap)
+
+
+def _masks(model: PreTrainedModel, tree: Tree) -> Tensor | dict[str, Tensor]:
+    """The mask, in the form that the model's attention takes it: by type of layer where there are several."""
+    config = model.config.get_text_config()
+    types = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if "sliding_attention" not in types:
+        return _additive(tree.may_see(None if types else window), model)
+    return {
+        "full_attention": _additive(tree.may_see(None), model),
+        "sliding_attention": _additive(tree.may_see(window), model),
+    }
+
+
+def _additive(seen: Tensor, model: PreTrainedModel) -> Tensor:
+    mask = torch.zeros(seen.shape, dtype=model.dtype, device=model.device)
+    return mask.masked_fill_(~seen.to(model.device), torch.finfo(model.dtype).min)
+
+
+def takes_trees(model: PreTrainedModel) -> bool:
+    """Whether shared questions and prefixes give a model's own scores, found out by trying.
+
+    Recurrent layers, or positions by order of input, would give others.
+    """
+    config = model.config.get_text_config()
+    types = set(getattr(config, "layer_types", None) or KNOWN_LAYERS)
+    if getattr(config, "_attn_implementation", None) not in MASKED or not types <= KNOWN_LAYERS:
+        return False
+    random = torch.Generator().manual_seed(0)
+    size, limit = _head(model).weight.shape[0], getattr(config, "max_position_embeddings", None)
+    if limit is not None and limit < 16:
+        return False
+    ids = torch.randint(size, (24,), generator=random).tolist()
+    rows = [Encoded(ids[:7], [ids[12:15], ids[15:16], ids[16:20]]), Encoded(ids[:10], [ids[20:22], ids[22:]])]
+    try:
+        shared = answer_log_probs(model, rows, prefix_of(model, ids[:4]))
+    except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):  # it has no such arguments
+        return False
+    alone = [[plain_log_prob(model, row.context, answer) for answer in row.answers] for row in rows]
+    # random tokens have log-probabilities of -10 and a wrong mask shifts them by 1; bf16 rounds by 0.1
+    tolerance = 0.5 if model.dtype in (torch.bfloat16, torch.float16) else 5e-3
+    differences = [
+        abs(s - a) for ss, aa in zip(shared, alone, strict=True) for s, a in zip(ss, aa, strict=True)
+    ]
+    return max(differences) <= tolerance
+
+
+@torch.inference_mode()
+def plain_log_prob(model: PreTrainedModel, context: Sequence[int], answer: Sequence[int]) -> float:
+    """An answer's summed log-probability by the model's own logits: one sequence, nothing shared."""
+    ids = torch.tensor([[*context, *answer[:-1]]], device=model.device)
+    scores = model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 :].float()
+    picked = torch.log_softmax(scores, 1).gather(1, torch.tensor(answer, device=model.device)[:, None])
+    return float(picked.double().sum())
+
+
+@torch.inference_mode()
+def check_head(model: PreTrainedModel, sequence: Sequence[int]) -> None:
+    """Refuse a model whose own logits are not its head (and soft-cap) on its last hidden state.
+
+    Some architectures scale their logits; scores without that would be wrong and look right.
+    Raises JobError.
+    """
+    input_ids = torch.tensor([list(sequence[:8])], device=model.device)
+    own = model(input_ids=input_ids, use_cache=False).logits[0].float()
+    ours = logits(model, model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[0])
+    # bf16 has 8 bits; not a number is another check's business
+    tolerance = 0.02 * own.abs().max().item()
+    if bool(((own - ours).abs() > tolerance).any()):
+        raise JobError(f"{type(model).__name__} changes its logits after the head; that is not handled")
