@@ -1,4 +1,4 @@
-"""The command line: `calsweep sweep|status|watch|logs|explain|retry|cancel|gc|prefetch|doctor|analyse`.
+"""The command line: `calsweep sweep|status|watch|logs|explain|retry|cancel|gc|prefetch|sync|doctor|analyse`.
 
 Exit codes: 0 complete or submitted, 1 some cells failed, 2 usage or configuration error, 3 budget refused,
 130 interrupted.
@@ -11,9 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.errors import BudgetError, CalsweepError, UserError
-
-LATER = ("sync",)
+from study.errors import BudgetError, CalsweepError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,10 +37,6 @@ def _dispatch(arguments: list[str]) -> int:
         from analysis.cli import main as analyse
 
         return analyse(arguments[1:])
-    if arguments and arguments[0] in LATER:
-        raise UserError(
-            "is not built yet", where=f"calsweep {arguments[0]}", remedy="status, explain and retry are"
-        )
     parser = _parser()
     options, extra = parser.parse_known_args(arguments)
     rest = {"sweep": "overrides", "retry": "jobs", "cancel": "jobs"}.get(options.command)
@@ -70,6 +64,7 @@ def _dispatch(arguments: list[str]) -> int:
         "cancel": commands.cancel,
         "gc": commands.gc,
         "prefetch": commands.prefetch,
+        "sync": commands.sync,
     }
     return on_a_study[options.command](options)
 
@@ -105,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     cancel = commands.add_parser("cancel", help="take a study's jobs out of the queue")
     gc = commands.add_parser("gc", help="drop the checkpoints that no job needs any more")
     prefetch = commands.add_parser("prefetch", help="fetch what a grid takes from the hub, on a login node")
+    sync = commands.add_parser("sync", help="upload to W&B what jobs logged without a network")
     doctor = commands.add_parser(
         "doctor", help="prove that the installed stack computes the loss and gradient it should"
     )
@@ -115,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         help="for the models of a study or a grid file; without one, for small Llama, Mistral and Gemma-2",
     )
     doctor.add_argument("--json", action="store_true", help="print the outcome as JSON")
-    for command in (status, watch, logs, explain, retry, cancel, gc):
+    for command in (status, watch, logs, explain, retry, cancel, gc, sync):
         command.add_argument("study", type=Path, metavar="STUDY", help="a study's folder, or its grid file")
         command.add_argument("--json", action="store_true", help="print the outcome as JSON")
     for command in (status, watch, explain):
@@ -132,8 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     prefetch.add_argument(
         "study", type=Path, metavar="GRID.yaml", help="a grid file, or the folder of a study"
     )
-    names = ", ".join(LATER)
-    parser.epilog = f"Also: analyse (the same as python -m analysis). Not built yet: {names}."
+    parser.epilog = "Also: analyse (the same as python -m analysis)."
     return parser
 
 

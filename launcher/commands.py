@@ -1,4 +1,4 @@
-"""Commands on a study that exists: status, watch, logs, explain, cancel, retry, gc; and prefetch."""
+"""Commands on a study that exists: status, watch, logs, explain, cancel, retry, gc, sync; and prefetch."""
 
 from __future__ import annotations
 
@@ -164,6 +164,20 @@ def gc(options: argparse.Namespace) -> int:
     verb = "would be freed" if options.dry_run else "freed"
     print(f"{total / 2**30:.3f} GiB {verb}" if freed else "nothing to drop: what is left is needed")
     return 0
+
+
+def sync(options: argparse.Namespace) -> int:
+    """Upload to W&B what jobs logged without a network."""
+    from launcher.sync import print_outcome, sync_json
+    from launcher.sync import sync as sync_study
+
+    plan, paths = open_study(options.study)
+    outcome = sync_study(plan, paths, make_console(stderr=options.json))
+    if options.json:
+        print_json(sync_json(outcome))
+    else:
+        print_outcome(outcome, make_console())
+    return outcome.exit_code
 
 
 def prefetch(options: argparse.Namespace) -> int:

@@ -1,12 +1,25 @@
-"""W&B, one run per job. Its failure never kills a job: it is reported in the job's log and tracking stops.
+"""W&B, one run per job: it never hurts a job, and can delay one only at its end, by a known time.
 
 The run id is the job id, so that a requeued job continues its run instead of starting a second one.
+
+Nothing of the SDK runs in a job's own thread. `log`, `save` and the like put a call into a queue and return;
+a daemon thread starts the run and makes the calls in their order. The job waits for W&B in `finish` alone, at
+most FINISH_LIMIT_S (STOPPED_LIMIT_S when it was told to stop). After that the SDK's service process is
+killed, which frees a thread that hangs in it (KILLED_LIMIT_S at most), and leaves nothing of W&B to hold up
+the end of the process. Once W&B was given up on, later jobs of the same process track offline, and after a
+second time not at all: of the packed languages of a task, two at most wait as long as that.
+
+What was logged is in the run's folder, `wandb/` below the job's, whatever became of the server: see
+`calsweep sync`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import queue
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,59 +33,98 @@ from study.specs import EvalSpec
 
 logger = logging.getLogger(__name__)
 INIT_TIMEOUT_S = 30
-FINISH_TIMEOUT_S = 60
-_unreachable: list[bool] = []
-"""Not empty once a server did not answer: a pack of languages does not ask it again for each."""
+"""How long the SDK tries to reach a server, in the thread: the job does not wait for it."""
+FINISH_LIMIT_S = 60
+STOPPED_LIMIT_S = 10
+"""Between its TERM and its KILL SLURM leaves 30 s by default, in which the job has to tell how it ended."""
+KILLED_LIMIT_S = 5
+"""For the thread to end once the service is gone."""
+_given_up: list[str] = []
+"""The jobs for which W&B did not answer in time: with none tracking is as configured, with one offline."""
 
 
 class Run:
-    """A W&B run that swallows W&B's own failures, or nothing at all when tracking is disabled."""
+    """A W&B run that swallows W&B's own failures, or nothing at all when tracking is disabled.
 
-    def __init__(self, run: Any | None) -> None:
-        self._run = run
+    start: makes the SDK's run; called, as everything else of the SDK, in a thread of its own.
+    """
+
+    def __init__(self, start: Callable[[], Any] | None) -> None:
+        self._calls: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
+        self._ended = threading.Event()
+        self._whole = True
+        if start is None:
+            self._ended.set()
+        else:
+            threading.Thread(target=self._work, args=(start,), name="wandb", daemon=True).start()
 
     def log(self, scalars: Mapping[str, float | int]) -> None:
         """Log scalars. Lists and arrays do not belong here: records are files."""
-        self._guard(lambda run: run.log(dict(scalars)))
+        row = dict(scalars)
+        self._later(lambda run: run.log(row))
 
     def save(self, file: Path, base: Path) -> None:
         """Stream a finished file to the run, under its path relative to `base`."""
-        self._guard(lambda run: run.save(str(file), base_path=str(base), policy="now"))
+        self._later(lambda run: run.save(str(file), base_path=str(base), policy="now"))
 
     def summarise(self, values: Mapping[str, Any]) -> None:
-        self._guard(lambda run: run.summary.update(dict(values)))
+        copy = dict(values)
+        self._later(lambda run: run.summary.update(copy))
 
     def preempted(self) -> None:
         """Have W&B show the run as preempted, not as failed, when it is finished with a code other than 0."""
-        self._guard(lambda run: run.mark_preempting())
+        self._later(lambda run: run.mark_preempting())
 
-    def finish(self, exit_code: int) -> None:
-        self._guard(lambda run: run.finish(exit_code=exit_code))
+    def finish(self, exit_code: int, *, limit_s: float | None = None) -> bool:
+        """End the run. Returns within `limit_s` (FINISH_LIMIT_S if None) + KILLED_LIMIT_S, whatever W&B does;
+        False when W&B could not take everything in that time.
+        """
+        self._later(lambda run: run.finish(exit_code=exit_code))
+        self._later(None)
+        limit_s = FINISH_LIMIT_S if limit_s is None else limit_s
+        if self._ended.wait(limit_s):
+            return self._whole
+        logger.error("W&B did not finish within %g s; this job goes on without it", limit_s)
+        end = time.monotonic() + KILLED_LIMIT_S
+        while time.monotonic() < end:
+            _kill_service()  # more than once: the thread may be about to start another
+            if self._ended.wait(0.1):
+                break
+        return False
 
-    def _guard(self, call: Callable[[Any], object]) -> None:
-        if self._run is None:
-            return
+    def _later(self, call: Callable[[Any], object] | None) -> None:
+        if not self._ended.is_set():
+            self._calls.put(call)
+
+    def _work(self, start: Callable[[], Any]) -> None:
         try:
-            call(self._run)
+            run = start()
+            while (call := self._calls.get()) is not None:
+                call(run)
         except Exception:  # whatever W&B does, the job goes on: see the module's docstring
             logger.exception("W&B failed; this job goes on without it")
-            self._run = None
+            self._whole = False
+        finally:
+            _end_service()
+            self._ended.set()
 
 
 @contextmanager
 def track(config: TrackingConfig, job: Job, folder: JobPaths, *, tags: tuple[str, ...] = ()) -> Iterator[Run]:
     """The W&B run of one job, finished with exit code 0 or 1; as preempted when it was told to stop."""
-    run = Run(_start(config, job, folder, tags))
+    mode = _mode(config)
+    run = Run(None if mode == "disabled" else lambda: _start(config, mode, job, folder, tags))
+    exit_code, limit_s = 1, FINISH_LIMIT_S
     try:
         yield run
+        exit_code = 0
     except Stopped:
         run.preempted()
-        run.finish(1)
+        limit_s = STOPPED_LIMIT_S
         raise
-    except BaseException:
-        run.finish(1)
-        raise
-    run.finish(0)
+    finally:
+        if not run.finish(exit_code, limit_s=limit_s):
+            _given_up.append(job.job_id)
 
 
 def group_of(job: Job) -> str:
@@ -81,9 +133,13 @@ def group_of(job: Job) -> str:
     return f"{job.cell_name} ({model[:8]})"
 
 
-def _start(config: TrackingConfig, job: Job, folder: JobPaths, tags: tuple[str, ...]) -> Any | None:
-    if config.mode == "disabled":
-        return None
+def _mode(config: TrackingConfig) -> str:
+    if config.mode == "disabled" or len(_given_up) > 1:
+        return "disabled"
+    return "offline" if _given_up else config.mode
+
+
+def _start(config: TrackingConfig, mode: str, job: Job, folder: JobPaths, tags: tuple[str, ...]) -> Any:
     # one WANDB_DIR per job: the `latest-run` link and the staging area are not made for sharing
     staging = folder.root / "wandb" / "staging"
     os.environ.update(
@@ -102,25 +158,15 @@ def _start(config: TrackingConfig, job: Job, folder: JobPaths, tags: tuple[str, 
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
-    try:
-        if config.mode == "online" and not _unreachable:
-            try:
-                return _init(config, "online", job, folder, tags)
-            except Exception:  # the server's fault or the network's: keep the run here, to be synced later
-                logger.exception("W&B does not answer; this process tracks offline from here on")
-                _unreachable.append(True)
-                _forget_failed_start()
-        return _init(config, "offline", job, folder, tags)
-    except Exception:  # see the module's docstring
-        logger.exception("W&B could not start a run; this job goes on without it")
-        return None
-
-
-def _forget_failed_start() -> None:
-    """The SDK's service keeps the id of a run that did not start as one in use; end the service."""
-    import wandb
-
-    wandb.teardown()
+    if mode == "online":
+        try:
+            return _init(config, "online", job, folder, tags)
+        except Exception:  # the server's fault or the network's: keep the run here, to be synced later
+            logger.exception("W&B does not answer; this process tracks offline from here on")
+            _given_up.append(job.job_id)
+            # the service keeps the id of a run that did not start as one in use
+            _end_service()
+    return _init(config, "offline", job, folder, tags)
 
 
 def _init(
@@ -133,9 +179,13 @@ def _init(
     import wandb
 
     data = job.to_dict()
-    # init and finish wait for a server: 90 s and for ever by default
     settings = wandb.Settings(
-        console="off", x_disable_stats=True, init_timeout=INIT_TIMEOUT_S, finish_timeout=FINISH_TIMEOUT_S
+        console="off",
+        x_disable_stats=True,
+        init_timeout=INIT_TIMEOUT_S,
+        # it gives up by itself, in good order, before we do that for it
+        finish_timeout=FINISH_LIMIT_S * 5 / 6,
+        finish_timeout_raises=True,
     )
     return wandb.init(
         project=config.project,
@@ -151,3 +201,25 @@ def _init(
         config={"cell": data["cell"], "spec": data["spec"], "needs": data["needs"]},
         settings=settings,
     )
+
+
+def _end_service() -> None:
+    """Leave nothing of the SDK behind: its own way of ending, at the exit of the process, knows no limit."""
+    try:
+        import wandb
+
+        wandb.teardown()
+    except Exception as error:  # what was killed, or died, cannot be told to end
+        logger.info("W&B's service did not end in order: %r", error)
+
+
+def _kill_service() -> None:
+    """Kill the SDK's service, a child of this process: who waits for its answer gets an error instead."""
+    import psutil
+
+    for child in psutil.Process().children():
+        try:
+            if child.name() == "wandb-core" and child.status() != psutil.STATUS_ZOMBIE:
+                child.kill()
+        except psutil.NoSuchProcess:
+            continue

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from study.paths import JobPaths
 from study.specs import Benchmark, EvalSpec, Hyperparameters, Source, TrainSpec
 from study.tracking import Run, group_of, track
 from tests.wandb_reader import read_finished_run, run_files
+from tests.wandb_server import forget_wandb
 
 REVISION = "0123456789abcdef"
 MODEL = Source("hub", "org/model", REVISION)
@@ -34,13 +38,7 @@ def shard(model: Source) -> Job:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """track sets variables for its process; here they end with the test."""
-    for name in (
-        "WANDB_DIR", "WANDB_SILENT", "WANDB_ERROR_REPORTING", "WANDB_DATA_DIR", "WANDB_CACHE_DIR",
-        "WANDB_CONFIG_DIR", "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "WANDB__SERVICE_WAIT",
-    ):  # fmt: skip
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+    forget_wandb(monkeypatch)
 
 
 def test_an_offline_run_reads_back(tmp_path: Path) -> None:
@@ -100,9 +98,10 @@ def test_a_wandb_that_does_not_start_is_logged_and_forgotten(
         raise RuntimeError("no service")
 
     monkeypatch.setattr(wandb, "init", broken)
+    monkeypatch.setattr(study.tracking, "_given_up", [])
     with track(OFFLINE, TRAIN, JobPaths(tmp_path)) as run:
         run.log({"loss": 1.0})
-    assert "could not start a run; this job goes on without it" in caplog.text
+    assert "this job goes on without it" in caplog.text
     assert "no service" in caplog.text
 
 
@@ -126,8 +125,8 @@ def test_a_wandb_that_breaks_is_logged_once_and_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str
 ) -> None:
     broken = BrokenRun()
-    run = Run(broken)
-    calls: dict[str, Callable[[], None]] = {
+    run = Run(lambda: broken)
+    calls: dict[str, Callable[[], object]] = {
         "log": lambda: run.log({"a": 1}),
         "save": lambda: run.save(tmp_path / "x", tmp_path),
         "summarise": lambda: run.summarise({"a": 1}),
@@ -137,6 +136,7 @@ def test_a_wandb_that_breaks_is_logged_once_and_left_alone(
         calls[first]()
         for call in calls.values():
             call()
+        assert not run.finish(0)
     assert len(broken.calls) == 1
     assert len(caplog.records) == 1
     assert "this job goes on without it" in caplog.text
@@ -146,6 +146,7 @@ def test_the_jobs_own_error_comes_out_even_when_wandb_breaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb, "init", lambda **_: BrokenRun())
+    monkeypatch.setattr(study.tracking, "_given_up", [])
     with pytest.raises(KeyError, match="the job's own"), track(OFFLINE, TRAIN, JobPaths(tmp_path)):
         raise KeyError("the job's own")
 
@@ -166,7 +167,7 @@ def test_a_server_that_does_not_answer_costs_one_time_limit_and_the_runs_stay_he
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(study.tracking, "INIT_TIMEOUT_S", 3)
-    monkeypatch.setattr(study.tracking, "_unreachable", [])
+    monkeypatch.setattr(study.tracking, "_given_up", [])
     online = TrackingConfig(mode="online", project="tests")
     for name in ("first", "second"):  # two languages of a pack
         with caplog.at_level(logging.ERROR), track(online, TRAIN, JobPaths(tmp_path / name)) as run:
@@ -184,3 +185,43 @@ def test_a_job_that_was_told_to_stop_shows_as_preempted(tmp_path: Path) -> None:
     found = read_finished_run(file)
     assert found.preempting
     assert found.exit_code == 1
+
+
+def test_leet_shows_the_axes_to_group_by(tmp_path: Path) -> None:
+    with track(OFFLINE, TRAIN, JobPaths(tmp_path), tags=("cldr", "sw")) as run:
+        run.log({"accuracy": 0.5})
+    (file,) = run_files(tmp_path)
+    read_finished_run(file)
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
+    shown = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+    assert shown["config"]["cell"] == CELL
+    assert (shown["name"], shown["summary"]["accuracy"]) == (TRAIN.name, 0.5)
+    assert set(shown["tags"]) == {"train", "cldr", "sw"}
+
+
+FULL_DISK = """
+import resource, sys, time
+from pathlib import Path
+from study.config import TrackingConfig
+from study.paths import JobPaths
+from study.tracking import track
+from tests.study.test_tracking import TRAIN
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+began = time.monotonic()
+with track(TrackingConfig(mode="offline"), TRAIN, JobPaths(Path(sys.argv[1]))) as run:
+    for step in range(3000):
+        run.log({"step": step, "loss": step / 7})
+print("took", time.monotonic() - began)
+"""
+
+
+def test_files_that_cannot_grow_do_not_stop_a_job(tmp_path: Path) -> None:
+    """As on a full disk: a limit on the size of files strikes the SDK's service, which writes them."""
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    took = float(done.stdout.split()[-1])
+    assert took < 30
+    (file,) = run_files(tmp_path)
+    assert 0 < file.stat().st_size <= 50_000

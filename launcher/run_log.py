@@ -1,0 +1,133 @@
+"""The log of one W&B run, `run-<id>.wandb`: what it holds, and a copy of it without some of its rows.
+
+A 7-byte header, then blocks of 32 KiB in LevelDB's log format: chunks of (checksum uint32, length uint16,
+type uint8, payload), where a record too long for its block is split into a first, some middle and a last
+chunk. A record is a protobuf message of the SDK's own, and those of the history are its rows.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+IDENT = b":W&B"
+FILE_HEADER_BYTES = 7
+BLOCK_BYTES = 32 * 1024
+CHUNK_HEADER = struct.Struct("<IHB")
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+@dataclass
+class RunLog:
+    """entity: empty for the user's own. rows: when each was logged (seconds since the epoch, to the
+    microsecond), which is what tells it from the others on a server, too. files: paths below `files/`.
+    """
+
+    path: Path
+    run_id: str = ""
+    entity: str = ""
+    project: str = ""
+    rows: list[float] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+
+def read_log(path: Path) -> RunLog:
+    """What a log says up to its end, or to where a kill tore it; without a run id when it says nothing."""
+    log = RunLog(path)
+    files: dict[str, None] = {}
+    for payload in _payloads(path.read_bytes()):
+        record = _record(payload)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            log.run_id, log.entity, log.project = record.run.run_id, record.run.entity, record.run.project
+        elif kind == "history":
+            log.rows.append(_logged_at(record))
+        elif kind == "files":
+            files.update((item.path, None) for item in record.files.files)
+    log.files = list(files)
+    return log
+
+
+def write_without(source: Path, rows: Counter[float], target: Path) -> None:
+    """Copy a log, but for those of its rows that are among `rows`, as often as each is there."""
+    data, left = source.read_bytes(), Counter(rows)
+    kept: list[bytes] = []
+    for payload in _payloads(data):
+        record = _record(payload)
+        if record.WhichOneof("record_type") == "history":
+            at = _logged_at(record)
+            if left[at] > 0:
+                left[at] -= 1
+                continue
+        kept.append(payload)
+    target.write_bytes(data[:FILE_HEADER_BYTES] + _framed(kept))
+
+
+def when(seconds: float) -> float:
+    """A time as it tells rows apart."""
+    return round(seconds, 6)
+
+
+def _record(payload: bytes) -> Any:
+    from wandb.proto import wandb_internal_pb2
+
+    record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+    record.ParseFromString(payload)
+    return record
+
+
+def _logged_at(record: Any) -> float:
+    for item in record.history.item:
+        if (item.key or ".".join(item.nested_key)) == "_timestamp":
+            return when(json.loads(item.value_json))
+    raise ValueError("a row without a time: this version of the SDK is not known")
+
+
+def _payloads(data: bytes) -> Iterator[bytes]:
+    if not data.startswith(IDENT):
+        return  # of a full disk, or of a job that was killed at once
+    position, started = FILE_HEADER_BYTES, b""
+    while position + CHUNK_HEADER.size <= len(data):
+        left_in_block = BLOCK_BYTES - position % BLOCK_BYTES
+        if left_in_block < CHUNK_HEADER.size:
+            position += left_in_block
+            continue
+        checksum, length, kind = CHUNK_HEADER.unpack_from(data, position)
+        if kind == 0 and length == 0:  # zero padding to the end of the block
+            position += left_in_block
+            continue
+        start = position + CHUNK_HEADER.size
+        chunk = data[start : start + length]
+        if len(chunk) < length or _checksum(kind, chunk) != checksum:
+            return  # torn
+        position = start + length
+        started = chunk if kind in (FULL, FIRST) else started + chunk
+        if kind in (FULL, LAST):
+            yield started
+
+
+def _framed(payloads: Iterable[bytes]) -> bytes:
+    """Records as they follow the header of a file."""
+    found = bytearray()
+    for payload in payloads:
+        rest, first = payload, True
+        while rest or first:
+            room = BLOCK_BYTES - (FILE_HEADER_BYTES + len(found)) % BLOCK_BYTES
+            if room < CHUNK_HEADER.size:
+                found += bytes(room)
+                continue
+            chunk, rest = rest[: room - CHUNK_HEADER.size], rest[room - CHUNK_HEADER.size :]
+            kind = (FULL if first else LAST) if not rest else (FIRST if first else MIDDLE)
+            found += CHUNK_HEADER.pack(_checksum(kind, chunk), len(chunk), kind) + chunk
+            first = False
+    return bytes(found)
+
+
+def _checksum(kind: int, chunk: bytes) -> int:
+    return zlib.crc32(chunk, zlib.crc32(bytes([kind])))

@@ -1,0 +1,43 @@
+"""Filters of runs, in MongoDB's words, as `wandb.Api().runs(filters=...)` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.wandb_protocol import StoredRun
+
+
+def matches(run: StoredRun, wanted: Mapping[str, Any]) -> bool:
+    """Whether a run passes a filter in MongoDB's words: values, `$and`, `$or`, `$in`, `$eq`, `$ne`."""
+    for key, test in wanted.items():
+        if key in ("$and", "$or"):
+            if not (all if key == "$and" else any)(matches(run, part) for part in test):
+                return False
+            continue
+        value = _field(run, key)
+        tests = test if isinstance(test, dict) else {"$eq": test}
+        for sign, other in tests.items():
+            values = value if isinstance(value, list) else [value]
+            passed = {
+                "$eq": lambda v=values, o=other: o in v,
+                "$ne": lambda v=values, o=other: o not in v,
+                "$in": lambda v=values, o=other: any(one in o for one in v),
+            }[sign]()
+            if not passed:
+                return False
+    return True
+
+
+def _field(run: StoredRun, key: str) -> Any:
+    head, *rest = key.split(".")
+    if head == "config":
+        value: Any = run.config
+        for part in (part for part in rest if part != "value"):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+    if head in ("summary_metrics", "summaryMetrics"):
+        return run.summary.get(".".join(rest))
+    names = {"displayName": "display_name", "jobType": "job_type"}
+    return getattr(run, names.get(head, head))

@@ -1,0 +1,329 @@
+"""What a W&B server knows of runs, and its answers to the GraphQL operations that the SDK asks for.
+
+As much as the installed SDK uses for online runs, resumed runs, `wandb sync` and `wandb.Api()`. An operation
+is told by its name alone; an answer may hold more than was asked. tests/wandb_server.py serves it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from tests.wandb_filters import matches
+
+ENTITY = "tester"
+Answer = dict[str, Any]
+
+
+@dataclass
+class StoredRun:
+    """One run. history: a row for each line, as the server keeps them.
+
+    overwritten: lines that came again for a place that was taken, with another content: a correct client
+    never sends any. config: as `Api().runs()` shows it, without W&B's own entries. state: running | finished
+    | failed | preempting.
+    """
+
+    entity: str
+    project: str
+    name: str
+    display_name: str = ""
+    group: str | None = None
+    job_type: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str = ""
+    state: str = "running"
+    exit_code: int | None = None
+    raw_config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    overwritten: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    created: str = field(default_factory=lambda: _now())
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {key: entry["value"] for key, entry in self.raw_config.items() if key != "_wandb"}
+
+    @property
+    def node_id(self) -> str:
+        return base64.b64encode(f"Run:v1:{self.name}:{self.project}:{self.entity}".encode()).decode()
+
+    def take_stream(self, sent: Mapping[str, Any]) -> None:
+        """One call of the file stream: lines for files, each at its offset, and how the run ends."""
+        for name, chunk in (sent.get("files") or {}).items():
+            if name == "wandb-history.jsonl":
+                self._take_rows(chunk.get("offset", 0), [json.loads(line) for line in chunk["content"]])
+            elif name == "wandb-summary.json":
+                self.summary.update(json.loads(chunk["content"][-1]))
+        if sent.get("preempting"):
+            self.state = "preempting"
+        if sent.get("complete"):
+            self.exit_code = sent.get("exitcode")
+            self.state = "finished" if not self.exit_code else "failed"
+
+    def _take_rows(self, offset: int, rows: Sequence[dict[str, Any]]) -> None:
+        assert offset <= len(self.history), f"{self.name}: a gap before line {offset}"
+        for place, row in enumerate(rows, start=offset):
+            if place == len(self.history):
+                self.history.append(row)
+            elif self.history[place] != row:  # an answer that was lost has the same lines sent again
+                self.overwritten.append(self.history[place])
+                self.history[place] = row
+
+
+class Store:
+    """All runs, by (entity, project, run id). unknown: operations that nobody here knows how to answer."""
+
+    def __init__(self, url: Callable[[], str]) -> None:
+        self.url = url
+        self.runs: dict[tuple[str, str, str], StoredRun] = {}
+        self.operations: list[str] = []
+        self.unknown: list[str] = []
+
+    def run(self, name: str) -> StoredRun:
+        """The one run with this id."""
+        (found,) = [run for run in self.runs.values() if run.name == name]
+        return found
+
+    def answer(self, query: str, variables: Mapping[str, Any]) -> Answer:
+        """The `data` of an operation's answer; raises KeyError when it is not known."""
+        found = re.search(r"(?:query|mutation)\s+(\w+)", query)
+        operation = found.group(1) if found else query[:40]
+        self.operations.append(operation)
+        if operation not in OPERATIONS:
+            self.unknown.append(operation)
+            raise KeyError(f"{operation}: this server does not know it: {query}")
+        return OPERATIONS[operation](self, variables)
+
+    def asked_run(self, variables: Mapping[str, Any]) -> StoredRun | None:
+        name = variables.get("name") or variables.get("run") or variables.get("runName")
+        return self.runs.get((*_place(variables), str(name)))
+
+
+def _place(variables: Mapping[str, Any]) -> tuple[str, str]:
+    entity = variables.get("entity") or variables.get("entityName") or ENTITY
+    project = variables.get("project") or variables.get("projectName") or "uncategorized"
+    return entity, project
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _page(nodes: Sequence[Answer], first: int = 0, size: int = 0) -> Answer:
+    """Some of `nodes` as a page; its cursor is the number of the next one."""
+    last = min(len(nodes), first + size) if size else len(nodes)
+    edges = [
+        {"node": node, "cursor": str(number)} for number, node in enumerate(nodes[first:last], first + 1)
+    ]
+    info = {"endCursor": str(last), "hasNextPage": last < len(nodes), "__typename": "PageInfo"}
+    return {"edges": edges, "pageInfo": info, "totalCount": len(nodes)}
+
+
+def _project(entity: str, name: str, **more: Any) -> Answer:
+    return {
+        "__typename": "Project",
+        "id": f"project-{name}",
+        "internalId": "1",
+        "name": name,
+        "entityName": entity,
+        "entity": {"__typename": "Entity", "id": entity, "name": entity},
+        "createdAt": _now(),
+        "isBenchmark": False,
+        "readOnly": False,
+        "user": None,
+        **more,
+    }
+
+
+def _run(run: StoredRun) -> Answer:
+    last = run.history[-1] if run.history else {}
+    return {
+        "__typename": "Run",
+        "id": run.node_id,
+        "name": run.name,
+        "displayName": run.display_name or run.name,
+        "group": run.group,
+        "jobType": run.job_type,
+        "tags": run.tags,
+        "notes": run.notes,
+        "description": "",
+        "state": run.state,
+        "stopped": False,
+        "sweepName": None,
+        "commit": None,
+        "readOnly": False,
+        "createdAt": run.created,
+        "heartbeatAt": _now(),
+        "config": json.dumps(run.raw_config),
+        "wandbConfig": json.dumps({"t": run.raw_config.get("_wandb", {}).get("value", {}).get("t")}),
+        "summaryMetrics": json.dumps(run.summary),
+        "systemMetrics": "{}",
+        "historyLineCount": len(run.history),
+        "eventsLineCount": 0,
+        "logLineCount": 0,
+        "historyTail": json.dumps([json.dumps(last)] if last else []),
+        "eventsTail": "[]",
+        "historyKeys": {"keys": {key: {} for key in last}, "lastStep": last.get("_step", -1)},
+        "user": {"id": "1", "name": ENTITY, "username": ENTITY},
+        "projectId": 1,
+        "project": _project(run.entity, run.project),
+        "fileCount": len(run.files),
+    }
+
+
+def _viewer(store: Store, variables: Mapping[str, Any]) -> Answer:
+    teams = {"edges": [{"node": {"name": ENTITY}}]}
+    user = {"__typename": "User", "id": "1", "name": ENTITY, "username": ENTITY, "entity": ENTITY}
+    more = {"email": "", "admin": False, "flags": "{}", "deletedAt": None, "apiKeys": {"edges": []}}
+    return {"viewer": {**user, **more, "teams": teams}}
+
+
+def _features(store: Store, variables: Mapping[str, Any]) -> Answer:
+    return {"serverInfo": {"features": [{"name": "LARGE_FILENAMES", "isEnabled": True}]}}
+
+
+def _resume_status(store: Store, variables: Mapping[str, Any]) -> Answer:
+    run = store.asked_run(variables)
+    return {"model": _project(*_place(variables), bucket=_run(run) if run is not None else None)}
+
+
+def _upsert(store: Store, variables: Mapping[str, Any]) -> Answer:
+    """Create a run, or change one: by its name when it starts, by its node id afterwards."""
+    run = next((run for run in store.runs.values() if run.node_id == variables.get("id")), None)
+    known = run is not None
+    key = (*_place(variables), str(variables.get("name") or variables.get("id")))
+    if run is None:
+        known = key in store.runs
+        run = store.runs.setdefault(key, StoredRun(*key))
+        run.state, run.exit_code = "running", None
+    names = {"displayName": "display_name", "groupName": "group", "jobType": "job_type"}
+    for theirs, ours in {**names, "tags": "tags", "notes": "notes"}.items():
+        if variables.get(theirs):
+            setattr(run, ours, variables[theirs])
+    if variables.get("config"):
+        run.raw_config = json.loads(variables["config"])
+    if variables.get("summaryMetrics"):
+        run.summary = json.loads(variables["summaryMetrics"])
+    return {
+        "upsertBucket": {"bucket": _run(run), "inserted": not known, "serverSettings": {"serverMessages": []}}
+    }
+
+
+def _create_files(store: Store, variables: Mapping[str, Any]) -> Answer:
+    run = store.asked_run(variables)
+    assert run is not None
+    files = [{"name": name, "uploadUrl": _file_url(store, run, name)} for name in variables["files"]]
+    return {"createRunFiles": {"runID": run.node_id, "uploadHeaders": [], "files": files}}
+
+
+def _file_url(store: Store, run: StoredRun, name: str) -> str:
+    return f"{store.url()}/runfile/{run.entity}/{run.project}/{run.name}/{quote(name)}"
+
+
+def _one_run(store: Store, variables: Mapping[str, Any]) -> Answer:
+    run = store.asked_run(variables)
+    return {"project": _project(*_place(variables), run=_run(run) if run is not None else None)}
+
+
+def _runs(store: Store, variables: Mapping[str, Any]) -> Answer:
+    entity, project = _place(variables)
+    wanted = json.loads(variables.get("filters") or "{}")
+    found = [run for key, run in store.runs.items() if key[:2] == (entity, project) and matches(run, wanted)]
+    if not any(key[:2] == (entity, project) for key in store.runs):
+        return {"project": None}
+    first, size = int(variables.get("cursor") or 0), int(variables.get("perPage") or 0)
+    page = _page([_run(run) for run in found], first, size)
+    return {"project": _project(entity, project, runCount=len(found), runs=page)}
+
+
+def _history_keys(store: Store, variables: Mapping[str, Any]) -> Answer:
+    run = store.asked_run(variables)
+    assert run is not None
+    counts = {key: {"typeCounts": [{"type": "number", "count": 1}]} for row in run.history for key in row}
+    last = run.history[-1]["_step"] if run.history else -1
+    keys: Answer = {"sets": [], "keys": counts, "lastStep": last}
+    return {"project": _project(*_place(variables), run={"historyKeys": keys})}
+
+
+def _files(store: Store, variables: Mapping[str, Any]) -> Answer:
+    run = store.asked_run(variables)
+    assert run is not None
+    named = variables.get("fileNames") or []
+    nodes = [
+        {
+            "__typename": "File", "id": name, "name": name, "url": _file_url(store, run, name),
+            "directUrl": _file_url(store, run, name), "uploadUrl": "", "sizeBytes": len(content),
+            "mimetype": "", "md5": "", "updatedAt": _now(),
+        }
+        for name, content in run.files.items() if not named or name in named
+    ]  # fmt: skip
+    found = {**_run(run), "fileCount": len(nodes), "files": _page(nodes)}
+    return {"project": _project(*_place(variables), run=found)}
+
+
+def _history_page(store: Store, variables: Mapping[str, Any]) -> Answer:
+    run = store.asked_run(variables)
+    assert run is not None
+    lo, hi, size = variables["minStep"], variables["maxStep"], variables["pageSize"]
+    rows = [json.dumps(row) for row in run.history if lo <= row["_step"] < hi]
+    return {"project": _project(*_place(variables), run={"history": rows[:size]})}
+
+
+def _sampled_history(store: Store, variables: Mapping[str, Any]) -> Answer:
+    run = store.asked_run(variables)
+    assert run is not None
+    spec = json.loads(variables["spec"] if "spec" in variables else variables["specs"][0])
+    keys, lo, hi = spec["keys"], spec.get("minStep", 0), spec.get("maxStep", 1 << 60)
+    rows = [{key: row[key] for key in keys} for row in run.history
+            if all(key in row for key in keys) and lo <= row["_step"] < hi]  # fmt: skip
+    return {
+        "project": _project(*_place(variables), run={"sampledHistory": [rows[: spec.get("samples", 1000)]]})
+    }
+
+
+def _full_history(store: Store, variables: Mapping[str, Any]) -> Answer:
+    run = store.asked_run(variables)
+    assert run is not None
+    rows = [json.dumps(row) for row in run.history][: variables.get("samples") or 500]
+    return {"project": _project(*_place(variables), run={"history": rows, "events": []})}
+
+
+def _parquet_history(store: Store, variables: Mapping[str, Any]) -> Answer:
+    """No export in Parquet files: all rows are live."""
+    run = store.asked_run(variables)
+    assert run is not None
+    live = {"parquetUrls": [], "liveData": [{"_step": row["_step"]} for row in run.history]}
+    return {"project": _project(*_place(variables), run={"parquetHistory": live})}
+
+
+OPERATIONS: dict[str, Callable[[Store, Mapping[str, Any]], Answer]] = {
+    "Viewer": _viewer,
+    "GetViewer": _viewer,
+    "GetDefaultEntity": _viewer,
+    "ServerFeaturesQuery": _features,
+    "RunResumeStatus": _resume_status,
+    "UpsertBucket": _upsert,
+    "CreateRunFiles": _create_files,
+    "Run": _one_run,
+    "RunState": _one_run,
+    "QueryRunInfo": _one_run,
+    "LightweightRun": _one_run,
+    "FullRun": _one_run,
+    "Runs": _runs,
+    "RunFiles": _files,
+    "RunHistoryKeys": _history_keys,
+    "HistoryPage": _history_page,
+    "SampledHistoryPage": _sampled_history,
+    "RunSampledHistory": _sampled_history,
+    "RunFullHistory": _full_history,
+    "RunParquetHistory": _parquet_history,
+    "ProjectInternalId": lambda store, variables: {"project": _project(*_place(variables))},
+}
