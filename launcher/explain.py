@@ -19,12 +19,13 @@ from launcher.causes import tail
 from launcher.cluster import Site, read_site
 from launcher.execution import decide, read_execution
 from launcher.job_logs import logs_of
-from launcher.matrix import STYLES, duration
+from launcher.matrix import STYLES
+from launcher.pace import describe, duration
 from launcher.status import BAD, JobStatus, Survey, failures
 from study.errors import UserError
 from study.files import read_json
-from study.job import Job
 from study.paths import StudyPaths
+from study.specs import EvalSpec, TrainSpec
 
 TAIL_LINES = 15
 MAX_ATTEMPTS = 12
@@ -65,11 +66,11 @@ class Explanation:
 
 def explain(status: JobStatus, found: Survey, paths: StudyPaths, study: str) -> Explanation:
     """Gather what is known of a job. study: as its user types it."""
-    job, folder = status.job, paths.job(status.job.job_id)
+    folder = paths.job(status.job.job_id)
     execution = read_execution(folder)
     chain = _blocked_by(status, {entry.job.job_id: entry for entry in found.statuses})
     entry = found.look.queue.entries.get(status.task) if status.task and status.state == "queued" else None
-    log, excerpt = _excerpt(job, paths) if status.state != "done" else (None, "")
+    log, excerpt = _excerpt(status, paths) if status.state != "done" else (None, "")
     return Explanation(
         status=status,
         reason=entry.reason if entry is not None else None,
@@ -105,10 +106,13 @@ def _dependency(task: str) -> str | None:
     return None if told in ("", "(null)") else told
 
 
-def _excerpt(job: Job, paths: StudyPaths) -> tuple[Path | None, str]:
-    """The log to read, and the lines that tell most: a traceback that the job kept, else the log's end."""
-    folder = paths.job(job.job_id)
-    logs = [log for log in logs_of(job, paths) if log.stat().st_size]
+def _excerpt(status: JobStatus, paths: StudyPaths) -> tuple[Path | None, str]:
+    """The log to read, and the lines that tell most: a traceback that the job kept, else the log's end.
+
+    No lines where the job's own sentence says it all: a log's end may be another language's of its task.
+    """
+    folder = paths.job(status.job.job_id)
+    logs = [log for log in logs_of(status.job, paths) if log.stat().st_size]
     report = read_json(folder.failed) if folder.failed.is_file() else {}
     # the rank that failed may be another than the first, whose logs those are
     told = [Path(name) for name in report.get("logs", ()) if name.endswith(("err", ".err"))]
@@ -116,6 +120,8 @@ def _excerpt(job: Job, paths: StudyPaths) -> tuple[Path | None, str]:
     # standard error first: there is what SLURM and Python say last
     errors = errors or [log for log in logs[-2:] if log.suffix == ".err"] or logs[-1:]
     log = errors[-1] if errors else None
+    if status.cause == causes.USER_ERROR:
+        return log, ""
     text = report.get("traceback") or (tail(log) if log is not None else "")
     lines = [line for line in text.rstrip().splitlines() if line.strip(" ^~")]  # carets tell nothing
     return log, "\n".join(lines[-TAIL_LINES:])
@@ -143,7 +149,11 @@ def _next_command(
     if job.kind == "analyse":
         return f"calsweep explain {study}" if _others_failed(found) else f"calsweep retry {study}"
     retry = f"calsweep retry {study} {job.job_id}"
-    if status.cause in (causes.USER_ERROR, causes.ERROR):
+    if status.cause == causes.USER_ERROR and _names_local_content(status):
+        return f"mend what the message names, then: {sweep}    # put back as it was: {retry}"
+    if status.cause == causes.USER_ERROR:
+        return f"mend what the message names, then: {retry}    # if it is in the grid: {sweep}"
+    if status.cause == causes.ERROR:
         return f"mend what the message names, then: {retry}"
     if not status.attempts and status.cause == causes.KILLED:  # the profile's lines came to no good
         return f"mend what its log says, in the profile perhaps, then: {sweep}"
@@ -157,6 +167,17 @@ def _next_command(
     if again is not None and len(again.changes) > len(before.changes if before is not None else ()):
         return f"{retry}    # with {again.changes[-1].split(': ')[-1]}"
     return retry
+
+
+def _names_local_content(status: JobStatus) -> bool:
+    """Whether it is about a model or data of the user's own: mended, that is other content, and what is made
+    of it another job.
+    """
+    spec = status.job.spec
+    sources = [spec.model] if isinstance(spec, TrainSpec | EvalSpec) else []
+    sources += [spec.dataset] if isinstance(spec, TrainSpec) else []
+    sources += [spec.benchmark.source] if isinstance(spec, EvalSpec) else []
+    return any(source.kind == "local" and source.name in (status.message or "") for source in sources)
 
 
 def _others_failed(found: Survey) -> bool:
@@ -185,6 +206,7 @@ def explanation_json(told: Explanation) -> dict[str, Any]:
         "message": told.status.message,
         "task": told.status.task,
         "progress": told.status.progress,
+        "pace": dataclasses.asdict(told.status.pace) if told.status.pace is not None else None,
         "reason": told.reason,
         "dependency": told.dependency,
         "attempts": [dataclasses.asdict(entry) for entry in told.tries],
@@ -227,11 +249,15 @@ def print_explanation(told: Explanation, console: Console, *, num_struck: int = 
         say(f"  its last words{where}")
         for line in told.excerpt.splitlines():
             console.print(f"    {line}", style="dim", markup=False, highlight=False, soft_wrap=True)
+    elif told.log is not None and status.state == "failed":
+        say(f"  log: {escape(str(told.log))}")
     say(f"  [bold]next[/]  {escape(told.next)}")
 
 
 def _why(told: Explanation) -> str:
     cause, message = told.status.cause, told.status.message
+    if message is None and told.status.pace is not None:
+        return f", {describe(told.status.pace)}"
     if message is None:
         done = told.status.progress
         return f", {done['done']} of {done['total']} {done['unit']}" if done is not None else ""

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from launcher.pace import describe, duration
 from launcher.status import STATES, JobStatus, Survey, failures
 from study.job import Job
 from study.specs import EvalSpec
@@ -37,6 +38,7 @@ OWN_WIDTH = 6
 """Of the column that tells of the job which makes the model: a character, and how far it is."""
 COUNTS_WIDTH = 24
 MAX_TROUBLES = 20
+MAX_PACES = 10
 
 
 @dataclass
@@ -232,10 +234,12 @@ def counts_of(counts: Mapping[str, int], console: Console) -> Text:
 
 
 def print_status(found: Survey, study: str, console: Console) -> None:
-    """The matrix, totals, and each distinct failure once. study: as its user types it."""
+    """The matrix, totals, what runs, and each distinct failure once. study: as its user types it."""
     console.print(matrix(found, console))
     console.print()
     console.print(totals(found, console))
+    for text in pace_lines(found):
+        console.print(text, highlight=False, soft_wrap=True)
     for line in trouble_lines(found, study):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -248,6 +252,28 @@ def totals(found: Survey, console: Console) -> RenderableType:
             state = Text(f"{glyphs_of(console)[status.state]} {status.state}", STYLES[status.state])
             lines.append(Text.assemble("analysis  ", state))
     return Group(*lines)
+
+
+def pace_lines(found: Survey, *, most: int = MAX_PACES, width: int | None = None) -> list[Text]:
+    """How fast each running task is and what time its job at work has left; who has stalled comes first.
+
+    width: of a line, for which names are cut; None for as wide as they are.
+    """
+    running = [status for status in found.statuses if status.pace is not None]
+    running.sort(key=lambda status: status.pace is not None and not status.pace.stalled)
+    lines = []
+    for status in running[:most]:
+        assert status.pace is not None
+        told = Text(describe(status.pace), STYLES["stale" if status.pace.stalled else "running"])
+        if status.pace.num_waiting:
+            told.append(f", then {status.pace.num_waiting} more", "dim")
+        name = Text(f"{status.job.kind} {status.job.name}")
+        if width is not None:
+            name.truncate(max(12, width - told.cell_len - 2), overflow="ellipsis")
+        lines.append(Text("  ").join((name, told)))
+    if len(running) > most:
+        lines.append(Text(f"... and {len(running) - most} tasks more at work", "dim"))
+    return lines
 
 
 def trouble_lines(found: Survey, study: str) -> list[str]:
@@ -272,10 +298,3 @@ def trouble_lines(found: Survey, study: str) -> list[str]:
 def age(since_s: float) -> str:
     """How long ago a moment was: `40 s`, `3 min`, `2.5 h`."""
     return duration(time.time() - since_s)
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: `40 s`, `3 min`, `2.5 h`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from launcher.attempts import Attempt
 from launcher.cluster import read_site
 from launcher.diagnosis import diagnose
 from launcher.ledger import Submission
+from launcher.pace import Pace, pace_of
 from launcher.queue_cache import Look
 from launcher.scheduler import Entry
 from study.files import read_json
@@ -39,6 +41,7 @@ class JobStatus:
         of the queue; `stale` began and vanished without a word, or is an analysis older than what it covers.
     task: its cluster task while that is queued or runs. message: a sentence. cause: one of `causes`.
     attempts: how often it began; None where nobody looked. progress: what its progress.json says.
+    pace: of what is at work, of each running task one job; None for the others.
     """
 
     job: Job
@@ -48,6 +51,7 @@ class JobStatus:
     cause: str | None = None
     attempts: int | None = None
     progress: Mapping[str, Any] | None = None
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def job_statuses(
             status = _with(status, state="blocked")
         states[job.job_id] = status.state
         result.append(status)
-    return result
+    return _one_at_work(result)
 
 
 def done_at_s(folder: JobPaths) -> float | None:
@@ -191,9 +195,10 @@ def _unfinished(
         told_s = look.told if alive == "queued" else 0  # who has failed and is not requeued is only ending
         if alive is not None and not _has_failed_since(tries, task, told_s, status.progress):
             began = last is not None and last.task == task and last.ended is None and last.began > look.told
-            return _with(status, state="running" if began else alive)
+            state = "running" if began else alive
+            return _running(status, folder, last) if state == "running" else _with(status, state=state)
     if is_held(folder.lock):
-        return _with(status, state="running")
+        return _running(status, folder, last)
     found = diagnose(folder, ended)
     told = _with(status, task=None, cause=found.cause, message=found.message)
     if found.cause is None:
@@ -204,6 +209,35 @@ def _unfinished(
     if silent and last is not None and found.cause == causes.KILLED and last.task not in ended:
         return _with(told, state="stale", message="began and vanished: nobody says how it ended")
     return _with(told, state="failed")
+
+
+def _running(status: JobStatus, folder: JobPaths, last: Attempt | None) -> JobStatus:
+    """A job that runs; its pace, if it has said that it began and is not ending."""
+    status = _with(status, state="running")
+    if last is None or last.ended is not None or (status.task is not None and last.task != status.task):
+        return status
+    heard = folder.progress.stat().st_mtime if status.progress is not None else None
+    return _with(status, pace=pace_of(status.progress, last.began, heard, time.time()))
+
+
+def _one_at_work(statuses: Sequence[JobStatus]) -> list[JobStatus]:
+    """The jobs of a task take turns: the one heard of last is at work, else the first; the others wait."""
+    tasks: dict[str, list[JobStatus]] = {}
+    for status in statuses:
+        if status.pace is not None:
+            tasks.setdefault(status.task or status.job.job_id, []).append(status)
+    paces: dict[str, Pace] = {}
+    for members in tasks.values():
+        told = [(one.job.job_id, one.pace) for one in members if one.pace and one.pace.total is not None]
+        first = (members[0].job.job_id, members[0].pace)
+        job_id, pace = min(told, key=lambda entry: entry[1].silent_s) if told else first
+        assert pace is not None
+        waiting = len(members) - max(1, len(told))
+        paces[job_id] = dataclasses.replace(pace, num_waiting=waiting)
+    return [
+        _with(status, pace=paces.get(status.job.job_id)) if status.pace is not None else status
+        for status in statuses
+    ]
 
 
 def _never_began(
@@ -270,6 +304,15 @@ def failures(statuses: Iterable[JobStatus]) -> dict[tuple[str, str | None, str],
     return found
 
 
+def running_json(found: Survey) -> list[dict[str, Any]]:
+    """What is at work, and how fast."""
+    return [
+        {"job_id": status.job.job_id, "name": status.job.name, **dataclasses.asdict(status.pace)}
+        for status in found.statuses
+        if status.pace is not None
+    ]
+
+
 def status_json(found: Survey) -> dict[str, Any]:
     return {
         "study": found.plan.study,
@@ -287,6 +330,7 @@ def status_json(found: Survey) -> dict[str, Any]:
                 "cause": status.cause,
                 "attempts": status.attempts,
                 "progress": status.progress,
+                "pace": dataclasses.asdict(status.pace) if status.pace is not None else None,
             }
             for status in found.statuses
         ],

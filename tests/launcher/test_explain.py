@@ -18,6 +18,7 @@ from launcher.status import survey
 from study.files import write_json
 from study.paths import StudyPaths
 from study.plan import Plan
+from study.specs import TrainSpec
 from tests.launcher.fake_slurm import FakeSlurm, queue_of
 from tests.launcher.studies import (
     PROFILE,
@@ -91,13 +92,43 @@ def test_the_log_of_the_rank_that_failed(study: tuple[Plan, StudyPaths, Site], t
     for rank in (0, 1):
         (folder / f"7_0_{rank}_log.err").write_text(f"rank {rank} says\n")
         (folder / f"7_0_{rank}_log.out").write_text("out\n")
-    ran(paths, job_id, "failed", "user error")
-    fail(paths, job_id, logs=[str(folder / "7_0_1_log.out"), str(folder / "7_0_1_log.err")])
+    ran(paths, job_id, "failed", "error")
+    fail(paths, job_id, cause="error", logs=[str(folder / "7_0_1_log.out"), str(folder / "7_0_1_log.err")])
     told = explained(plan, paths, 0)
     assert (told.log, told.excerpt) == (folder / "7_0_1_log.err", "rank 1 says")
-    fail(paths, job_id)  # nobody knows which rank
+    fail(paths, job_id, cause="error")  # nobody knows which rank
     told = explained(plan, paths, 0)
     assert (told.log, told.excerpt) == (folder / "7_0_0_log.err", "rank 0 says")
+
+
+def test_a_users_error_says_it_all(study: tuple[Plan, StudyPaths, Site]) -> None:
+    """The end of the log may be another language's of the same task."""
+    plan, paths, _ = study
+    job_id, log = plan.jobs[0].job_id, paths.submission(1) / "7_0_0_log.err"
+    log.parent.mkdir(parents=True)
+    log.write_text("Traceback (most recent call last):\n  of somebody else\n")
+    ran(paths, job_id, "failed", "user error")
+    fail(paths, job_id, "row 3: no text", logs=[str(log)])
+    told = explained(plan, paths, 0)
+    assert (told.log, told.excerpt) == (log, "")
+    text = printed(told)
+    assert "failed, user error: row 3: no text" in text
+    assert f"  log: {log}\n" in text
+    assert "Traceback" not in text
+
+
+def test_what_is_mended_in_a_local_file_is_planned_anew(study: tuple[Plan, StudyPaths, Site]) -> None:
+    """Its content is part of the job's identity: tried again, the job would be another one's."""
+    plan, paths, _ = study
+    job = plan.jobs[0]
+    assert isinstance(job.spec, TrainSpec)
+    ran(paths, job.job_id, "failed", "user error")
+    fail(paths, job.job_id, f"cannot load the model {job.spec.model.name}: torn")
+    told = explained(plan, paths, 0)
+    assert told.next == (
+        "mend what the message names, then: calsweep sweep GRID.yaml"
+        f"    # put back as it was: calsweep retry out/s {job.job_id}"
+    )
 
 
 def test_a_blocked_job_tells_the_chain_and_the_remedy_of_its_root(tmp_path: Path, fake: FakeSlurm) -> None:
@@ -112,7 +143,7 @@ evaluate: {include_base: false, benchmarks: [{name: cldr_lite, languages: [en]}]
     fail(paths, prepare, "no data")
     told = explained(plan, paths, 2)
     assert [entry.job.job_id for entry in told.blocked_by] == [train, prepare]
-    assert told.next == f"mend what the message names, then: calsweep retry out/s {prepare}"
+    assert told.next.startswith(f"mend what the message names, then: calsweep retry out/s {prepare} ")
     text = printed(told)
     assert f"it needs prepare t ({prepare}), which is failed: no data" in text
 
@@ -128,7 +159,11 @@ evaluate: {include_base: false, benchmarks: [{name: cldr_lite, languages: [en]}]
         ("time limit", 4, "raise resources.train.time_min in the grid, then: SWEEP"),
         ("node failure", 4, "calsweep retry out/s JOB"),
         ("killed", 4, "calsweep retry out/s JOB"),
-        ("user error", 4, "mend what the message names, then: calsweep retry out/s JOB"),
+        ("error", 4, "mend what the message names, then: calsweep retry out/s JOB"),
+        (
+            "user error", 4,
+            "mend what the message names, then: calsweep retry out/s JOB    # if it is in the grid: SWEEP",
+        ),
         (
             "out of GPU memory", 4,
             "give more GPUs or a higher zero_stage to resources.train in the grid, then: SWEEP",
@@ -184,7 +219,7 @@ def test_running_missing_and_stale_have_a_next_command_too(
     begin(paths, ids[1], "7_1")
     running, stale, missing = (explained(plan, paths, i) for i in (0, 1, 2))
     assert running.next == f"calsweep logs out/s {ids[0]} --follow"
-    assert "running, 3 of 8 steps" in printed(running)
+    assert "running, 3 of 8 steps\n" in printed(running)
     assert stale.next == f"calsweep retry out/s {ids[1]}"
     assert missing.next == "calsweep sweep GRID.yaml"
     grid = str(tmp_path / "grid.yaml")

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -22,10 +23,10 @@ from rich.console import Console
 from launcher import watch as watching
 from launcher.status import survey
 from launcher.watch import is_going_on, watch
-from study.files import locked
+from study.files import locked, write_json
 from study.paths import StudyPaths
 from tests.launcher.fake_slurm import FakeSlurm, queue_of
-from tests.launcher.studies import PROFILE, done, fail, put_on_path, submit, swept
+from tests.launcher.studies import PROFILE, begin, done, fail, put_on_path, submit, swept
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,6 +99,77 @@ def test_as_json_each_change_is_a_line(
     assert all(before["time"] <= after["time"] for before, after in itertools.pairwise(lines))
 
 
+@pytest.fixture
+def at_work(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm) -> Iterator[None]:
+    """While somebody watches: a job gets on, stalls, is done; the counts change at the end alone."""
+    paths, ids = quick
+    fake.answer(squeue=queue_of("7_0 RUNNING"))
+    begin(paths, ids[0], "7_0")
+    progress = {"total": 400, "unit": "steps", "steps_per_s": 0.5}
+    write_json(paths.job(ids[0]).progress, {"done": 100, **progress})
+    attempt = paths.job(ids[0]).attempts
+    attempt.write_text(re.sub(r'"time": [\d.]+', '"time": 1.0', attempt.read_text()))
+
+    def go_on() -> None:
+        time.sleep(0.7)
+        write_json(paths.job(ids[0]).progress, {"done": 200, **progress})
+        time.sleep(0.7)
+        os.utime(paths.job(ids[0]).progress, (time.time() - 900,) * 2)
+        time.sleep(0.7)
+        for job_id in ids:
+            done(paths, job_id)
+        fake.answer()
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    yield
+    thread.join()
+
+
+SEEN = [
+    "100 of 400 steps, 0.5 steps/s, 10 min left",
+    "200 of 400 steps, 0.5 steps/s, 7 min left",
+    "200 of 400 steps, stalled: nothing new for 15 min",
+]
+
+
+def test_how_far_jobs_are_is_told_now_and_then(
+    quick: tuple[StudyPaths, list[str]], at_work: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a plain pipe; and never an estimate of what has stalled."""
+    monkeypatch.setattr(watching, "TELL_EVERY_S", 0.2)
+    code, told = watched(quick[0])
+    assert code == 0
+    seen = [line.split("  ")[-1] for line in told if "of 400 steps" in line]
+    assert len(seen) >= len(SEEN)
+    assert list(dict.fromkeys(seen)) == SEEN
+    assert all(line.startswith("          train m/cldr-instruct") for line in told if "of 400" in line)
+
+
+def test_between_two_lines_there_is_time(quick: tuple[StudyPaths, list[str]], at_work: None) -> None:
+    _, told = watched(quick[0])
+    assert len([line for line in told if "of 400 steps" in line]) == 1
+
+
+def test_as_json_what_is_at_work_is_told_with_its_speed(
+    quick: tuple[StudyPaths, list[str]],
+    at_work: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(watching, "TELL_EVERY_S", 0.2)
+    watched(quick[0], as_json=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    first, *_, stalled, last = (line["running"] for line in lines)
+    assert [(one["job_id"], one["done"], one["per_s"], one["stalled"]) for one in first] == [
+        (quick[1][0], 100, 0.5, False)
+    ]
+    assert [(one["done"], one["per_s"], one["left_s"], one["stalled"]) for one in stalled] == [
+        (200, None, None, True)
+    ]
+    assert last == []
+
+
 def test_slurm_is_not_asked_at_each_look(tmp_path: Path, fake: FakeSlurm) -> None:
     plan, paths, _ = swept(tmp_path)
     submit(paths, "7", [[job.job_id] for job in plan.jobs])
@@ -133,7 +205,10 @@ def test_a_launcher_at_work_is_waited_for(tmp_path: Path, fake: FakeSlurm) -> No
 def test_on_a_terminal_it_paints_and_ctrl_c_leaves_at_once(
     quick: tuple[StudyPaths, list[str]], fake: FakeSlurm
 ) -> None:
-    paths, _ = quick
+    paths, ids = quick
+    fake.answer(squeue=queue_of("7_0 RUNNING", *(f"7_{i} PENDING" for i in range(1, 5))))
+    begin(paths, ids[0], "7_0")
+    write_json(paths.job(ids[0]).progress, {"done": 9, "total": 400, "unit": "steps", "steps_per_s": 0.01})
     before = sorted(path.name for path in paths.root.rglob("*"))
     leader, follower = pty.openpty()
     process = subprocess.Popen(
@@ -147,7 +222,8 @@ def test_on_a_terminal_it_paints_and_ctrl_c_leaves_at_once(
     while b"Ctrl-C leaves" not in seen and time.monotonic() < end:
         if select.select([leader], [], [], 0.2)[0]:
             seen += os.read(leader, 65536)
-    assert "5 queued" in seen.decode()
+    assert "4 queued" in seen.decode()
+    assert "9 of 400 steps, 0.01 steps/s, 10.9 h left" in seen.decode()
     process.send_signal(signal.SIGINT)
     asked = time.monotonic()
     assert process.wait(timeout=30) == 130

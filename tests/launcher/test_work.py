@@ -19,7 +19,7 @@ from study.errors import JobError, Stopped
 from study.files import locked, read_json, write_json
 from study.paths import StudyPaths
 from study.plan import Plan, write_plan, write_specs
-from study.specs import Resources
+from study.resources import Resources
 from tests.grids import grid_of
 
 GRID = """
