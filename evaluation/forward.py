@@ -142,17 +142,23 @@ def _cache_of(prefix: Prefix, num_rows: int) -> DynamicCache:
 def _log_probs(model: PreTrainedModel, hidden: Tensor, reads: Sequence[tuple[int, int]]) -> Tensor:
     """Log-probabilities of tokens over the full vocabulary, (len(reads),), float32, on the CPU.
 
-    hidden: (N, H). reads: (row of hidden, token), by row.
+    hidden: (N, H). reads: (row of hidden, token).
     """
     row, token = torch.tensor(reads, device=hidden.device).T
-    size = max(1, LOGITS_BYTES // (4 * _head(model).weight.shape[0]))
-    found = torch.empty(len(reads), dtype=torch.float32, device=hidden.device)
+    vocabulary = _head(model).weight.shape[0]
+    size = max(1, LOGITS_BYTES // (4 * vocabulary))
+    # on CPU, what is done to float32 logits stays in the cache
+    block = max(1, 2**20 // vocabulary) if hidden.device.type == "cpu" else size
+    total = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    of_token = torch.empty(len(reads), dtype=torch.float32, device=hidden.device)
     for begin in range(0, len(hidden), size):
-        here = (row >= begin) & (row < begin + size)
-        scores = logits(model, hidden[begin : begin + size])
-        of_token = scores[row[here] - begin, token[here]]
-        found[here] = of_token - torch.logsumexp(scores, dim=1)[row[here] - begin]
-    return found.cpu()
+        narrow = _head(model)(hidden[begin : begin + size])
+        for top in range(begin, begin + len(narrow), block):
+            scores = _capped(model, narrow[top - begin : top - begin + block].float())
+            here = (row >= top) & (row < top + len(scores))
+            of_token[here] = scores[row[here] - top, token[here]]
+            total[top : top + len(scores)] = torch.logsumexp(scores, dim=1)
+    return (of_token - total[row]).cpu()
 
 
 def _head(model: PreTrainedModel) -> torch.nn.Linear:
@@ -164,7 +170,11 @@ def _head(model: PreTrainedModel) -> torch.nn.Linear:
 @torch.inference_mode()
 def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """The output head with its final soft-cap, float32. hidden: (N, H); returns (N, V)."""
-    scores: Tensor = _head(model)(hidden).float()
+    return _capped(model, _head(model)(hidden).float())
+
+
+def _capped(model: PreTrainedModel, scores: Tensor) -> Tensor:
+    """Logits with the architecture's final soft-cap, in place."""
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return scores if cap is None else scores.div_(cap).tanh_().mul_(cap)
 
