@@ -4,10 +4,11 @@ The run id is the job id, so that a requeued job continues its run instead of st
 
 Nothing of the SDK runs in a job's own thread. `log`, `save` and the like put a call into a queue and return;
 a daemon thread starts the run and makes the calls in their order. The job waits for W&B in `finish` alone, at
-most FINISH_LIMIT_S (STOPPED_LIMIT_S when it was told to stop). After that the SDK's service process is
-killed, which frees a thread that hangs in it (KILLED_LIMIT_S at most), and leaves nothing of W&B to hold up
-the end of the process. Once W&B was given up on, later jobs of the same process track offline, and after a
-second time not at all: of the packed languages of a task, two at most wait as long as that.
+most FINISH_LIMIT_S (OFFLINE_LIMIT_S without a server, STOPPED_LIMIT_S when it was told to stop). After that
+the SDK's service process is killed, which frees a thread that hangs in it (KILLED_LIMIT_S at most), and
+leaves nothing of W&B to hold up the end of the process. Once W&B was given up on, later jobs of the same
+process track offline, and after a second time not at all: of the packed languages of a task, two at most wait
+as long as that.
 
 What was logged is in the run's folder, `wandb/` below the job's, whatever became of the server: see
 `calsweep sync`.
@@ -35,6 +36,10 @@ logger = logging.getLogger(__name__)
 INIT_TIMEOUT_S = 30
 """How long the SDK tries to reach a server, in the thread: the job does not wait for it."""
 FINISH_LIMIT_S = 60
+OFFLINE_LIMIT_S = 300
+"""To start and to finish without a server: where many jobs start at once on slow disks or few cores, the SDK
+takes more than a minute for it, and what it has not written by then is lost.
+"""
 STOPPED_LIMIT_S = 10
 """Between its TERM and its KILL SLURM leaves 30 s by default, in which the job has to tell how it ended."""
 KILLED_LIMIT_S = 5
@@ -114,7 +119,7 @@ def track(config: TrackingConfig, job: Job, folder: JobPaths, *, tags: tuple[str
     """The W&B run of one job, finished with exit code 0 or 1; as preempted when it was told to stop."""
     mode = _mode(config)
     run = Run(None if mode == "disabled" else lambda: _start(config, mode, job, folder, tags))
-    exit_code, limit_s = 1, FINISH_LIMIT_S
+    exit_code, limit_s = 1, _limit_s(mode)
     try:
         yield run
         exit_code = 0
@@ -137,6 +142,10 @@ def _mode(config: TrackingConfig) -> str:
     if config.mode == "disabled" or len(_given_up) > 1:
         return "disabled"
     return "offline" if _given_up else config.mode
+
+
+def _limit_s(mode: str) -> float:
+    return OFFLINE_LIMIT_S if mode == "offline" else FINISH_LIMIT_S
 
 
 def _start(config: TrackingConfig, mode: str, job: Job, folder: JobPaths, tags: tuple[str, ...]) -> Any:
@@ -182,9 +191,9 @@ def _init(
     settings = wandb.Settings(
         console="off",
         x_disable_stats=True,
-        init_timeout=INIT_TIMEOUT_S,
+        init_timeout=OFFLINE_LIMIT_S if mode == "offline" else INIT_TIMEOUT_S,
         # it gives up by itself, in good order, before we do that for it
-        finish_timeout=FINISH_LIMIT_S * 5 / 6,
+        finish_timeout=_limit_s(mode) * 5 / 6,
         finish_timeout_raises=True,
     )
     return wandb.init(

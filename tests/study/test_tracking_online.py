@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -20,7 +22,7 @@ from study.errors import Stopped
 from study.paths import JobPaths
 from study.tracking import KILLED_LIMIT_S, group_of, track
 from tests.study.test_tracking import TRAIN
-from tests.wandb_reader import read_run, run_files
+from tests.wandb_reader import read_finished_run, read_run, run_files
 from tests.wandb_server import API_KEY, WandbServer, forget_wandb, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +41,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSer
         monkeypatch.setenv("WANDB_API_KEY", API_KEY)
         monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")  # by default, rows go every 15 s
         yield running
+        for service in services():  # of a test that failed: one that stands still would do so for ever
+            service.kill()
 
 
 def services() -> list[psutil.Process]:
@@ -173,6 +177,7 @@ with track(ONLINE, TRAIN, JobPaths(Path(sys.argv[1]))) as run:
     while not services() or not list(Path(sys.argv[1]).glob("wandb/run-*/files")):
         time.sleep(0.05)
     time.sleep(1)
+    print(services()[0].pid, flush=True)
     os.kill(services()[0].pid, signal.SIGSTOP)
     run.log({"item": 1})
 print("the job's own end", flush=True)
@@ -184,9 +189,33 @@ def test_a_service_that_hangs_does_not_keep_the_process_from_its_end(
 ) -> None:
     command = [sys.executable, "-c", HANGING, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        service: psutil.Process | None = None
         try:
             assert process.stdout is not None
+            service = psutil.Process(int(process.stdout.readline()))
             assert process.stdout.readline() == "the job's own end\n"
             assert process.wait(5) == 0
         finally:
             process.kill()
+            if service is not None:
+                with contextlib.suppress(psutil.NoSuchProcess):  # its parent killed it, as it should
+                    service.kill()
+
+
+def test_without_a_server_w_and_b_has_more_time_than_with_one(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study.tracking, "FINISH_LIMIT_S", 1.0)
+    with track(TrackingConfig(mode="offline", project="tests"), TRAIN, JobPaths(tmp_path)) as run:
+        deadline = time.monotonic() + 60
+        while not services() or not list(tmp_path.glob("wandb/offline-run-*/files")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (service,) = services()
+        service.suspend()
+        threading.Timer(4, service.resume).start()
+        run.log({"item": 1})
+    (file,) = run_files(tmp_path)
+    assert [row["item"] for row in read_finished_run(file).history] == [1]
+    assert study.tracking._given_up == []
+    assert server.requests == []
