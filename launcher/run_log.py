@@ -54,19 +54,40 @@ def read_log(path: Path) -> RunLog:
     return log
 
 
-def write_without(source: Path, rows: Counter[float], target: Path) -> None:
-    """Copy a log, but for those of its rows that are among `rows`, as often as each is there."""
+def write_without(source: Path, rows: Counter[float], target: Path, add: Iterable[str] = ()) -> None:
+    """Copy a log, but for those of its rows that are among `rows`, as often as each is there.
+
+    add: files that it does not name, to go up with it.
+    """
     data, left = source.read_bytes(), Counter(rows)
-    kept: list[bytes] = []
+    kept, ends = [], False
+    added = _files_record(add)
     for payload in _payloads(data):
         record = _record(payload)
-        if record.WhichOneof("record_type") == "history":
+        kind = record.WhichOneof("record_type")
+        ends = ends or kind == "exit"
+        if ends and added:
+            kept.append(added)
+            added = b""
+        if kind == "history":
             at = _logged_at(record)
             if left[at] > 0:
                 left[at] -= 1
                 continue
         kept.append(payload)
+    kept += [added] if added else []
     target.write_bytes(data[:FILE_HEADER_BYTES] + _framed(kept))
+
+
+def _files_record(names: Iterable[str]) -> bytes:
+    """What `run.save(policy="now")` leaves in a log; empty for no files."""
+    from wandb.proto import wandb_internal_pb2
+
+    record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+    for name in names:
+        record.files.files.add(path=name, policy=wandb_internal_pb2.FilesItem.PolicyType.NOW)  # type: ignore[attr-defined]
+    found: bytes = record.SerializeToString()
+    return found
 
 
 def when(seconds: float) -> float:

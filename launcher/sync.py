@@ -31,6 +31,7 @@ from rich.progress import Progress
 from launcher.run_log import RunLog, read_log
 from launcher.status import ACTIVE, survey
 from launcher.upload import Attempt, Remote, Server, lacking, run_sdk, stage
+from study import records
 from study.errors import UserError
 from study.files import append_line, locked
 from study.job import Job
@@ -69,11 +70,12 @@ class JobRun:
 @dataclass
 class Outcome:
     """runs: those that were looked at. num_before: how many were uploaded already. waiting: jobs that are
-    queued or running. note: why that is not sure.
+    queued or running. empty: jobs whose logs hold nothing. note: why that is not sure.
     """
 
     runs: list[JobRun] = field(default_factory=list)
     waiting: list[Job] = field(default_factory=list)
+    empty: list[Job] = field(default_factory=list)
     num_before: int = 0
     note: str | None = None
 
@@ -108,11 +110,14 @@ def sync(plan: Plan, paths: StudyPaths, console: Console) -> Outcome:
             if status.state in ACTIVE:
                 outcome.waiting += [status.job] if files else []
                 continue
-            logs = [log for file in files if journal.lacks(file) and (log := read_log(file)).run_id]
+            lacked = [read_log(file) for file in files if journal.lacks(file)]
+            logs = [log for log in lacked if log.run_id]
             if logs:
-                todo.append(JobRun(status.job, [Attempt(folder, log) for log in logs]))
-            elif files:
+                todo.append(JobRun(status.job, _attempts(folder, logs)))
+            elif len(lacked) < len(files):
                 outcome.num_before += 1
+            elif files:
+                outcome.empty.append(status.job)
         if todo:
             _upload_all(todo, journal, lock, outcome, console)
     return outcome
@@ -122,6 +127,14 @@ def run_files(folder: JobPaths) -> list[Path]:
     """The logs of a job's attempts, oldest first, offline and online ones."""
     files = (folder.root / "wandb").glob("*run-*-*/run-*.wandb")
     return sorted(files, key=lambda file: (file.parent.name.removeprefix("offline-"), file.parent.name))
+
+
+def _attempts(folder: JobPaths, logs: Sequence[RunLog]) -> list[Attempt]:
+    """A job's attempts; the last one brings the record files that none of them names."""
+    saved = {name for log in logs for name in log.files}
+    parts = [path.relative_to(folder.root).as_posix() for path in records.parts(folder.predictions)]
+    unsaved = tuple(name for name in parts if name not in saved)
+    return [*(Attempt(folder, log) for log in logs[:-1]), Attempt(folder, logs[-1], unsaved)]
 
 
 def _upload_all(
@@ -223,6 +236,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     elsewhere = sum(run.elsewhere for run in outcome.runs)
     told += [f"{elsewhere} tracked online, not on this server"] if elsewhere else []
     told += [f"{len(outcome.waiting)} left for later: their jobs are not over"] if outcome.waiting else []
+    told += [f"{len(outcome.empty)} whose logs hold nothing"] if outcome.empty else []
     told += [f"{_runs(outcome.failed)} not complete: sync again"] if outcome.failed else []
     console.print("; ".join(told), soft_wrap=True, highlight=False)
 
@@ -240,6 +254,7 @@ def sync_json(outcome: Outcome) -> dict[str, Any]:
         "failed": [{**told(run), "message": run.problem} for run in outcome.failed],
         "waiting": [job.job_id for job in outcome.waiting],
         "elsewhere": [run.job.job_id for run in outcome.runs if run.elsewhere],
+        "empty": [job.job_id for job in outcome.empty],
         "num_before": outcome.num_before,
         "note": outcome.note,
     }

@@ -29,10 +29,17 @@ PATIENCE = {
 
 @dataclass(frozen=True)
 class Attempt:
-    """One folder of a job's run."""
+    """One folder of a job's run. unsaved: record files that it should have saved, and does not name: W&B was
+    lost while the job went on.
+    """
 
     folder: JobPaths
     log: RunLog
+    unsaved: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> list[str]:
+        return [*self.log.files, *self.unsaved]
 
     @property
     def online(self) -> bool:
@@ -114,7 +121,7 @@ def lacking(attempt: Attempt, remote: Remote | None) -> str | None:
     missing = (Counter(log.rows) - remote.rows).total()
     if missing:
         return f"{missing} of its {len(log.rows)} rows are not on the server"
-    for name in log.files:
+    for name in attempt.files:
         source = attempt.source(name)
         if source is None:
             if (log.path.parent / "files" / name).is_symlink():
@@ -133,8 +140,8 @@ def stage(attempt: Attempt, remote: Remote | None, folder: Path) -> None:
     log, there = attempt.log, remote.rows if remote is not None else Counter[float]()
     target = folder / f"offline-{log.path.parent.name.removeprefix('offline-')}"
     (target / "files").mkdir(parents=True)
-    write_without(log.path, there, target / log.path.name)
-    for name in log.files:
+    write_without(log.path, there, target / log.path.name, attempt.unsaved)
+    for name in attempt.files:
         source = attempt.source(name)
         if source is not None:
             (target / "files" / name).parent.mkdir(parents=True, exist_ok=True)

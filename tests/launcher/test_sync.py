@@ -17,7 +17,7 @@ from study import records
 from study.files import locked
 from study.job import Job
 from study.paths import StudyPaths
-from tests.launcher.sync_runs import SCORES, assert_whole, attempt, logged_in, planned, sync_json
+from tests.launcher.sync_runs import SCORES, assert_whole, attempt, logged_in, planned, sync_json, write_part
 from tests.wandb_protocol import ENTITY
 from tests.wandb_server import WandbServer
 
@@ -52,7 +52,8 @@ def test_runs_are_uploaded_once_and_a_second_sync_does_nothing(
     assert capsys.readouterr().out == "nothing to upload; 2 were uploaded before\n"
     assert len(server.requests) == asked, "a sync with nothing to do asked the server"
     assert sync_json(capsys) == {
-        "uploaded": [], "failed": [], "waiting": [], "elsewhere": [], "num_before": 2, "note": None,
+        "uploaded": [], "failed": [], "waiting": [], "elsewhere": [], "empty": [], "num_before": 2,
+        "note": None,
     }  # fmt: skip
     assert {path: path.read_bytes() for path in files} == files
 
@@ -112,3 +113,21 @@ def test_runs_of_jobs_that_are_at_work_are_left_for_later(
     assert [run.name for run in server.runs] == [jobs[1].job_id]
     assert main(["sync", "outputs/s"]) == 0
     assert {run.name for run in server.runs} == {job.job_id for job in jobs[:2]}
+
+
+def test_records_that_w_and_b_was_not_told_of_go_up_all_the_same(
+    study: tuple[list[Job], StudyPaths], server: WandbServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its service died, or never came up, and the job went on without it."""
+    jobs, paths = study
+    lost, never = jobs[:2]
+    attempt(lost, paths.job(lost.job_id), range(3), parts=1)
+    later = write_part(lost, paths.job(lost.job_id), 1)
+    attempt(never, paths.job(never.job_id), range(3))
+    (log,) = run_files(paths.job(never.job_id))
+    log.write_bytes(log.read_bytes()[:7])  # as it is in the first second
+    assert main(["sync", "outputs/s"]) == 0
+    assert capsys.readouterr().out == "uploaded 1 run (3 rows); 1 whose logs hold nothing\n"
+    assert_whole(server.run(lost.job_id), lost, 3, parts=1)
+    assert server.run(lost.job_id).files[f"predictions/{later.name}"] == later.read_bytes()
+    assert sync_json(capsys)["num_before"] == 1
