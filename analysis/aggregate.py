@@ -16,15 +16,18 @@ import numpy as np
 
 from analysis.measure import CONFIDENCES, METRIC_NAMES, Metrics, measure, read_scored
 from analysis.metrics import floor_over_bins
+from analysis.reading import read_records
 from study.bins import Bins, error_over_bins, merge_bins
 from study.errors import RecordError, UserError
-from study.files import read_json
+from study.files import digest, read_json
 from study.languages import LANGUAGES
 from study.paths import StudyPaths
 from study.plan import PLAN_VERSION
 
 BUCKETS = ("high", "mid", "low", "other")
 """Resource buckets from rich to poor; `other` holds languages that are not in the project's table."""
+
+UNREADABLE = "unreadable"
 
 Average = Literal["macro", "micro"]
 Test = tuple[str, str, str]
@@ -63,8 +66,15 @@ class Shard:
     metrics: Metrics | None
     bins: Mapping[str, Bins] | None
     """By kind of confidence, `raw` and `renormalised`."""
+    record_hash: str | None
+    """Of the records that the metrics were computed from, 16 hex; None where there are no metrics."""
     missing: str | None
     """Why there are no metrics; None when there are."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Done, with records that cannot be used."""
+        return self.missing is not None and self.missing.startswith(UNREADABLE)
 
     @property
     def test(self) -> Test:
@@ -149,6 +159,15 @@ class Summary:
     @property
     def job_ids(self) -> list[str]:
         return [shard.job_id for shard in self.shards]
+
+    @property
+    def record_hash(self) -> str | None:
+        """Of one shard its own, of several 16 hex over theirs with the job ids; None without metrics."""
+        if self.metrics is None:
+            return None
+        if len(self.shards) == 1:
+            return self.shards[0].record_hash
+        return digest(sorted([shard.job_id, shard.record_hash] for shard in self.shards))
 
 
 def summarise(shards: Sequence[Shard], average: Average = "macro") -> Summary:
@@ -237,23 +256,20 @@ def _load_shard(paths: StudyPaths, job: Mapping[str, Any]) -> Shard:
     cell = Cell(tuple((axis, value) for axis, value in job["cell"].items() if value is not None))
     found: Metrics | None = None
     bins: Mapping[str, Bins] | None = None
+    record_hash: str | None = None
     missing: str | None = None
     folder = paths.job(job_id)
     if not folder.done.exists():
         missing = "failed" if folder.failed.exists() else "not done"
     else:
-        from study.records import read_predictions
-
         try:
-            table, info = read_predictions(folder.predictions)
-            if (info.job_id, info.language, info.protocol) != (job_id, spec["language"], spec["protocol"]):
-                raise RecordError(
-                    f"{folder.predictions}: records of job {info.job_id}, {info.language}, {info.protocol}"
-                )
-            found, bins = measure(read_scored(table, info.protocol))
+            table, record_hash = read_records(folder, job_id, spec)
+            found, bins = measure(read_scored(table, str(spec["protocol"])))
         except (RecordError, ValueError, OSError) as error:  # pyarrow raises the latter two
+            record_hash = None
+            place = "" if str(folder.root) in str(error) else f"jobs/{job_id}: "
             # what is missing is published: without the place of the study on this machine
-            missing = f"unreadable: {error}".replace(f"{paths.root}/", "")
+            missing = f"{UNREADABLE}: {place}{error}".replace(f"{paths.root}/", "")
     return Shard(
         job_id=job_id,
         cell=cell,
@@ -263,5 +279,6 @@ def _load_shard(paths: StudyPaths, job: Mapping[str, Any]) -> Shard:
         language=str(spec["language"]),
         metrics=found,
         bins=bins,
+        record_hash=record_hash,
         missing=missing,
     )

@@ -1,32 +1,39 @@
-"""The command line of the analysis: `python -m analysis tables|dashboard STUDY_DIR`.
+"""The command line of the analysis: `python -m analysis tables|dashboard|verify STUDY_DIR`, `compare A B`.
 
-Exit codes: 0 written, also where shards are missing (each is marked, and their number printed); 2 a mistake.
+Exit codes: 0 written, compared or verified, also where shards are missing (each is marked, and their number
+printed); 1 the tables do not follow from the records, or records cannot be used; 2 a mistake.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.errors import CalsweepError, UserError
+from analysis import exchange
+from study.errors import CalsweepError
 
-LATER = ("compare", "pull", "publish", "verify")
 TEXT_FORMATS = ("csv", "markdown", "latex")
 FORMATS = (*TEXT_FORMATS, "parquet")
+MAX_NAMED = 100
+"""Differences that `verify` prints."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if arguments and arguments[0] in LATER:
-            raise UserError("not built yet", where=arguments[0], remedy="tables and dashboard are")
-        return _run(_parser().parse_args(arguments))
+        code = _run(_parser().parse_args(arguments))
+        sys.stdout.flush()
+        return code
     except CalsweepError as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has seen enough; else Python would complain again as it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,17 +44,52 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     tables = commands.add_parser("tables", help="write tables/calibration.* and print a summary")
     dashboard = commands.add_parser("dashboard", help="write dashboard.html, one file that needs no network")
-    for command in (tables, dashboard):
+    verify = commands.add_parser("verify", help="compute the tables again from the records, and compare")
+    for command in (tables, dashboard, verify):
         command.add_argument("study_dir", type=Path, metavar="STUDY_DIR", help="the folder <outputs>/<study>")
     tables.add_argument(
         "--format",
         choices=FORMATS,
         help="write and print just this one (default: write all, print a summary)",
     )
+    compare = commands.add_parser("compare", help="two studies side by side, where both have the same cells")
+    compare.add_argument("study_dir", type=Path, metavar="A", help="the folder of a study")
+    compare.add_argument("other_dir", type=Path, metavar="B", help="of another; differences are B - A")
+    compare.add_argument("--format", choices=("csv",), help="print full precision and job ids")
+    exchange.add_commands(commands)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.command in exchange.COMMANDS:
+        return exchange.run(options)
+    if options.command == "verify":
+        return _verify(options.study_dir)
+    if options.command == "compare":
+        from analysis.side_by_side import print_comparison
+
+        print_comparison(options.study_dir, options.other_dir, as_csv=options.format == "csv")
+        return 0
+    return _write(options)
+
+
+def _verify(study_dir: Path) -> int:
+    from analysis.verify import verify
+
+    found = verify(study_dir)
+    problems = [*found.refused, *found.differences]
+    print("\n".join(problems[:MAX_NAMED]), end="\n" if problems else "")
+    if len(problems) > MAX_NAMED:
+        print(f"... and {len(problems) - MAX_NAMED} more")
+    print(
+        f"{'right' if found.is_right else 'WRONG'}: {found.num_rows} rows in "
+        f"{', '.join(path.name for path in found.files)}; {len(found.differences)} differ from the records; "
+        f"of {found.num_shards} shards {found.num_missing} are missing and {found.num_refused} unreadable"
+    )
+    return 0 if found.is_right else 1
+
+
+def _write(options: argparse.Namespace) -> int:
     # what these import takes longer than --help may
     from analysis.aggregate import load_study
 
@@ -71,6 +113,9 @@ def _run(options: argparse.Namespace) -> int:
             print(path, file=sys.stderr)
         else:
             print(path)
+    for shard in study.missing:
+        if shard.is_refused:
+            print(f"analysis: {shard.missing}", file=sys.stderr)
     if study.missing:
         print(f"analysis: {len(study.missing)} of {len(study.shards)} shards are missing", file=sys.stderr)
     return 0

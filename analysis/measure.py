@@ -3,8 +3,10 @@
 Confidence comes in two kinds, always named. The predicted option has the highest score (letter protocol) or
 the highest score per token (option_text); `raw` is its probability over the full vocabulary, exp(score)
 (option_text: exp(score / tokens), so 1 / perplexity); `renormalised` is its share after a softmax over the
-options. NLL and Brier follow from the same softmax. The first option wins a tie. Each rotation of an example
-counts as an example.
+options. NLL and Brier follow from the same softmax. The first option wins a tie.
+
+An item that was asked once for every rotation of its options is one example: the probability of each option
+is its mean over the rotations, wherever the option stood, and so is the mass on the options.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ class Metrics:
     """What one shard shows, or a mean of it. Shares, confidences and ECEs lie in 0..1."""
 
     n: int
-    """Examples; of a mean over seeds the examples of one seed."""
+    """Examples, each once however often its options were rotated; of a mean over seeds those of one seed."""
     chance: float
     """Accuracy of a guess: the mean of 1 / number of options."""
     accuracy: float
@@ -69,8 +71,10 @@ class Scored:
 def read_scored(table: pa.Table, protocol: str) -> Scored:
     """Arrays from a table of prediction records (`study.records.COLUMNS`).
 
+    Rotated records become one row an item, in the order in which the items first come.
     Raises ValueError for an unknown protocol, no rows, fewer than two options, a label that is no option,
-    scores that are not finite, and, for option_text, tokens that are missing or below 1.
+    scores that are not finite, for option_text tokens that are missing or below 1 and any rotation, and for
+    an item without all its rotations or with another right option in one of them.
     """
     if protocol not in ("letter", "option_text"):
         raise ValueError(f"protocol must be letter or option_text, not {protocol!r}.")
@@ -91,7 +95,50 @@ def read_scored(table: pa.Table, protocol: str) -> Scored:
     score[np.arange(score.shape[1]) < num_options[:, None]] = flat
     mass = table["option_mass"]
     option_mass = None if mass.null_count else mass.to_numpy().astype(np.float64)
-    return Scored(label, num_options, score, option_mass)
+    scored = Scored(label, num_options, score, option_mass)
+    rotation = table["rotation"].to_numpy().astype(np.int64)
+    if not rotation.any():
+        return scored
+    if protocol != "letter":
+        raise ValueError("records of option_text are rotated, which changes nothing under that protocol.")
+    item = table["example_id"].combine_chunks().dictionary_encode()
+    return _over_rotations(scored, rotation, item.indices.to_numpy().astype(np.int64), item.dictionary)
+
+
+def _over_rotations(
+    scored: Scored, rotation: NDArray[np.int64], item: NDArray[np.int64], names: pa.Array[Any]
+) -> Scored:
+    """The mean of each item over its rotations: r shows options r, r + 1, ..., and the first r at the end.
+
+    rotation, item: (N,) of each record; item is a place in `names`, the example ids.
+    """
+    order = np.lexsort((rotation, item))  # the records of an item side by side, by rotation
+    item, rotation, num_options = item[order], rotation[order], scored.num_options[order]
+    count = np.bincount(item)
+    starts = np.cumsum(count) - count
+    label = (scored.label[order] + rotation) % num_options
+    whole = (num_options == count[item]) & (rotation == np.arange(len(item)) - starts[item])
+    for good, problem in (
+        (whole, "does not have each rotation of its options once"),
+        (label == label[starts][item], "has another right option in one rotation than in the others"),
+    ):
+        if not good.all():
+            raise ValueError(f"example '{names[int(item[np.argmin(good)])]}' {problem}.")
+    column = np.arange(scored.score.shape[1])
+    shown_at = (column - rotation[:, None]) % num_options[:, None]
+    score = np.take_along_axis(scored.score[order], shown_at, axis=1)
+    score[column >= num_options[:, None]] = -np.inf
+    with np.errstate(divide="ignore"):  # log 0 where there is no option
+        highest = np.maximum.reduceat(score.max(axis=1), starts)
+        total = np.add.reduceat(np.exp(score - highest[item][:, None]), starts)
+        mean = np.log(total / count[:, None]) + highest[:, None]
+    mass = scored.option_mass
+    return Scored(
+        label[starts],
+        num_options[starts],
+        mean,
+        None if mass is None else np.add.reduceat(mass[order], starts) / count,
+    )
 
 
 def _ragged(column: pa.ChunkedArray[Any]) -> tuple[FloatArray, NDArray[np.int64]]:

@@ -14,10 +14,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from analysis import binned
+from analysis.binned import BrierParts
+from analysis.binned import floor as floor_over_bins
+from analysis.hendrycks import hendrycks_rms, mmlu_rms
+from analysis.smooth import smooth_ece
 from study.bins import (
     NUM_BINS,
     OVERSHOOT,
-    Bins,
     FloatArray,
     bin_predictions,
     check_correct,
@@ -26,6 +30,13 @@ from study.bins import (
     check_probabilities,
     error_over_bins,
 )
+
+__all__ = [
+    "BrierParts", "accuracy", "ace", "aurc", "auroc", "brier", "brier_decomposition",
+    "chance_normalised_accuracy", "chance_normalised_confidence", "classwise_ece", "confidence_gap",
+    "debiased_l2", "ece", "floor_over_bins", "hendrycks_rms", "mce", "mean_confidence", "mmlu_rms", "nll",
+    "over_confidence", "rms_ce", "smooth_ece", "top_label_decomposition", "under_confidence",
+]  # fmt: skip
 
 SUM_TOLERANCE = 1e-3
 """A row of probabilities may sum to 1 within this: half precision and rounded rows pass, logits do not."""
@@ -42,23 +53,47 @@ def ece(
     return error_over_bins(bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme))
 
 
-def floor_over_bins(bins: Bins) -> float:
-    """About the ECE that a perfectly calibrated model with these confidences has on average, 0..1.
+def ace(confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = NUM_BINS) -> float:
+    """Adaptive calibration error: the ECE over bins of equal mass, 0..1. confidence, correct: (N,).
 
-    By the normal approximation: a bin's accuracy then scatters around its mean confidence c with variance
-    c (1 - c) / n_b, and E|x| of a normal is sqrt(2 / pi) of its deviation. An ECE near its floor says nothing
-    against the model.
+    Of the predicted option. Nixon et al. (2019) average over classes: `classwise_ece(..., "equal_mass")`.
+    netcal's ACE, "average calibration error", is neither: the unweighted mean of |d_b| over the filled bins.
     """
-    confidence, count = bins.confidence[bins.filled], bins.count[bins.filled]
-    return float(np.sum(np.sqrt(2.0 / np.pi * count * confidence * (1.0 - confidence))) / bins.num_examples)
+    return ece(confidence, correct, num_bins=num_bins, scheme="equal_mass")
+
+
+def classwise_ece(
+    probs: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_options: ArrayLike | None = None,
+    num_bins: int = NUM_BINS,
+    scheme: str = "equal_width",
+) -> float:
+    """The mean over the classes c of the ECE of p_c against [label = c], 0..1 (SCE: Nixon et al. 2019).
+
+    probs: (N, C), rows summing to 1. labels: (N,), 0..C-1. num_options: (N,), where examples differ in it: a
+    class is then scored over the examples that have it; without, all have C. Raises ValueError for a class
+    that no example has, and for a probability of an option that is not there.
+    """
+    p, y = _check_probs_and_labels(probs, labels)
+    has = _check_options(num_options, y, p.shape)
+    if np.any(p[~has] > 0.0):
+        raise ValueError("probs must be 0 for options beyond num_options.")
+    if not has.any(axis=0).all():
+        raise ValueError("classwise_ece needs an example for every class.")
+    return float(
+        np.mean(
+            [ece(p[rows, c], y[rows] == c, num_bins=num_bins, scheme=scheme) for c, rows in enumerate(has.T)]
+        )
+    )
 
 
 def mce(
     confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = NUM_BINS, scheme: str = "equal_width"
 ) -> float:
     """Maximum calibration error, max |d_b| over the filled bins, 0..1. confidence, correct: (N,)."""
-    bins = bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme)
-    return float(np.max(np.abs(_filled(bins))))
+    return binned.mce(bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme))
 
 
 def rms_ce(
@@ -66,27 +101,24 @@ def rms_ce(
 ) -> float:
     """Root-mean-square calibration error, sqrt(sum w_b d_b^2), 0..1. confidence, correct: (N,).
 
-    The textbook one. Hendrycks' variant (equal mass, beta = 100) drops its most confident bin, and the MMLU
-    repository's takes the square root twice: neither is this.
+    The textbook one. `hendrycks_rms` drops its most confident bin, and `mmlu_rms` takes the square root
+    twice: neither is this.
     """
-    bins = bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme)
-    return float(np.sqrt(np.sum(bins.weight[bins.filled] * _filled(bins) ** 2)))
+    return binned.rms_ce(bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme))
 
 
 def over_confidence(
     confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = NUM_BINS, scheme: str = "equal_width"
 ) -> float:
     """The part of the ECE from bins whose confidence exceeds their accuracy, sum w_b max(-d_b, 0), 0..1."""
-    bins = bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme)
-    return float(np.sum(bins.weight[bins.filled] * np.maximum(-_filled(bins), 0.0)))
+    return binned.over_confidence(bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme))
 
 
 def under_confidence(
     confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = NUM_BINS, scheme: str = "equal_width"
 ) -> float:
     """The part of the ECE from bins whose accuracy exceeds their confidence, sum w_b max(d_b, 0), 0..1."""
-    bins = bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme)
-    return float(np.sum(bins.weight[bins.filled] * np.maximum(_filled(bins), 0.0)))
+    return binned.under_confidence(bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme))
 
 
 def debiased_l2(
@@ -101,65 +133,7 @@ def debiased_l2(
     denominator, as in the authors' own code (Kumar, Liang and Ma 2019, `uncertainty-calibration`
     unbiased_square_ce). Where every bin holds at most one example there is no estimate: ValueError.
     """
-    bins = bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme)
-    usable = bins.count >= 2
-    if not usable.any():
-        raise ValueError("debiased_l2 needs a bin with at least 2 examples.")
-    accuracy = bins.accuracy[usable]
-    noise = accuracy * (1.0 - accuracy) / (bins.count[usable] - 1)
-    return float(np.sum(bins.weight[usable] * (bins.difference[usable] ** 2 - noise)))
-
-
-def smooth_ece(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """smECE, 0..1 (Blasiok and Nakkiran 2023): the ECE after Gaussian smoothing, at the width equal to it.
-
-    confidence, correct: (N,). The residuals (confidence - correct) are smoothed over [0, 1] with a Gaussian
-    reflected at both ends; smECE_sigma is the integral of their absolute density, and the result is taken at
-    the sigma where smECE_sigma = sigma. At least |confidence_gap|, and equal to it where the smoothed
-    residual keeps one sign.
-
-    As the authors' `relplot.smECE`: sigma comes from ten halvings of 1 (so to within 2^-10, from above) and
-    the Gaussian ends half a unit from its centre. Unlike it, an example at exactly 0 or 1 counts in full
-    (there, by half), and the integral is a trapezoid sum (there, both end points have full weight). Without
-    examples at exactly 0 or 1 the two agree to within 1e-3.
-    """
-    conf, hit = check_predictions(confidence, correct)
-    spectrum = np.fft.rfft(_mirrored(conf, conf - hit))
-    below, sigma = 0.0, 1.0
-    for _ in range(10):
-        middle = (below + sigma) / 2.0
-        if middle < 0.001 or middle < _smoothed_error(spectrum, middle):
-            below = middle
-        else:
-            sigma = middle
-    return _smoothed_error(spectrum, sigma)
-
-
-_GRID_STEPS = 1 << 14
-"""Steps of the grid over [0, 1]: 16 to the narrowest sigma of the search, 2^-10."""
-
-
-def _mirrored(position: FloatArray, value: FloatArray) -> FloatArray:
-    """The density of `value: (N,)` at `position: (N,)` on a grid over [0, 2), mirrored at 1.
-
-    One period of a function mirrored at 0 and at 1: a circular convolution of it reflects exactly. Each value
-    is shared linearly between the two grid points around it.
-    """
-    left = np.minimum((position * _GRID_STEPS).astype(np.int64), _GRID_STEPS - 1)
-    share = position * _GRID_STEPS - left
-    grid = np.bincount(left, weights=value * (1.0 - share), minlength=_GRID_STEPS + 1)
-    grid += np.bincount(left + 1, weights=value * share, minlength=_GRID_STEPS + 1)
-    grid[0] *= 2.0  # an end point is its own mirror image: the period below holds it once, not twice
-    grid[-1] *= 2.0
-    return np.asarray(np.concatenate([grid, grid[-2:0:-1]]) / len(value), dtype=np.float64)
-
-
-def _smoothed_error(spectrum: NDArray[np.complex128], sigma: float) -> float:
-    """smECE_sigma: the integral over [0, 1] of |residual density smoothed by a Gaussian of width sigma|."""
-    distance = np.minimum(np.arange(2 * _GRID_STEPS), np.arange(2 * _GRID_STEPS, 0, -1)) / _GRID_STEPS
-    kernel = np.where(distance <= 0.5, np.exp(-0.5 * (distance / sigma) ** 2), 0.0)
-    smoothed = np.fft.irfft(spectrum * np.fft.rfft(kernel / kernel.sum()), n=2 * _GRID_STEPS)
-    return float(np.abs(smoothed).sum() / 2.0)  # the period holds [0, 1] twice: half is the trapezoid sum
+    return binned.debiased_l2(bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme))
 
 
 def brier(probs: ArrayLike, labels: ArrayLike) -> float:
@@ -168,13 +142,40 @@ def brier(probs: ArrayLike, labels: ArrayLike) -> float:
     probs: (N, C), rows summing to 1 within 1e-3. labels: (N,), whole numbers 0..C-1. An option that an
     example does not have is a probability of 0.
     """
-    p = check_probabilities(probs, "probs", num_dims=2)
-    y = _check_labels(labels, p.shape)
-    if np.max(np.abs(p.sum(axis=1) - 1.0)) > SUM_TOLERANCE:
-        raise ValueError("probs must sum to 1 over the classes of each example.")
-    target = np.zeros_like(p)
-    target[np.arange(len(y)), y] = 1.0
-    return float(np.mean(np.sum((p - target) ** 2, axis=1)))
+    p, y = _check_probs_and_labels(probs, labels)
+    return float(np.mean(np.sum((p - _one_hot(y, p.shape[1])) ** 2, axis=1)))
+
+
+def brier_decomposition(
+    probs: ArrayLike, labels: ArrayLike, *, num_bins: int = NUM_BINS, scheme: str = "equal_width"
+) -> BrierParts:
+    """The multi-class Brier score as reliability - resolution + uncertainty + within: `BrierParts`.
+
+    probs: (N, C), labels: (N,), as for `brier`. Each class is decomposed by itself, over bins of its own
+    probability, and the parts are added over the classes: together they are `brier`, whatever the bins.
+    """
+    p, y = _check_probs_and_labels(probs, labels)
+    parts = [
+        top_label_decomposition(p[:, c], y == c, num_bins=num_bins, scheme=scheme) for c in range(p.shape[1])
+    ]
+    return BrierParts(
+        reliability=sum(part.reliability for part in parts),
+        resolution=sum(part.resolution for part in parts),
+        uncertainty=sum(part.uncertainty for part in parts),
+        within=sum(part.within for part in parts),
+    )
+
+
+def top_label_decomposition(
+    confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = NUM_BINS, scheme: str = "equal_width"
+) -> BrierParts:
+    """Murphy's parts of the Brier score of the predicted option alone, mean of (confidence - correct)^2.
+
+    confidence, correct: (N,). Its `brier` is 0..1, and `reliability` is the square of `rms_ce`.
+    """
+    conf, hit = check_predictions(confidence, correct)
+    bins = bin_predictions(conf, hit, num_bins=num_bins, scheme=scheme)
+    return binned.brier_parts(bins, float(np.mean((conf - hit) ** 2)))
 
 
 def nll(log_probs: ArrayLike, labels: ArrayLike) -> float:
@@ -201,15 +202,33 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
     num_wrong = len(hit) - num_correct
     if num_correct == 0 or num_wrong == 0:
         raise ValueError("auroc needs both correct and wrong examples.")
-    _, place, ties = np.unique(conf, return_inverse=True, return_counts=True)
+    ties, hits = _by_confidence(conf, hit)
     mid_rank = np.cumsum(ties) - (ties - 1) / 2.0  # ranks count from 1; equal values share their mean rank
-    rank_sum = float(np.sum(mid_rank[place] * hit))
+    rank_sum = float(np.sum(mid_rank * hits))
     return (rank_sum - num_correct * (num_correct + 1) / 2.0) / (num_correct * num_wrong)
+
+
+def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
+    """Area under the risk-coverage curve, 0..1, small is good (Geifman and El-Yaniv 2017).
+
+    confidence, correct: (N,). The mean over k = 1..N of the share of errors among the k most confident
+    examples. Equal confidences count as if in random order, by expectation, so that the order of the examples
+    does not matter. Confidence that tells nothing gives 1 - accuracy.
+    """
+    conf, hit = check_predictions(confidence, correct)
+    ties, hits = _by_confidence(conf, hit)
+    errors = np.repeat(1.0 - hits / ties, ties)[::-1]  # an example's expected error, within its group
+    return float(np.mean(np.cumsum(errors) / np.arange(1, len(conf) + 1)))
 
 
 def accuracy(correct: ArrayLike) -> float:
     """Share of correct examples, 0..1. correct: (N,)."""
     return float(np.mean(check_correct(correct)))
+
+
+def mean_confidence(confidence: ArrayLike) -> float:
+    """Mean confidence, 0..1. confidence: (N,)."""
+    return float(np.mean(check_probabilities(confidence, "confidence", num_dims=1)))
 
 
 def confidence_gap(confidence: ArrayLike, correct: ArrayLike) -> float:
@@ -218,9 +237,61 @@ def confidence_gap(confidence: ArrayLike, correct: ArrayLike) -> float:
     return float(np.mean(conf) - np.mean(hit))
 
 
-def _filled(bins: Bins) -> FloatArray:
-    """d_b of the bins that hold an example."""
-    return bins.difference[bins.filled]
+def chance_normalised_confidence(confidence: ArrayLike, num_options: ArrayLike) -> float:
+    """Mean of (confidence - 1/C) / (1 - 1/C): 0 at chance, 1 where certain.
+
+    confidence: (N,). num_options: (N,), the C of each example, 2 or more. Comparable where examples differ in
+    C, as from 3 to 10 in MMLU-ProX. Below 0 (at least -1) where a raw confidence lies below chance.
+    """
+    return _above_chance(check_probabilities(confidence, "confidence", num_dims=1), num_options)
+
+
+def chance_normalised_accuracy(correct: ArrayLike, num_options: ArrayLike) -> float:
+    """Mean of (correct - 1/C) / (1 - 1/C), beside `chance_normalised_confidence`: guessing gives 0."""
+    return _above_chance(check_correct(correct), num_options)
+
+
+def _above_chance(values: FloatArray, num_options: ArrayLike) -> float:
+    count = check_finite(num_options, "num_options", num_dims=1)
+    if len(count) != len(values):
+        raise ValueError(f"num_options has {len(count)} examples, but there are {len(values)}.")
+    if np.any(count < 2) or np.any(count != np.floor(count)):
+        raise ValueError("num_options must be whole numbers of at least 2.")
+    return float(np.mean((values - 1.0 / count) / (1.0 - 1.0 / count)))
+
+
+def _by_confidence(conf: FloatArray, hit: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+    """(G,), (G,): examples, and correct ones, of each distinct confidence, from low to high."""
+    order = np.argsort(conf)
+    ordered = conf[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    return np.diff(starts, append=len(conf)), np.add.reduceat(hit[order], starts)
+
+
+def _one_hot(labels: NDArray[np.int64], num_classes: int) -> FloatArray:
+    target = np.zeros((len(labels), num_classes))
+    target[np.arange(len(labels)), labels] = 1.0
+    return target
+
+
+def _check_probs_and_labels(probs: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, NDArray[np.int64]]:
+    p = check_probabilities(probs, "probs", num_dims=2)
+    y = _check_labels(labels, p.shape)
+    if np.max(np.abs(p.sum(axis=1) - 1.0)) > SUM_TOLERANCE:
+        raise ValueError("probs must sum to 1 over the classes of each example.")
+    return p, y
+
+
+def _check_options(
+    num_options: ArrayLike | None, labels: NDArray[np.int64], shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """(N, C), True where an example has the option, or ValueError."""
+    if num_options is None:
+        return np.ones(shape, dtype=np.bool_)
+    count = check_finite(num_options, "num_options", num_dims=1)
+    if len(count) != shape[0] or np.any(count < 2) or np.any(count > shape[1]) or np.any(labels >= count):
+        raise ValueError(f"num_options must be {shape[0]} numbers in 2..{shape[1]}, each above its label.")
+    return np.arange(shape[1]) < count[:, None]
 
 
 def _check_labels(labels: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.int64]:

@@ -70,7 +70,7 @@ def _by_language(study: Study, setting: Setting, series: Sequence[Series]) -> Ta
     present = {shard.language for column in columns for shard in column}
 
     def add(name: str, style: str, chosen: Sequence[Sequence[Shard]]) -> None:
-        table.add_row(_crop(name, NAME_WIDTH), *(_numbers(shards) for shards in chosen), style=style)
+        table.add_row(crop(name, NAME_WIDTH), *(_numbers(shards) for shards in chosen), style=style)
 
     for bucket in BUCKETS:
         members = [[shard for shard in column if shard.bucket == bucket] for column in columns]
@@ -118,7 +118,7 @@ def _header(
         num_seeds = len({shard.cell for shard in study.select(setting.test, item.cell)})
         label += f" ({num_seeds} seeds)" if num_seeds > 1 else ""
     columns = " ".join(f"{name:>4}" for name in ("acc", "raw", "ren", "raw", "ren"))
-    return Text(f"{_crop(label, CELL_WIDTH)}\n{'':4} {'conf.':^9} {'ECE':^9}\n{columns}")
+    return Text(f"{crop(label, CELL_WIDTH)}\n{'':4} {'conf.':^9} {'ECE':^9}\n{columns}")
 
 
 def _numbers(shards: Sequence[Shard]) -> Text:
@@ -128,15 +128,15 @@ def _numbers(shards: Sequence[Shard]) -> Text:
         return Text("not planned", style="dim")
     summary = summarise(shards)
     if summary.metrics is None:
-        return Text(_crop(str(summary.missing).split(":")[0], CELL_WIDTH), style="yellow")
-    return Text(" ".join(f"{_short(getattr(summary.metrics, name)):>4}" for name in NUMBERS))
+        return Text(crop(str(summary.missing).split(":")[0], CELL_WIDTH), style="yellow")
+    return Text(" ".join(f"{short(getattr(summary.metrics, name)):>4}" for name in NUMBERS))
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """A share in four characters: .123, 1.00."""
     text = f"{value:.3f}"
     return text[1:] if text.startswith("0") else text[:4]
 
 
-def _crop(text: str, width: int) -> str:
+def crop(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"

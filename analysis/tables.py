@@ -3,7 +3,8 @@
 A row is a cell x (a language | a resource bucket | all languages). Rows of one seed come first; a cell with
 several seeds then has the means over them (`seed` empty, `num_seeds` above 1). `average` says how languages
 were averaged: `macro` (each counts the same), `micro` (each example does), `none` for a single language. A
-row with something missing has a reason in `missing`, and no numbers.
+row with something missing has a reason in `missing`, and no numbers. `job_ids` and `record_hash` say what a
+row was computed from. The tables for people have a section for each model, bucket and language.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.aggregate import BUCKETS, Average, Cell, Shard, Study, Test, load_study, summarise
 from analysis.labels import axis_names
@@ -31,7 +32,7 @@ NOTE = (
     f"Bins of the ECE: {NUM_BINS} of equal width, (lo, hi], 0 in the first. raw: probability over the full "
     "vocabulary; renormalised (ren.): over the options. ECE floor: about the ECE of a perfectly calibrated "
     "model with the same confidences. macro: mean over languages; micro: over examples. n: examples, of one "
-    "seed. NLL in nats."
+    "seed. NLL in nats. A dash: missing, or an axis that the cell does not have."
 )
 
 HEADINGS = {
@@ -48,8 +49,18 @@ HEADINGS = {
     "option_mass": "mass",
 }
 """Short headings of the tables for people."""
-NOT_FOR_PEOPLE = ("job_ids", "num_shards", "num_missing", "gap_raw", "gap_renormalised")
-"""Left out of them: in `missing`, or the difference of two columns."""
+NOT_FOR_PEOPLE = (
+    "job_ids",
+    "record_hash",
+    "level",
+    "num_shards",
+    "num_missing",
+    "gap_raw",
+    "gap_renormalised",
+)
+"""Left out of them: told elsewhere in the file, in `missing`, or the difference of two columns."""
+SECTIONS = {"all": "Per model", "bucket": "Per resource bucket", "language": "Per language"}
+"""Their headings, by the level of their rows."""
 
 Row = dict[str, Any]
 
@@ -65,11 +76,14 @@ def write_tables(
     rows = table_rows(study)
     written: dict[str, Path] = {}
     for name in formats or FORMATS:
-        suffix, render = FORMATS[name]
-        path = StudyPaths(Path(study_dir)).tables / f"{TABLE_NAME}{suffix}"
-        write_atomic(path, render(study, rows))
-        written[name] = path
+        written[name] = table_path(study_dir, name)
+        write_atomic(written[name], FORMATS[name][1](study, rows))
     return written
+
+
+def table_path(study_dir: Path, name: str) -> Path:
+    """Where the table is in a format."""
+    return StudyPaths(Path(study_dir)).tables / f"{TABLE_NAME}{FORMATS[name][0]}"
 
 
 def table_rows(study: Study) -> list[Row]:
@@ -99,6 +113,7 @@ def _cell_rows(study: Study, test: Test, cell: Cell, axes: Sequence[str]) -> Ite
             **{metric: getattr(summary.metrics, metric, None) for metric in METRIC_NAMES},
             **BINS,
             "job_ids": summary.job_ids,
+            "record_hash": summary.record_hash,
         }
 
     averages: tuple[Average, ...] = ("macro", "micro")
@@ -152,43 +167,48 @@ def _column(values: list[Any], name: str) -> pa.Array[Any]:
 
 
 def to_markdown(study: Study, rows: Sequence[Row]) -> str:
-    """A pipe table of what varies, the rest and the note above it, the job ids of each row below it."""
-    header, body, same = _for_people(rows)
+    """A pipe table a section, of what varies; the rest and the note above, what each row came from below.
+
+    Rows have the numbers of the CSV's.
+    """
     lines = [f"# {study.name}", ""]
     lines += [_pipe_safe(study.description), ""] if study.description else []
-    lines += [_pipe_safe(_missing_text(study)), "", NOTE, "", _pipe_safe(f"In every row: {same}."), ""]
-    lines.append("| " + " | ".join(["row", *header]) + " |")
-    lines.append("|" + " --: |" * (len(header) + 1))
-    lines += [
-        "| " + " | ".join([str(i), *(_pipe_safe(field) for field in fields)]) + " |"
-        for i, fields in enumerate(body, start=1)
-    ]
-    lines += ["", "## Jobs", ""]
-    lines += [f"- row {i}: {' '.join(row['job_ids'])}" for i, row in enumerate(rows, start=1)]
+    lines += [_pipe_safe(_missing_text(study)), "", NOTE, ""]
+    for title, numbers, columns, same in _sections(rows):
+        lines += [f"## {title}", "", _pipe_safe(f"In every row: {same}."), ""]
+        lines.append("| " + " | ".join(["row", *(column.heading for column in columns)]) + " |")
+        lines.append("| --: | " + " | ".join("--:" if c.is_number else ":--" for c in columns) + " |")
+        body = zip(*(column.fields for column in columns), strict=True)
+        lines += [
+            "| " + " | ".join([str(number), *map(_pipe_safe, fields)]) + " |"
+            for number, fields in zip(numbers, body, strict=True)
+        ]
+        lines.append("")
+    lines += ["## Jobs", ""]
+    lines += [f"- row {number}: {_origin(row)}" for number, row in enumerate(rows, start=1)]
     return "\n".join(lines) + "\n"
 
 
 def to_latex(study: Study, rows: Sequence[Row]) -> str:
-    """A longtable of what varies, with booktabs' rules; the job ids of each row as a comment."""
-    header, body, same = _for_people(rows)
-    about = f"{study.name}. {_missing_text(study)} {NOTE} In every row: {same}."
-    head = " & ".join(_latex_safe(name) for name in header) + r" \\"
-    lines = [
-        r"% needs \usepackage{booktabs,longtable}",
-        r"\footnotesize",
-        rf"\begin{{longtable}}{{{'l' * len(header)}}}",
-        rf"\caption{{{_latex_safe(about)}}}\\",
-        r"\toprule",
-        head,
-        r"\midrule",
-        r"\endhead",
-        r"\bottomrule",
-        r"\endfoot",
-    ]
-    for fields, row in zip(body, rows, strict=True):
-        lines.append(f"% jobs: {' '.join(row['job_ids'])}")
-        lines.append(" & ".join(_latex_safe(field) for field in fields) + r" \\")
-    return "\n".join([*lines, r"\end{longtable}"]) + "\n"
+    """A longtable a section, of what varies, with booktabs' rules; what each row came from as a comment."""
+    lines = [r"% needs \usepackage{booktabs,longtable}; wide: for a landscape page (pdflscape)"]
+    for title, numbers, columns, same in _sections(rows):
+        about = f"{study.name}, {title.lower()}. {_missing_text(study)} {NOTE} In every row: {same}."
+        head = " & ".join(_latex_safe(column.heading) for column in columns) + r" \\"
+        lines += [
+            r"\begingroup\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\begin{{longtable}}{{{''.join('r' if column.is_number else 'l' for column in columns)}}}",
+            rf"\caption{{{_latex_safe(about)}}}\\",
+            *(r"\toprule", head, r"\midrule", r"\endfirsthead"),
+            *(r"\toprule", head, r"\midrule", r"\endhead"),
+            *(r"\bottomrule", r"\endfoot"),
+        ]
+        body = zip(*(column.fields for column in columns), strict=True)
+        for number, fields in zip(numbers, body, strict=True):
+            lines.append(f"% {_origin(rows[number - 1])}")
+            lines.append(" & ".join(map(_latex_safe, fields)) + r" \\")
+        lines += [r"\end{longtable}", r"\endgroup"]
+    return "\n".join(lines) + "\n"
 
 
 FORMATS: dict[str, tuple[str, Callable[[Study, Sequence[Row]], str | bytes]]] = {
@@ -199,14 +219,39 @@ FORMATS: dict[str, tuple[str, Callable[[Study, Sequence[Row]], str | bytes]]] = 
 }
 
 
-def _for_people(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], str]:
-    """The columns that vary, their fields as text, and the columns that do not, as one phrase."""
-    names = [name for name in rows[0] if name not in NOT_FOR_PEOPLE]
-    text = {name: [_field(name, row[name]) for row in rows] for name in names}
-    varied = [name for name in names if len(set(text[name])) > 1]
-    same = ", ".join(f"{HEADINGS.get(name, name)} {text[name][0]}" for name in names if name not in varied)
-    header = [HEADINGS.get(name, name) for name in varied]
-    return header, [list(fields) for fields in zip(*(text[name] for name in varied), strict=True)], same
+class Column(NamedTuple):
+    """A column of a table for people."""
+
+    heading: str
+    is_number: bool
+    fields: list[str]
+
+
+def _sections(rows: Sequence[Row]) -> Iterator[tuple[str, list[int], list[Column], str]]:
+    """Each section: its title, the numbers of its rows, the columns that vary, the others as a phrase."""
+    for level, title in SECTIONS.items():
+        numbers = [number for number, row in enumerate(rows, start=1) if row["level"] == level]
+        if not numbers:
+            continue
+        varied, same = [], []
+        for name in rows[0]:
+            if name in NOT_FOR_PEOPLE or (name == "name" and level == "all"):
+                continue
+            values = [rows[number - 1][name] for number in numbers]
+            is_number = all(value is None or isinstance(value, int | float) for value in values)
+            heading = level if name == "name" else HEADINGS.get(name, name)
+            column = Column(heading, is_number, [_field(name, value) for value in values])
+            if len(set(column.fields)) > 1 or name == "name":
+                varied.append(column)
+            elif name in ("missing", "average") and column.fields[0] in ("-", "none"):
+                continue
+            else:
+                same.append(f"{heading} {column.fields[0]}")
+        yield title, numbers, varied, ", ".join(same)
+
+
+def _origin(row: Row) -> str:
+    return f"records {row['record_hash'] or '-'} of jobs {' '.join(row['job_ids'])}"
 
 
 def _field(name: str, value: Any) -> str:
@@ -232,6 +277,8 @@ def _latex_safe(text: str) -> str:
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "\n": " ",
+        "[": "{[}",  # after a row's end these two would be arguments of it
+        "*": "{*}",
         **{sign: "\\" + sign for sign in "&%$#_{}"},
     }
     return "".join(special.get(sign, sign) for sign in text)

@@ -28,7 +28,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from launcher.run_log import RunLog, read_log
 from launcher.status import ACTIVE, survey
 from launcher.upload import Attempt, Remote, Server, lacking, run_sdk, stage
 from study import records
@@ -37,6 +36,7 @@ from study.files import append_line, locked
 from study.job import Job
 from study.paths import JobPaths, StudyPaths
 from study.plan import Plan
+from study.run_log import RunLog, read_log
 
 BATCH_RUNS = 16
 LOCK_WAIT_S = 2

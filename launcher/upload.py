@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.run_log import RunLog, when, write_without
 from study.errors import UserError
 from study.paths import JobPaths
+from study.run_log import RunLog, when, write_without
 
 ASK_TIMEOUT_S = 20
 PATIENCE = {

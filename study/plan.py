@@ -94,7 +94,7 @@ def write_plan(plan: Plan, resolved: str, paths: StudyPaths) -> None:
         if job.job_id not in before:
             paths.job(job.job_id).done.unlink(missing_ok=True)
     write_atomic(paths.grid, resolved)
-    write_atomic(paths.plan, json.dumps(_to_dict(plan), ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(paths.plan, json.dumps(plan_to_dict(plan), ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_specs(jobs: Iterable[Job], paths: StudyPaths) -> None:
@@ -108,7 +108,7 @@ def write_specs(jobs: Iterable[Job], paths: StudyPaths) -> None:
             write_json(folder.spec, data)
 
 
-def _to_dict(plan: Plan) -> dict[str, Any]:
+def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """What evaluate jobs share is told once: `models` and `shards`, to which they refer by place."""
     models: dict[tuple[int, int], int] = {}
     shards: dict[tuple[object, ...], int] = {}

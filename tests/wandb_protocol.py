@@ -79,11 +79,20 @@ class StoredRun:
 
 
 class Store:
-    """All runs, by (entity, project, run id). unknown: operations that nobody here knows how to answer."""
+    """All runs, by (entity, project, run id), and views, by id (tests/wandb_views.py).
 
-    def __init__(self, url: Callable[[], str]) -> None:
+    more: operations besides those of runs. unknown: those that nobody here knows how to answer.
+    """
+
+    def __init__(
+        self,
+        url: Callable[[], str],
+        more: Mapping[str, Callable[[Store, Mapping[str, Any]], Answer]] | None = None,
+    ) -> None:
         self.url = url
+        self.known = {**OPERATIONS, **(more or {})}
         self.runs: dict[tuple[str, str, str], StoredRun] = {}
+        self.views: dict[str, Answer] = {}
         self.operations: list[str] = []
         self.unknown: list[str] = []
 
@@ -97,17 +106,17 @@ class Store:
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
         operation = found.group(1) if found else query[:40]
         self.operations.append(operation)
-        if operation not in OPERATIONS:
+        if operation not in self.known:
             self.unknown.append(operation)
             raise KeyError(f"{operation}: this server does not know it: {query}")
-        return OPERATIONS[operation](self, variables)
+        return self.known[operation](self, variables)
 
     def asked_run(self, variables: Mapping[str, Any]) -> StoredRun | None:
         name = variables.get("name") or variables.get("run") or variables.get("runName")
-        return self.runs.get((*_place(variables), str(name)))
+        return self.runs.get((*place(variables), str(name)))
 
 
-def _place(variables: Mapping[str, Any]) -> tuple[str, str]:
+def place(variables: Mapping[str, Any]) -> tuple[str, str]:
     entity = variables.get("entity") or variables.get("entityName") or ENTITY
     project = variables.get("project") or variables.get("projectName") or "uncategorized"
     return entity, project
@@ -117,7 +126,7 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _page(nodes: Sequence[Answer], first: int = 0, size: int = 0) -> Answer:
+def paged(nodes: Sequence[Answer], first: int = 0, size: int = 0) -> Answer:
     """Some of `nodes` as a page; its cursor is the number of the next one."""
     last = min(len(nodes), first + size) if size else len(nodes)
     edges = [
@@ -127,7 +136,7 @@ def _page(nodes: Sequence[Answer], first: int = 0, size: int = 0) -> Answer:
     return {"edges": edges, "pageInfo": info, "totalCount": len(nodes)}
 
 
-def _project(entity: str, name: str, **more: Any) -> Answer:
+def project_of(entity: str, name: str, **more: Any) -> Answer:
     return {
         "__typename": "Project",
         "id": f"project-{name}",
@@ -174,7 +183,7 @@ def _run(run: StoredRun) -> Answer:
         "historyKeys": {"keys": {key: {} for key in last}, "lastStep": last.get("_step", -1)},
         "user": {"id": "1", "name": ENTITY, "username": ENTITY},
         "projectId": 1,
-        "project": _project(run.entity, run.project),
+        "project": project_of(run.entity, run.project),
         "fileCount": len(run.files),
     }
 
@@ -192,14 +201,14 @@ def _features(store: Store, variables: Mapping[str, Any]) -> Answer:
 
 def _resume_status(store: Store, variables: Mapping[str, Any]) -> Answer:
     run = store.asked_run(variables)
-    return {"model": _project(*_place(variables), bucket=_run(run) if run is not None else None)}
+    return {"model": project_of(*place(variables), bucket=_run(run) if run is not None else None)}
 
 
 def _upsert(store: Store, variables: Mapping[str, Any]) -> Answer:
     """Create a run, or change one: by its name when it starts, by its node id afterwards."""
     run = next((run for run in store.runs.values() if run.node_id == variables.get("id")), None)
     known = run is not None
-    key = (*_place(variables), str(variables.get("name") or variables.get("id")))
+    key = (*place(variables), str(variables.get("name") or variables.get("id")))
     if run is None:
         known = key in store.runs
         run = store.runs.setdefault(key, StoredRun(*key))
@@ -230,18 +239,18 @@ def _file_url(store: Store, run: StoredRun, name: str) -> str:
 
 def _one_run(store: Store, variables: Mapping[str, Any]) -> Answer:
     run = store.asked_run(variables)
-    return {"project": _project(*_place(variables), run=_run(run) if run is not None else None)}
+    return {"project": project_of(*place(variables), run=_run(run) if run is not None else None)}
 
 
 def _runs(store: Store, variables: Mapping[str, Any]) -> Answer:
-    entity, project = _place(variables)
+    entity, project = place(variables)
     wanted = json.loads(variables.get("filters") or "{}")
     found = [run for key, run in store.runs.items() if key[:2] == (entity, project) and matches(run, wanted)]
     if not any(key[:2] == (entity, project) for key in store.runs):
         return {"project": None}
     first, size = int(variables.get("cursor") or 0), int(variables.get("perPage") or 0)
-    page = _page([_run(run) for run in found], first, size)
-    return {"project": _project(entity, project, runCount=len(found), runs=page)}
+    found_page = paged([_run(run) for run in found], first, size)
+    return {"project": project_of(entity, project, runCount=len(found), runs=found_page)}
 
 
 def _history_keys(store: Store, variables: Mapping[str, Any]) -> Answer:
@@ -250,7 +259,7 @@ def _history_keys(store: Store, variables: Mapping[str, Any]) -> Answer:
     counts = {key: {"typeCounts": [{"type": "number", "count": 1}]} for row in run.history for key in row}
     last = run.history[-1]["_step"] if run.history else -1
     keys: Answer = {"sets": [], "keys": counts, "lastStep": last}
-    return {"project": _project(*_place(variables), run={"historyKeys": keys})}
+    return {"project": project_of(*place(variables), run={"historyKeys": keys})}
 
 
 def _files(store: Store, variables: Mapping[str, Any]) -> Answer:
@@ -265,8 +274,8 @@ def _files(store: Store, variables: Mapping[str, Any]) -> Answer:
         }
         for name, content in run.files.items() if not named or name in named
     ]  # fmt: skip
-    found = {**_run(run), "fileCount": len(nodes), "files": _page(nodes)}
-    return {"project": _project(*_place(variables), run=found)}
+    found = {**_run(run), "fileCount": len(nodes), "files": paged(nodes)}
+    return {"project": project_of(*place(variables), run=found)}
 
 
 def _history_page(store: Store, variables: Mapping[str, Any]) -> Answer:
@@ -274,7 +283,7 @@ def _history_page(store: Store, variables: Mapping[str, Any]) -> Answer:
     assert run is not None
     lo, hi, size = variables["minStep"], variables["maxStep"], variables["pageSize"]
     rows = [json.dumps(row) for row in run.history if lo <= row["_step"] < hi]
-    return {"project": _project(*_place(variables), run={"history": rows[:size]})}
+    return {"project": project_of(*place(variables), run={"history": rows[:size]})}
 
 
 def _sampled_history(store: Store, variables: Mapping[str, Any]) -> Answer:
@@ -285,7 +294,7 @@ def _sampled_history(store: Store, variables: Mapping[str, Any]) -> Answer:
     rows = [{key: row[key] for key in keys} for row in run.history
             if all(key in row for key in keys) and lo <= row["_step"] < hi]  # fmt: skip
     return {
-        "project": _project(*_place(variables), run={"sampledHistory": [rows[: spec.get("samples", 1000)]]})
+        "project": project_of(*place(variables), run={"sampledHistory": [rows[: spec.get("samples", 1000)]]})
     }
 
 
@@ -293,7 +302,7 @@ def _full_history(store: Store, variables: Mapping[str, Any]) -> Answer:
     run = store.asked_run(variables)
     assert run is not None
     rows = [json.dumps(row) for row in run.history][: variables.get("samples") or 500]
-    return {"project": _project(*_place(variables), run={"history": rows, "events": []})}
+    return {"project": project_of(*place(variables), run={"history": rows, "events": []})}
 
 
 def _parquet_history(store: Store, variables: Mapping[str, Any]) -> Answer:
@@ -301,7 +310,7 @@ def _parquet_history(store: Store, variables: Mapping[str, Any]) -> Answer:
     run = store.asked_run(variables)
     assert run is not None
     live = {"parquetUrls": [], "liveData": [{"_step": row["_step"]} for row in run.history]}
-    return {"project": _project(*_place(variables), run={"parquetHistory": live})}
+    return {"project": project_of(*place(variables), run={"parquetHistory": live})}
 
 
 OPERATIONS: dict[str, Callable[[Store, Mapping[str, Any]], Answer]] = {
@@ -325,5 +334,5 @@ OPERATIONS: dict[str, Callable[[Store, Mapping[str, Any]], Answer]] = {
     "RunSampledHistory": _sampled_history,
     "RunFullHistory": _full_history,
     "RunParquetHistory": _parquet_history,
-    "ProjectInternalId": lambda store, variables: {"project": _project(*_place(variables))},
+    "ProjectInternalId": lambda store, variables: {"project": project_of(*place(variables))},
 }

@@ -6,7 +6,8 @@
         ...
         assert server.run("some-id").history == [...]
 
-It keeps runs in memory (tests/wandb_protocol.py). Not here: artifacts, reports, Parquet exports of histories.
+It keeps runs, reports and workspaces in memory (tests/wandb_protocol.py, tests/wandb_views.py). Not here:
+artifacts, Parquet exports of histories.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from tests.wandb_protocol import Store, StoredRun
+from tests.wandb_views import VIEW_OPERATIONS
 
 API_KEY = "0" * 40
 SET_BY_TRACKING = (
@@ -49,7 +51,7 @@ class WandbServer:
         self.requests: list[str] = []
         self.lock = threading.RLock()
         self.port = 0
-        self.store = Store(lambda: self.url)
+        self.store = Store(lambda: self.url, VIEW_OPERATIONS)
         self._http: _Http | None = None
 
     @property

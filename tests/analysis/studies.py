@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -52,9 +53,18 @@ class StudyFolder:
             if half:
                 write_part(folder / "predictions", 0, rows[:half], info)
             write_part(folder / "predictions", half, rows[half:], info)
-            (folder / "DONE").write_text("")
+            self.write_done(job_id)
         self.write_plan()
         return job_id
+
+    def write_done(self, job_id: str) -> None:
+        """Mark a job as complete, with the parts that lie there."""
+        folder = self.root / "jobs" / job_id
+        parts = sorted((folder / "predictions").iterdir())
+        sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in parts}
+        items = {record.example_id for record in self.records[job_id]}
+        done = {"job_id": job_id, "num_items": len(items), "num_skipped": 0, "parts": sums}
+        (folder / "DONE").write_text(json.dumps(done))
 
     def write_plan(self) -> None:
         others = [{"job_id": "f" * 16, "kind": "train", "needs": [], "cell": {"model": "x"}, "spec": {}}]

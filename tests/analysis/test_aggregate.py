@@ -156,8 +156,8 @@ def test_no_parts_or_foreign_parts_are_missing(folder: StudyFolder) -> None:
     shutil.rmtree(jobs / two / "predictions")
     shutil.copytree(jobs / three / "predictions", jobs / two / "predictions")
     no_parts, foreign, good = load_study(folder.root).shards
-    assert "no prediction parts" in str(no_parts.missing)
-    assert f"records of job {three}" in str(foreign.missing)
+    assert f"jobs/{one}/predictions/part-000000-000001.parquet: is gone" in str(no_parts.missing)
+    assert f"jobs/{two}/predictions/part-000000-000001.parquet: corrupted or f" in str(foreign.missing)
     assert good.missing is None
 
 
@@ -346,4 +346,5 @@ def test_records_of_another_protocol_are_missing(folder: StudyFolder) -> None:
     shutil.rmtree(predictions)
     info = ShardInfo(job_id, "m", "cldr", "en", "test", "option_text")
     write_part(predictions, 0, [letter([0.5, 0.1], 0)], info)
+    folder.write_done(job_id)
     assert "option_text" in str(only(folder).missing)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from analysis.aggregate import load_study
 from analysis.measure import METRIC_NAMES
 from analysis.tables import print_summary, table_rows, write_tables
 from study.errors import UserError
+from study.records import ShardInfo, write_part
 
 from .studies import StudyFolder, letter, random_letters, sweep
 from .test_aggregate import by_hand
@@ -158,14 +162,27 @@ def test_markdown(folder: StudyFolder) -> None:
     assert "One \\| two three" in lines
     assert "1 of 35 shards are missing." in lines
     assert "15 of equal width, (lo, hi]" in text
-    grid = [line for line in lines if line.startswith("|")]
-    assert len({line.count("|") for line in grid}) == 1
     rows = rows_of(folder)
-    assert len(grid) == len(rows) + 2
-    assert f"- row {len(rows)}: {' '.join(rows[-1]['job_ids'])}" in lines
-    first = rows[0]
-    assert f"| {first['accuracy']:.3f} | {first['confidence_raw']:.3f} |" in grid[2]
-    assert any("| 1 of 3 missing |" in line for line in grid)
+    origin = f"records {rows[-1]['record_hash']} of jobs {' '.join(rows[-1]['job_ids'])}"
+    assert f"- row {len(rows)}: {origin}" in lines
+    found: list[int] = []
+    sections = text.split("\n## ")[1:-1]
+    for section, level in zip(sections, ("all", "bucket", "language"), strict=True):
+        grid = [line for line in section.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in grid}) == 1
+        header, _, *body = ([field.strip() for field in line.split("|")[1:-1]] for line in grid)
+        for fields in body:
+            shown = dict(zip(header, fields, strict=True))
+            row = rows[int(shown["row"]) - 1]
+            assert row["level"] == level
+            if level != "all":
+                assert shown[level] == row["name"]
+            for heading, name in (("accuracy", "accuracy"), ("ECE raw", "ece_raw"), ("NLL", "nll")):
+                assert shown[heading] == ("-" if row[name] is None else f"{row[name]:.3f}")
+            assert shown["missing"] == (row["missing"] or "-")
+            found.append(int(shown["row"]))
+    assert sorted(found) == list(range(1, len(rows) + 1))
+    assert "| 1 of 3 missing |" in sections[2]
 
 
 def test_latex(folder: StudyFolder) -> None:
@@ -174,10 +191,47 @@ def test_latex(folder: StudyFolder) -> None:
     text = write_tables(folder.root)["latex"].read_text(encoding="utf-8")
     assert r"org/under\_score\&50\%" in text
     assert r"org/b\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in text
-    for part in (r"\toprule", r"\midrule", r"\bottomrule", r"\end{longtable}", "% jobs: 0000000000000000"):
+    for part in (r"\toprule", r"\midrule", r"\bottomrule", r"\end{longtable}", " of jobs 0000000000000000"):
         assert part in text
-    body = [line for line in text.splitlines() if line.endswith(r"\\") and "caption" not in line]
-    assert len({line.replace(r"\&", "").count("&") for line in body}) == 1
+    tables = text.split(r"\begin{longtable}")[1:]
+    assert len(tables) == 3
+    for table, title in zip(tables, ("per model", "per resource bucket", "per language"), strict=True):
+        assert f"tiny, {title}." in table
+        columns = table[1 : table.index("}")]
+        rows = [line for line in table.splitlines() if line.endswith(r"\\") and "caption" not in line]
+        assert {line.replace(r"\&", "").count("&") for line in rows} == {len(columns) - 1}
+
+
+def test_latex_takes_no_row_for_an_argument(folder: StudyFolder) -> None:
+    # after a row's end "[" begins its optional argument, and "*" is its star
+    for model in ("[x]", "*"):
+        folder.add({"model": model}, "en", random_letters("a", 20, 1.0, 0.5, 0.9))
+    lines = write_tables(folder.root)["latex"].read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if line.startswith(("[", "*"))]
+    assert [line for line in lines if line.startswith("{[}x]")]
+
+
+def test_each_row_says_which_records_it_came_from(folder: StudyFolder) -> None:
+    sweep(folder, seeds=2, skip=[(0.0, 1, "de")])
+    before = rows_of(folder)
+    changed = find(before, label_smoothing=0.1, seed=1, level="language", name="sw")
+    (job_id,) = changed["job_ids"]
+    done = json.loads((folder.root / "jobs" / job_id / "DONE").read_text())
+    canonical = json.dumps(done["parts"], sort_keys=True, separators=(",", ":"))
+    assert changed["record_hash"] == hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    for row in before:
+        assert (row["record_hash"] is None) == (row["missing"] is not None)
+
+    # the same records under other names and hashes are other records; who has no part in them stays as it was
+    shutil.rmtree(folder.root / "jobs" / job_id / "predictions")
+    info = ShardInfo(job_id, "cldr-tiny", "cldr", "sw", "test", "letter")
+    write_part(folder.root / "jobs" / job_id / "predictions", 0, folder.records[job_id], info)
+    folder.write_done(job_id)
+    for old, new in zip(before, rows_of(folder), strict=True):
+        assert old["accuracy"] == new["accuracy"]
+        assert (old["record_hash"] != new["record_hash"]) == (
+            job_id in old["job_ids"] and old["missing"] is None
+        )
 
 
 def test_not_a_study(tmp_path: Path) -> None:

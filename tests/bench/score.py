@@ -14,6 +14,9 @@ once through the layers' weights (a token is the same in every request that begi
 the head where a token of an answer is predicted. Attention's own products are left out, so that the share
 reached is a little understated with 5 shots.
 
+The bound is what HFLM would need of such products, with the head at every token of every request, over what
+nobody can do without: a ratio beyond it comes from attention, padding and Python alone.
+
 Differences are rounding; the largest are printed, in nats: between the two, and of each from our scorer on
 the same weights in float32, which tests hold to HFLM's. HFLM takes the log-softmax in bf16, too.
 
@@ -120,6 +123,16 @@ def needed(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> tupl
     return len(tree), len(read)
 
 
+def needed_of_peer(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> int:
+    """Tokens that HFLM sends through layers and head: a request for each answer, or one for all letters."""
+    total = 0
+    for query in queries:
+        start = len(tokenizer(query.context)["input_ids"])
+        lengths = [len(tokenizer(query.context + answer)["input_ids"]) - 1 for answer in query.answers]
+        total += start if set(lengths) == {start} else sum(lengths)
+    return total
+
+
 @torch.inference_mode()
 def products(weights: Sequence[torch.Tensor]) -> float:
     """CPU-seconds a token of the products with these weights."""
@@ -158,6 +171,12 @@ class Contenders:
         found = log_scores(self.peer, queries)
         return time.process_time() - begin, found
 
+    def bound(self, queries: Sequence[Query], tokens: int, read: int) -> float:
+        """How many times the operations that are needed HFLM takes."""
+        layers, head = (sum(w.numel() for w in weights) for weights in (self.layers, self.head))
+        of_peer = needed_of_peer(self.tokenizer, queries) * (layers + head)
+        return of_peer / (tokens * layers + read * head)
+
     def limit(self, tokens: int, read: int) -> float:
         """CPU-seconds of the products that nobody can do without."""
         return products(self.layers) * tokens + products(self.head) * read
@@ -188,6 +207,7 @@ def measure(contenders: Contenders, case: Case, table: Table) -> None:
         f"{1 / peer:.2f}",
         f"{peer / own:.2f}",
         f"{case.bar:.1f}",
+        f"{contenders.bound(queries, tokens, read):.2f}",
         f"{limit / own:.0%}",
         f"{limit / peer:.0%}",
         f"{apart(same, peer_scores):.2f}",
@@ -220,7 +240,7 @@ def main(models: Sequence[str]) -> int:
         loaded, tokenizer = load_models(path, None, "bf16")
         contenders = Contenders(loaded[0].cpu(), tokenizer)
         table = Table(title=f"items per CPU-second, {path.split('/')[-1]}, bf16, 1 thread, {ROUNDS} rounds")
-        for column in ("protocol", "shots", "options", "tokens", "ours", "HFLM", "ratio", "bar"):
+        for column in ("protocol", "shots", "options", "tokens", "ours", "HFLM", "ratio", "bar", "bound"):
             table.add_column(column, justify="left" if column == "protocol" else "right")
         for column in ("of limit", "HFLM of it", "apart", "off fp32", "HFLM off"):
             table.add_column(column, justify="right")

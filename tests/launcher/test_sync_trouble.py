@@ -17,13 +17,13 @@ import pytest
 
 import launcher.upload
 from launcher.cli import main
-from launcher.run_log import read_log
 from launcher.sync import run_files
 from study import records
 from study.config import TrackingConfig
 from study.files import locked
 from study.job import Job
 from study.paths import StudyPaths
+from study.run_log import read_log
 from study.tracking import track
 from tests.launcher.sync_runs import (
     assert_whole,

@@ -41,8 +41,7 @@ def read_log(path: Path) -> RunLog:
     """What a log says up to its end, or to where a kill tore it; without a run id when it says nothing."""
     log = RunLog(path)
     files: dict[str, None] = {}
-    for payload in _payloads(path.read_bytes()):
-        record = _record(payload)
+    for record in records_in(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             log.run_id, log.entity, log.project = record.run.run_id, record.run.entity, record.run.project
@@ -52,6 +51,12 @@ def read_log(path: Path) -> RunLog:
             files.update((item.path, None) for item in record.files.files)
     log.files = list(files)
     return log
+
+
+def records_in(path: Path) -> Iterator[Any]:
+    """The SDK's own messages, up to the end of a log or to where a kill tore it."""
+    for payload in _payloads(path.read_bytes()):
+        yield _record(payload)
 
 
 def write_without(source: Path, rows: Counter[float], target: Path, add: Iterable[str] = ()) -> None:

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher import run_log
-from launcher.run_log import read_log, write_without
+from study import run_log
 from study.config import TrackingConfig
 from study.job import Job
 from study.paths import JobPaths
+from study.run_log import read_log, write_without
 from study.tracking import track
 from tests.study.test_tracking import TRAIN
 from tests.wandb_reader import read_run, run_files

@@ -1,0 +1,210 @@
+"""Samples of lm-evaluation-harness's multiple_choice tasks, read as predictions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from study.errors import RecordError, UserError
+from study.languages import LANGUAGES
+
+if TYPE_CHECKING:
+    from study.records import Prediction
+
+UNKNOWN = -1
+"""Tokens of a prompt that nobody counted."""
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+KEYS = ("doc", "doc_hash", "prompt_hash", "target", "resps", "arguments", "metrics", "filter")
+"""That a sample has, and that do not change with the filter that it is logged for, but for the last one."""
+IDS = ("sample_id", "question_id")
+"""What Global-MMLU and MMLU-ProX call an item, in every language."""
+
+CountTokens: TypeAlias = Callable[[str, str], tuple[int, int]]
+"""A prompt and an option after it -> tokens of each."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task's name says it is of."""
+
+    name: str
+    benchmark: str
+    language: str
+    subject: str
+    split: str
+
+
+def name_task(name: str, config: Mapping[str, Any], groups: Sequence[str], given: str | None) -> Task:
+    """What a task is of, by its name.
+
+    `global_mmlu_full_sw_anatomy` is subject anatomy of benchmark global_mmlu_full in Swahili. Where a name
+    has no language it is `given`, and the name of a group of tasks, such as mmlu, is the benchmark.
+    Raises RecordError where there is no language, or more than one.
+    """
+    words = name.split("_")
+    places = [place for place, word in enumerate(words) if place and word in LANGUAGES]
+    named = [place for place in places if words[place] == config.get("dataset_name")]
+    split = config.get("test_split") or config.get("validation_split") or "test"
+    if len(named or places) > 1:
+        raise RecordError(f"task {name}: its language may be any of {', '.join(words[p] for p in places)}")
+    if places:
+        (place,) = named or places
+        return Task(name, "_".join(words[:place]), words[place], "_".join(words[place + 1 :]), split)
+    if given is None:
+        raise RecordError(f"task {name}: its name has no language; say which with --language")
+    above = [group for group in groups if name.startswith(f"{group}_")]
+    benchmark = min(above, key=len, default=name)
+    return Task(name, benchmark, given, name[len(benchmark) + 1 :], split)
+
+
+def read_samples(file: Path) -> tuple[dict[str, Any], ...]:
+    """Each document's sample once: with several filters the harness logs it once for each of them.
+
+    Raises RecordError, with the line, for what is no sample, or one of another run.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    lines = file.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines[:-1] if not lines[-1] else lines, start=1):
+        where = f"{file}, line {number}"
+        sample = json_object(line, where)
+        try:
+            types = (type(sample["doc_id"]), type(sample["doc_hash"]), type(sample["prompt_hash"]))
+            if types != (int, str, str):
+                raise TypeError("doc_id, doc_hash, prompt_hash")
+            first = found.setdefault(sample["doc_id"], sample)
+            same = all(first[key] == sample[key] for key in KEYS if key != "filter")
+            again = first is not sample and first["filter"] == sample["filter"]
+        except (KeyError, TypeError) as error:
+            raise RecordError(f"{where}: is no sample of lm_eval ({error!r})") from None
+        if again or not same:
+            raise RecordError(f"{where}: document {sample['doc_id']} a second time; keep one run's samples")
+    if not found:
+        raise RecordError(f"{file}: holds no samples")
+    return tuple(found.values())
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{where}: is not JSON ({error.msg})") from None
+    if not isinstance(value, dict):
+        raise RecordError(f"{where}: is not a JSON object")
+    return value
+
+
+def predictions_of(
+    task: Task, file: Path, samples: Sequence[Mapping[str, Any]], count: CountTokens | None
+) -> tuple[str, list[Prediction]]:
+    """The protocol of a task, and the predictions of its samples; count: for options that are text.
+
+    Raises RecordError for what is no multiple_choice, or has scores that are not log-probabilities.
+    """
+    read = []
+    for sample in samples:
+        where = f"{file}, document {sample['doc_id']}"
+        try:
+            read.append((sample, *_asked(sample, where)))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise RecordError(f"{where}: is no sample of multiple_choice ({error!r})") from None
+    letters = all([o.strip() for o in options] == list(LETTERS[: len(options)]) for _, _, options, _ in read)
+    if not letters and count is None:
+        raise RecordError(
+            f"task {task.name}: its options are text, and how many tokens they have was not logged; "
+            "give the model's tokenizer with --tokenizer"
+        )
+    predictions = [_prediction(task, file, *one, letters=letters, count=count) for one in read]
+    return ("letter" if letters else "option_text"), predictions
+
+
+def _asked(sample: Mapping[str, Any], where: str) -> tuple[str, list[str], list[float]]:
+    """A sample's prompt, its options and their scores, in nats."""
+    pairs = [(one["arg_0"], one["arg_1"]) for one in sample["arguments"].values()]
+    scores = [float(answer[0][0]) for answer in sample["resps"]]
+    if len(scores) != len(pairs) or any(len(answer) != 1 for answer in sample["resps"]):
+        raise RecordError(f"{where}: {len(scores)} scores for {len(pairs)} options")
+    if "acc_mutual_info" in sample["metrics"]:  # the second half are the options without the prompt
+        half = len(pairs) // 2
+        if [o for _, o in pairs[half:]] != [o for _, o in pairs[:half]] or any(p for p, _ in pairs[half:]):
+            raise RecordError(f"{where}: its unconditional scores are not those of its options")
+        pairs, scores = pairs[:half], scores[:half]
+    options = [option for _, option in pairs]
+    if len({prompt for prompt, _ in pairs}) != 1:
+        raise RecordError(f"{where}: its options are prompts, whose scores are no shares of one distribution")
+    if len(options) < 2 or len(set(options)) != len(options):
+        raise RecordError(f"{where}: its options are {options}, but must be two or more, none twice")
+    if not all(math.isfinite(score) and score <= 0 for score in scores):
+        raise RecordError(f"{where}: scores {scores} are no log-probabilities")
+    return pairs[0][0], options, scores
+
+
+def _prediction(
+    task: Task,
+    file: Path,
+    sample: Mapping[str, Any],
+    prompt: str,
+    options: Sequence[str],
+    scores: Sequence[float],
+    *,
+    letters: bool,
+    count: CountTokens | None,
+) -> Prediction:
+    from study.records import Prediction
+
+    doc: Mapping[str, Any] = sample["doc"] if isinstance(sample["doc"], dict) else {}
+    counted = [] if count is None else [count(prompt, option) for option in options]
+    own = next((str(doc[key]) for key in IDS if doc.get(key) is not None), None)
+    document = f"{task.subject}/{sample['doc_id']}" if task.subject else str(sample["doc_id"])
+    return Prediction(
+        example_id=own if own is not None else document,
+        subject=str(doc.get("subject") or task.subject or task.name),
+        label=_label(file, sample, options, scores),
+        scores=scores,
+        option_mass=min(1.0, math.fsum(map(math.exp, scores))) if letters else None,
+        option_num_tokens=None if letters else [num_tokens for _, num_tokens in counted],
+        rotation=0,
+        num_prompt_tokens=counted[0][0] if counted else UNKNOWN,
+    )
+
+
+def _label(file: Path, sample: Mapping[str, Any], options: Sequence[str], scores: Sequence[float]) -> int:
+    """The right option: a target is its text, or its place as a number.
+
+    Where it could be either, and wherever `acc` is logged, the label must agree with that.
+    """
+    target, where = str(sample["target"]), f"{file}, document {sample['doc_id']}"
+    found = {place for place, option in enumerate(options) if option.strip() == target.strip()}
+    if target.isdecimal() and int(target) < len(options):
+        found.add(int(target))
+    best = scores.index(max(scores))
+    if "acc" in sample:
+        found = {place for place in found if (place == best) == (sample["acc"] == 1.0)}
+    if len(found) != 1:
+        told = "does not agree with its accuracy, or" if "acc" in sample else "is"
+        raise RecordError(f"{where}: target {target!r} {told} not one of the options {list(options)}")
+    return found.pop()
+
+
+def token_counter(tokenizer: Path) -> CountTokens:
+    """Counts as the harness does; tokenizer: a `tokenizer.json`, or the folder it is in.
+
+    Raises UserError where there is none.
+    """
+    from tokenizers import Tokenizer
+
+    file = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
+    if not file.is_file():
+        raise UserError("there is no such file", where=str(file), remedy="give the model's tokenizer.json")
+    loaded = Tokenizer.from_file(str(file))
+
+    def count(prompt: str, option: str) -> tuple[int, int]:
+        # as the harness does it: blanks at the end of the prompt go to the option
+        kept = prompt.rstrip()
+        before = len(loaded.encode(kept).ids)
+        return before, len(loaded.encode(kept + prompt[len(kept) :] + option).ids) - before
+
+    return count
