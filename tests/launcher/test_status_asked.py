@@ -18,41 +18,11 @@ from tests.launcher.studies import (
     end,
     fail,
     make_old,
-    put_on_path,
     soon,
     states,
     submit,
-    swept,
     without_slurm,
 )
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    return put_on_path(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    """train 0, train 1, evaluate 0, evaluate 1, analyse."""
-    return swept(tmp_path)[0]
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> StudyPaths:
-    return StudyPaths(tmp_path / "outputs" / "s")
-
-
-@pytest.fixture
-def ids(plan: Plan) -> list[str]:
-    return [job.job_id for job in plan.jobs]
-
-
-@pytest.fixture
-def placed(paths: StudyPaths, ids: list[str]) -> list[str]:
-    """All jobs submitted: 7_0 to 7_4, in plan order."""
-    submit(paths, "7", [[job_id] for job_id in ids])
-    return ids
 
 
 def test_slurm_is_asked_once_in_a_while(
