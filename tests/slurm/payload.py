@@ -27,17 +27,24 @@ SHARD = '''
 """Scores nothing."""
 from study.files import append_line, write_json
 
-def evaluate(jobs, *, model_path, revision, batch_tokens, tracking, on_progress=None):
+def evaluate(jobs, *, model_path, revision, items, batch_tokens, tracking, on_progress=None):
     for job, folder in jobs:
         if not folder.done.exists():
             append_line(folder.root / "runs", "run")
             write_json(folder.done, {})
     return []
 '''
+AGGREGATE = '''
+"""No records to look at."""
+from types import SimpleNamespace
+
+def load_study(root):
+    return SimpleNamespace(missing=())
+'''
 TABLES = '''
 """No records, no tables."""
 
-def write_tables(root):
+def write_tables(root, study):
     (root / "tables").mkdir(exist_ok=True)
 
 def print_summary(root, console):
@@ -46,7 +53,7 @@ def print_summary(root, console):
 DASHBOARD = '''
 """No records, no dashboard."""
 
-def write_dashboard(root):
+def write_dashboard(root, study):
     pass
 '''
 
@@ -59,6 +66,7 @@ def payload_checkout(folder: Path, *, train: str = TRAIN, shard: str = SHARD) ->
     for name, text in {
         "training/train.py": train,
         "evaluation/shard.py": shard,
+        "analysis/aggregate.py": AGGREGATE,
         "analysis/tables.py": TABLES,
         "analysis/dashboard.py": DASHBOARD,
     }.items():

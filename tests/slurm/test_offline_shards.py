@@ -223,7 +223,8 @@ def test_each_run_is_uploaded_once(swept: Swept) -> None:
     first, second = swept.syncs
     jobs = [job for job, _, _ in swept.shards]
     assert sorted(told["job_id"] for told in first["uploaded"]) == sorted(job.job_id for job in jobs)
-    nothing: dict[str, Any] = {"uploaded": [], "failed": [], "waiting": [], "elsewhere": [], "note": None}
+    kinds = ("uploaded", "failed", "waiting", "elsewhere", "empty")
+    nothing: dict[str, Any] = {**{kind: [] for kind in kinds}, "note": None}
     assert first == {**nothing, "uploaded": first["uploaded"], "num_before": 0}
     assert second == {**nothing, "num_before": NUM_SHARDS}
     assert sorted(run.name for run in swept.server.runs) == sorted(job.job_id for job in jobs)
