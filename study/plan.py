@@ -83,11 +83,13 @@ def analysis_of(evaluations: Sequence[Job]) -> Job:
 def write_plan(plan: Plan, resolved: str, paths: StudyPaths) -> None:
     """Write plan.json, and grid.yaml with the grid as resolved.
 
-    Tables and dashboard belong to one plan: when the plan before this one had another analysis, this one's
-    is no longer done, even if it once was.
+    Tables and dashboard belong to one plan: when the plan before this one had another analysis, or another
+    description, this one's is no longer done, even if it once was.
     """
     try:
-        before = {job.job_id for job in read_plan(paths).of_kind("analyse")}
+        old = read_plan(paths)
+        same = old.description == plan.description
+        before = {job.job_id for job in old.of_kind("analyse")} if same else set()
     except UserError:  # there is none, or one of another version: it is replaced
         before = set()
     for job in plan.of_kind("analyse"):

@@ -280,6 +280,9 @@ def test_tables_of_another_plan_are_made_again(folder: Path) -> None:
     large.write_text("{}")
     assert planned() == small
     assert not small.exists()  # the tables on disk are those of the larger plan
+    small.write_text("{}")
+    assert planned("description=mine") == small
+    assert not small.exists()  # the tables have the description in their heads
 
 
 def test_round_trip(folder: Path) -> None:
