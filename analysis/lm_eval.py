@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from analysis.lm_eval_samples import (
     CountTokens,
     Task,
-    json_object,
     name_task,
     predictions_of,
     read_samples,
@@ -34,6 +33,7 @@ from study.errors import RecordError, UserError
 from study.files import canonical, digest, read_json, write_atomic, write_json
 from study.paths import StudyPaths
 from study.plan import PLAN_VERSION
+from study.rows import parse_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,7 +122,7 @@ def _shards(
     file: Path, language: str | None, count: CountTokens | None, outcome: Imported
 ) -> Iterator[_Shard]:
     """The shards of one run of the harness. One that lacks a task would be another test: it is refused."""
-    run = json_object(file.read_text(encoding="utf-8"), str(file))
+    run = parse_line(file.read_text(encoding="utf-8"), str(file))
     if any(not isinstance(run.get(key), dict) for key in ("configs", "config")) or "model_name" not in run:
         raise RecordError(f"{file}: is no result of lm_eval")
     groups: dict[tuple[str, str, str, str], list[_Member]] = defaultdict(list)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from study.errors import RecordError, UserError
 from study.languages import LANGUAGES
+from study.rows import Row, parse_line
 
 if TYPE_CHECKING:
     from study.records import Prediction
@@ -61,16 +61,16 @@ def name_task(name: str, config: Mapping[str, Any], groups: Sequence[str], given
     return Task(name, benchmark, given, name[len(benchmark) + 1 :], split)
 
 
-def read_samples(file: Path) -> tuple[dict[str, Any], ...]:
+def read_samples(file: Path) -> tuple[Row, ...]:
     """Each document's sample once: with several filters the harness logs it once for each of them.
 
     Raises RecordError, with the line, for what is no sample, or one of another run.
     """
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[int, Row] = {}
     lines = file.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines[:-1] if not lines[-1] else lines, start=1):
         where = f"{file}, line {number}"
-        sample = json_object(line, where)
+        sample = parse_line(line, where)
         try:
             types = (type(sample["doc_id"]), type(sample["doc_hash"]), type(sample["prompt_hash"]))
             if types != (int, str, str):
@@ -85,16 +85,6 @@ def read_samples(file: Path) -> tuple[dict[str, Any], ...]:
     if not found:
         raise RecordError(f"{file}: holds no samples")
     return tuple(found.values())
-
-
-def json_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{where}: is not JSON ({error.msg})") from None
-    if not isinstance(value, dict):
-        raise RecordError(f"{where}: is not a JSON object")
-    return value
 
 
 def predictions_of(

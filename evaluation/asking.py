@@ -38,7 +38,7 @@ def questions(spec: EvalSpec) -> Questions:
     split = load_split(spec.benchmark, spec.language)
     shots: Mapping[str, tuple[Item, ...]] = {}
     if spec.prompting.num_shots:
-        shots = load_shots(spec.benchmark, spec.language, spec.prompting.num_shots)
+        shots = load_shots(spec.benchmark, spec.language, spec.prompting.num_shots, split.items)
     asked = [
         Asked(rotated(item, by), by)
         for item in split.items

@@ -44,12 +44,16 @@ def load_items(benchmark: Benchmark, language: str) -> list[Item]:
     return list(load_split(benchmark, language).items)
 
 
-def load_shots(benchmark: Benchmark, language: str, num_shots: int) -> dict[str, tuple[Item, ...]]:
+def load_shots(
+    benchmark: Benchmark, language: str, num_shots: int, items: Sequence[Item] | None = None
+) -> dict[str, tuple[Item, ...]]:
     """Subject of the benchmark's items -> its first `num_shots` items in the split that shots come from.
 
+    items: the benchmark's, where they have been read already.
     Raises what `load_split` raises, for either split; JobError, with the counts, when a subject has fewer.
     """
-    subjects = list(dict.fromkeys(item.subject for item in load_items(benchmark, language)))
+    items = load_items(benchmark, language) if items is None else items
+    subjects = list(dict.fromkeys(item.subject for item in items))
     if num_shots == 0:
         return dict.fromkeys(subjects, ())
     place, rows = shot_rows(benchmark, language)
