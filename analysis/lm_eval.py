@@ -33,7 +33,7 @@ from study.errors import RecordError, UserError
 from study.files import canonical, digest, read_json, write_atomic, write_json
 from study.paths import StudyPaths
 from study.plan import PLAN_VERSION
-from study.rows import parse_line
+from study.rows import Row, parse_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,7 +114,7 @@ class _Member:
     """A task that became records."""
 
     task: Task
-    samples: tuple[dict[str, Any], ...]
+    samples: tuple[Row, ...]
     predictions: list[Prediction]
 
 
