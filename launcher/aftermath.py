@@ -42,9 +42,11 @@ def main(study_dir: str, number: str, code: str) -> None:
         for job_id in packs[int(os.environ["SLURM_ARRAY_TASK_ID"])]
         if not paths.job(job_id).done.is_file()
     ]
-    if not jobs or jobs[0].kind == "analyse" or int(code) == TERMINATED:
-        return  # nothing is left to do, or SLURM itself ended the task and does with it what it wants
+    if not jobs or jobs[0].kind == "analyse":
+        return
     _, task, attempt = place()
+    if int(code) == TERMINATED and not _runs_still(task):
+        return  # SLURM itself ended the task, and does with it what it wants
     if int(code) != STOPPED:
         logs = sorted(paths.submission(int(number)).glob(f"{task}_*_log.*"))
         for job in jobs:
@@ -96,15 +98,26 @@ def _requeue(
     _scontrol("release", task)
 
 
+def _runs_still(task: str) -> bool:
+    """Whether the task goes on for SLURM. A rank that srun ends, because another one was killed, may exit as
+    if SLURM had ended the task.
+    """
+    return _ask("squeue", "--noheader", f"--jobs={task}", "--format=%T").strip() == "RUNNING"
+
+
 def _scontrol(*arguments: str) -> None:
+    _ask("scontrol", *arguments)
+
+
+def _ask(*command: str) -> str:
     """Raises UserError when SLURM refuses, or does not answer for minutes: nobody asks again for this job."""
     for patience in reversed(range(PATIENCE)):
         try:
-            scheduler.ask(["scontrol", *arguments])
-            return
+            return scheduler.ask(command)
         except scheduler.SchedulerBusyError:
             if not patience:
                 raise
+    raise AssertionError("PATIENCE is at least 1")
 
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ def train(job, folder, *, model_path, tokens, resources, tracking):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     elif hyper.label_smoothing == 0.4:
         os.kill(os.getpid(), signal.SIGKILL)
+    elif hyper.label_smoothing == 0.5 and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        os._exit(143)
     write_json(folder.done, {})
 
 
@@ -152,10 +154,10 @@ def runs(paths: StudyPaths, job_id: str) -> list[str]:
 # --------------------------------------------------------------------- each kind of failure
 @pytest.fixture(scope="module")
 def failures(slurm_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
-    """Five trainings, of which four fail, each in its own way; no other command is given."""
+    """Six trainings, of which five fail, each in its own way; no other command is given."""
     folder = tmp_path_factory.mktemp("failures")
     checkout = payload_checkout(folder / "checkout", train=FAILING)
-    smoothing = "0.0, 0.1, 0.2, 0.3, 0.4"
+    smoothing = "0.0, 0.1, 0.2, 0.3, 0.4, 0.5"
     write_inputs(folder, study="failures", models="m", smoothing=smoothing, max_mem_gib=1)
     write_model(folder / "m")
     done = run_calsweep(checkout, "sweep", "grid.yaml", "--yes", cwd=folder)
@@ -209,12 +211,20 @@ def test_a_killed_job_is_tried_once_more_as_it_is(failures: StudyPaths) -> None:
     assert outcome(failures, job_id) == (False, causes.KILLED)
 
 
+def test_ranks_that_srun_ends_are_not_a_task_that_slurm_ends(failures: StudyPaths) -> None:
+    """One rank is killed, and srun's TERM comes before another has exited: the step's code is then TERM's."""
+    job_id = trainings(failures)[0.5]
+    assert runs(failures, job_id) == ["615 64"] * 2
+    assert [entry.outcome for entry in tries(failures, job_id)] == ["failed", "done"]
+    assert outcome(failures, job_id) == (True, None)
+
+
 def test_only_their_own_evaluations_are_blocked(failures: StudyPaths) -> None:
     evaluated = {
         smoothing: failures.job(evaluation_of(failures, job_id)).done.exists()
         for smoothing, job_id in trainings(failures).items()
     }
-    assert evaluated == {0.0: True, 0.1: True, 0.2: False, 0.3: True, 0.4: False}
+    assert evaluated == {0.0: True, 0.1: True, 0.2: False, 0.3: True, 0.4: False, 0.5: True}
 
 
 def test_remedies_need_no_new_submission(failures: StudyPaths) -> None:
