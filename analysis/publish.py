@@ -26,6 +26,7 @@ from study.errors import UserError
 from study.files import digest, read_json
 from study.languages import LANGUAGES
 from study.paths import StudyPaths
+from study.tracking import end_service
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,7 +100,7 @@ def publish(study_dir: Path, project: str | None = None) -> Published:
                 report = _save_report(content, api, entity, name)
                 workspace = _save_workspace(content, entity, name)
         finally:
-            wandb.teardown()
+            end_service()
     return Published(report, workspace, content.run_id, is_new)
 
 

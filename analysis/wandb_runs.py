@@ -15,6 +15,7 @@ from typing import Any
 
 from study.errors import RecordError, UserError
 from study.run_log import records_in
+from study.tracking import end_service
 
 ASK_TIMEOUT_S = 20
 RUNS_PER_PAGE = 100
@@ -69,7 +70,7 @@ def project_runs(place: str) -> Iterator[tuple[int, Iterator[FoundRun]]]:
                     raise UserError("there is no such project", where=place, remedy=remedy) from None
             yield total, _remote_runs(iter(runs))
         finally:
-            wandb.teardown()
+            end_service()
 
 
 def _remote_runs(runs: Iterator[Any]) -> Iterator[FoundRun]:

@@ -37,6 +37,7 @@ from study.job import Job
 from study.paths import JobPaths, StudyPaths
 from study.plan import Plan
 from study.run_log import RunLog, read_log
+from study.tracking import end_service
 
 BATCH_RUNS = 16
 LOCK_WAIT_S = 2
@@ -140,8 +141,6 @@ def _attempts(folder: JobPaths, logs: Sequence[RunLog]) -> list[Attempt]:
 def _upload_all(
     todo: Sequence[JobRun], journal: _Journal, lock: int, outcome: Outcome, console: Console
 ) -> None:
-    import wandb
-
     try:
         server = Server()
         if journal.was_cut_off:
@@ -156,7 +155,7 @@ def _upload_all(
                 outcome.runs += batch
                 progress.advance(bar, len(batch))
     finally:
-        wandb.teardown()
+        end_service()
     outcome.num_before += sum(not run.sent and not run.elsewhere for run in outcome.runs)
 
 

@@ -44,6 +44,8 @@ STOPPED_LIMIT_S = 10
 """Between its TERM and its KILL SLURM leaves 30 s by default, in which the job has to tell how it ended."""
 KILLED_LIMIT_S = 5
 """For the thread to end once the service is gone."""
+SERVICE_LIMIT_S = 20
+"""For the SDK's service to end, once every run is over."""
 _given_up: list[str] = []
 """The jobs for which W&B did not answer in time: with none tracking is as configured, with one offline."""
 
@@ -110,7 +112,7 @@ class Run:
             logger.exception("W&B failed; this job goes on without it")
             self._whole = False
         finally:
-            _end_service()
+            end_service()
             self._ended.set()
 
 
@@ -174,7 +176,7 @@ def _start(config: TrackingConfig, mode: str, job: Job, folder: JobPaths, tags: 
             logger.exception("W&B does not answer; this process tracks offline from here on")
             _given_up.append(job.job_id)
             # the service keeps the id of a run that did not start as one in use
-            _end_service()
+            end_service()
     return _init(config, "offline", job, folder, tags)
 
 
@@ -212,8 +214,21 @@ def _init(
     )
 
 
-def _end_service() -> None:
-    """Leave nothing of the SDK behind: its own way of ending, at the exit of the process, knows no limit."""
+def end_service() -> None:
+    """Leave nothing of the SDK behind.
+
+    Its own way of ending knows no limit, also at the exit of the process, and now and then a service that
+    lost its server hears of nothing (2 of 15 with wandb 0.31): after SERVICE_LIMIT_S it is killed.
+    """
+    thread = threading.Thread(target=_teardown, name="wandb-teardown", daemon=True)
+    thread.start()
+    thread.join(SERVICE_LIMIT_S)
+    if thread.is_alive():
+        _kill_service()
+        thread.join(KILLED_LIMIT_S)
+
+
+def _teardown() -> None:
     try:
         import wandb
 

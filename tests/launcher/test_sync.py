@@ -17,6 +17,7 @@ from study import records
 from study.files import locked
 from study.job import Job
 from study.paths import StudyPaths
+from study.tracking import end_service
 from tests.launcher.sync_runs import SCORES, assert_whole, attempt, logged_in, planned, sync_json, write_part
 from tests.wandb_protocol import ENTITY
 from tests.wandb_server import WandbServer
@@ -68,7 +69,7 @@ def test_runs_are_uploaded_once_and_a_second_sync_does_nothing(
     assert np.array_equal(
         np.array(back, np.float32).view(np.uint32), np.array(SCORES, np.float32).view(np.uint32)
     )
-    wandb.teardown()
+    end_service()
 
 
 def test_requeues_are_one_run_with_each_row_once(

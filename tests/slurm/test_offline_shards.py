@@ -23,6 +23,7 @@ from study.languages import LANGUAGES, Language
 from study.paths import JobPaths, StudyPaths
 from study.records import read_predictions
 from study.specs import EvalSpec
+from study.tracking import end_service
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.launcher.sync_runs import logged_in
 from tests.slurm.conftest import own_cluster
@@ -261,7 +262,7 @@ def test_records_read_back_through_the_sdk_equal_those_on_disk(swept: Swept, tmp
             assert np.array_equal(bits(back["scores"]), bits(mine["scores"]))
             assert np.array_equal(bits(back["option_mass"]), bits(mine["option_mass"]))
     finally:
-        wandb.teardown()
+        end_service()
 
 
 def bits(column: pa.ChunkedArray) -> np.ndarray:

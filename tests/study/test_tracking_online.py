@@ -20,7 +20,7 @@ import study.tracking
 from study.config import TrackingConfig
 from study.errors import Stopped
 from study.paths import JobPaths
-from study.tracking import KILLED_LIMIT_S, group_of, track
+from study.tracking import KILLED_LIMIT_S, end_service, group_of, track
 from tests.study.test_tracking import TRAIN
 from tests.wandb_reader import read_finished_run, read_run, run_files
 from tests.wandb_server import API_KEY, WandbServer, forget_wandb, serving
@@ -219,3 +219,22 @@ def test_without_a_server_w_and_b_has_more_time_than_with_one(
     assert [row["item"] for row in read_finished_run(file).history] == [1]
     assert study.tracking._given_up == []
     assert server.requests == []
+
+
+def test_a_service_that_hears_of_nothing_is_ended(
+    server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK's own teardown waits for it without a limit."""
+    import wandb
+
+    monkeypatch.setattr(study.tracking, "SERVICE_LIMIT_S", 1)
+    assert wandb.Api(timeout=20).default_entity
+    (service,) = services()
+    service.suspend()
+    begin = time.monotonic()
+    end_service()
+    assert time.monotonic() - begin < 1 + KILLED_LIMIT_S + SLACK_S
+    assert services() == []
+    assert wandb.Api(timeout=20).default_entity, "another one is started"
+    end_service()
+    assert services() == []
