@@ -23,7 +23,7 @@ def sweep(outputs: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 def run(command: Sequence[str], *, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=540)
 
 
 def status(study_dir: Path) -> dict[str, Any]:

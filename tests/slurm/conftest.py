@@ -33,7 +33,7 @@ class SlurmCluster:
     nodes: tuple[str, ...]
     accounting: bool
 
-    def run(self, *command: str, timeout_s: float = 60) -> str:
+    def run(self, *command: str, timeout_s: float = 120) -> str:
         """Run a command, return its output; raises CalledProcessError when it fails."""
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=timeout_s)
         return done.stdout.strip()

@@ -60,7 +60,7 @@ def count_calls(folder: Path, log: Path) -> None:
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_big_study_drains(
     limited_cluster: SlurmCluster,
     tmp_path: Path,

@@ -253,7 +253,7 @@ def test_what_one_rank_lacks_all_are_given(slurm_cluster: SlurmCluster, tmp_path
 def calsweep(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "launcher.cli", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=60,
+        cwd=cwd, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from tests.wandb_protocol import ENTITY, StoredRun
 from tests.wandb_reader import read_run, run_files
 from tests.wandb_server import WandbServer
 
-pytestmark = pytest.mark.timeout(600)  # the first test does all the work
+pytestmark = pytest.mark.timeout(1200)  # the first test does all the work
 
 NUM_SHARDS = 71
 NUM_ITEMS = 3

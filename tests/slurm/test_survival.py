@@ -32,7 +32,7 @@ from tests.slurm.test_sweep import wait_for_empty_queue
 from tests.sweeping import run, sweep_command
 from training.checkpoint import MARKER
 
-pytestmark = pytest.mark.timeout(600)  # the first test does all the work
+pytestmark = pytest.mark.timeout(1200)  # the first test does all the work
 
 NUM_STEPS = 240
 ENOUGH_STEPS = 25  # so that a training that began anew would show
@@ -191,7 +191,7 @@ def submit_without_a_controller(cluster: SlurmCluster, folder: Path, outputs: Pa
     )
     eventually(log.is_file, "sbatch has met no controller")
     cluster.testbed("restart-ctld")
-    told, _ = launcher.communicate(timeout=60)
+    told, _ = launcher.communicate(timeout=180)
     assert launcher.returncode == 0, told
     return log.read_text().split()
 
@@ -215,7 +215,7 @@ def strike(
         return len(struck) == len(accidents)
 
     names = [accident.name for accident in accidents]
-    eventually(strike_some, f"all of {names} happen", limit_s=120, every_s=0.05)
+    eventually(strike_some, f"all of {names} happen", limit_s=300, every_s=0.05)
     return struck
 
 
