@@ -6,7 +6,6 @@ import copy
 import hashlib
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from study.config import TrackingConfig
 from study.errors import CalsweepError, Stopped
 from study.files import digest, write_atomic, write_json
 from study.job import Job
-from study.paths import JobPaths
+from study.paths import JobPaths, items_file
 from study.specs import EvalSpec, identity
 from study.tracking import Run, track
 from study.weights import UNREADABLE, cannot_load, cannot_load_tokenizer, require_all, weights_at
@@ -190,8 +189,7 @@ def _run_shard(
 
 def _write_items(folder: Path, spec: EvalSpec, items: Sequence[Item]) -> None:
     """What analysis slices by, once for all models: the items' table of this benchmark and language."""
-    name = re.sub(r"[^\w.-]", "_", spec.benchmark.name)
-    file = folder / f"{name}-{digest(identity(spec.benchmark))[:8]}" / f"{spec.language}.parquet"
+    file = items_file(folder, spec.benchmark.name, digest(identity(spec.benchmark)), spec.language)
     if not file.is_file():
         buffer = pa.BufferOutputStream()
         pq.write_table(items_table(items), buffer)

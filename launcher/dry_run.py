@@ -42,7 +42,7 @@ def print_matrix(tasks: Sequence[Task], console: Console) -> None:
         for job in task.jobs:
             if isinstance(job.spec, EvalSpec):
                 models.setdefault(id(job.cell), job)
-                counts.setdefault(id(job.cell), Counter())[job.spec.benchmark.name] += 1
+                counts.setdefault(id(job.cell), Counter())[job.spec.benchmark.label] += 1
     for key, job in models.items():
         languages = ", ".join(f"{name} in {count} languages" for name, count in counts[key].items())
         lines.append(f"evaluate {job.cell_name} · {languages}")

@@ -86,7 +86,7 @@ def _rows(statuses: Sequence[JobStatus]) -> list[_Row]:
             model = job.spec.model
             row = rows.setdefault(model.name, _Row({}))
             row.label = row.label if row.shards else _label(job, "base")
-            row.shards.setdefault(job.spec.benchmark.name, {})[job.spec.language] = status
+            row.shards.setdefault(job.spec.benchmark.label, {})[job.spec.language] = status
         elif job.kind != "analyse":
             rows[job.job_id] = _Row(_label(job, "prepared"), own=status)
     models = list(dict.fromkeys(row.label["model"] for row in rows.values()))

@@ -70,7 +70,7 @@ class Survey:
     @property
     def num_benchmarks(self) -> int:
         specs = [status.job.spec for status in self.statuses]
-        return len({spec.benchmark.name for spec in specs if isinstance(spec, EvalSpec)})
+        return len({spec.benchmark.label for spec in specs if isinstance(spec, EvalSpec)})
 
     @property
     def exit_code(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,12 @@ class JobPaths:
     def done(self) -> Path:
         """Written last: everything else in the folder is complete."""
         return self.root / "DONE"
+
+
+def items_file(items: Path, benchmark: str, benchmark_digest: str, language: str) -> Path:
+    """The table of one language in `StudyPaths.items`. benchmark_digest: of its identity, split included."""
+    name = re.sub(r"[^\w.-]", "_", benchmark)
+    return items / f"{name}-{benchmark_digest[:8]}" / f"{language}.parquet"
 
 
 @dataclass(frozen=True)

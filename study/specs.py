@@ -186,6 +186,11 @@ class Benchmark:
         one_of(self.schema, SCHEMAS, "schema")
         require(self.num_items is None or self.num_items >= 1, "num_items", "give 1 or more")
 
+    @property
+    def label(self) -> str:
+        """Name, and the split where it is not the usual one."""
+        return self.name if self.split == "test" else f"{self.name} {self.split}"
+
 
 @dataclass(frozen=True, slots=True)
 class Prompting:

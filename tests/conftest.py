@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling
 
 from tests.sweeping import sweep
@@ -12,6 +13,11 @@ from tests.sweeping import sweep
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # a shell that starts this in the background has it ignored, by every process that a test interrupts, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# a machine that others use, too, is slow now and then
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 class Pieces(LoadFileScheduling):  # type: ignore[misc]

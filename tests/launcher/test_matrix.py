@@ -165,6 +165,20 @@ evaluate: {include_base: BASE, benchmarks: [{name: cldr_lite, languages: [en]}]}
         assert rows_told == rows
 
 
+def test_splits_of_a_benchmark_are_told_apart(tmp_path: Path) -> None:
+    """One to choose the learning rate by, one to report: each has its own shards."""
+    plan = study(tmp_path, more=", {name: cldr_lite, split: dev, languages: [en]}")
+    assert all(job.spec.benchmark.split for job in plan.of_kind("evaluate") if isinstance(job.spec, EvalSpec))
+    failed = [
+        job.job_id
+        for job in plan.of_kind("evaluate")
+        if isinstance(job.spec, EvalSpec) and job.spec.benchmark.split == "test" and job.spec.language == "en"
+    ]
+    told = lines(survey_of(plan, **dict.fromkeys(failed, "failed")))
+    assert sum(line.count("✗") for line in told) == len(failed) == 10
+    assert [line.strip() for line in told if "cldr_lite" in line] == ["cldr_lite", "cldr_lite dev"]
+
+
 def test_troubles_are_told_once_with_the_command_that_explains_them(tmp_path: Path) -> None:
     plan = study(tmp_path, axes="seed: [1]")
     statuses = [

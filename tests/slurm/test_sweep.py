@@ -34,7 +34,7 @@ NUMBERS = (
 )
 
 
-def wait_for_empty_queue(cluster: SlurmCluster, limit_s: float = 240) -> None:
+def wait_for_empty_queue(cluster: SlurmCluster, limit_s: float = 480) -> None:
     end = time.monotonic() + limit_s
     while queue := cluster.run("squeue", "--noheader", "--format=%i %j %T %r"):
         assert time.monotonic() < end, f"still in the queue:\n{queue}"
