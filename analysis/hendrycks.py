@@ -7,7 +7,7 @@ examples into a bin, so their floor for a calibrated model (about 0.048 and more
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from study.bins import FloatArray, check_predictions
 
@@ -23,7 +23,7 @@ def hendrycks_rms(confidence: ArrayLike, correct: ArrayLike, *, beta: int = BETA
     nothing is left (there: 0, or an IndexError).
     """
     conf, hit = _checked(confidence, correct, beta, 2, "hendrycks_rms")
-    order = np.argsort(conf, kind="stable")
+    order = _stable_order(conf)
     used = (len(conf) // beta - 1) * beta
     residual = (conf - hit)[order][:used].reshape(-1, beta).mean(axis=1)
     return float(np.sqrt(beta / len(conf) * np.sum(residual**2)))
@@ -37,11 +37,21 @@ def mmlu_rms(confidence: ArrayLike, correct: ArrayLike, *, beta: int = BETA) -> 
     confidences share a bin. Raises ValueError below `beta` examples.
     """
     conf, hit = _checked(confidence, correct, beta, 1, "mmlu_rms")
-    num_bins = len(conf) // beta
-    starts = np.round(np.linspace(0, len(conf), num_bins, endpoint=False)).astype(np.int64)
-    index = np.searchsorted(np.sort(conf)[starts[1:]], conf, side="right")
-    error = np.bincount(index, hit - conf, minlength=num_bins) / len(conf)
+    order = np.argsort(conf)
+    ordered = conf[order]
+    starts = np.round(np.linspace(0, len(conf), len(conf) // beta, endpoint=False)).astype(np.int64)
+    cuts = np.unique(np.searchsorted(ordered, ordered[starts], side="left"))  # each bin's first example
+    error = np.add.reduceat((hit - conf)[order], cuts) / len(conf)
     return float(np.sum(error**2) ** 0.25)
+
+
+def _stable_order(conf: FloatArray) -> NDArray[np.int64]:
+    """`np.argsort(conf, kind="stable")` in a third of the time: the default sort has vector instructions."""
+    order = np.argsort(conf)
+    ordered = conf[order]
+    group = np.cumsum(ordered[1:] != ordered[:-1])  # of equal confidences, which it leaves in any order
+    rank = len(conf) * np.concatenate([[0], group])
+    return np.asarray(np.sort(rank + order) - rank, dtype=np.int64)
 
 
 def _checked(

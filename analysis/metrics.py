@@ -23,12 +23,12 @@ from study.bins import (
     NUM_BINS,
     OVERSHOOT,
     FloatArray,
+    assign_bins,
     bin_predictions,
     check_correct,
     check_finite,
     check_predictions,
     check_probabilities,
-    error_over_bins,
 )
 
 __all__ = [
@@ -50,7 +50,10 @@ def ece(
     confidence, correct: (N,). scheme: "equal_width", or "equal_mass" (then also called ACE).
     Biased upward by about sqrt(num_bins / N), even for a perfectly calibrated model.
     """
-    return error_over_bins(bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme))
+    conf, hit = check_predictions(confidence, correct)
+    index, _ = assign_bins(conf, num_bins=num_bins, scheme=scheme)
+    # w_b |d_b| is |sum of the residuals in b| / n: one sum over bins where `Bins` need three
+    return float(np.abs(np.bincount(index, hit - conf)).sum() / len(conf))
 
 
 def ace(confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = NUM_BINS) -> float:
@@ -78,15 +81,15 @@ def classwise_ece(
     """
     p, y = _check_probs_and_labels(probs, labels)
     has = _check_options(num_options, y, p.shape)
-    if np.any(p[~has] > 0.0):
+    if np.any((p > 0.0) & ~has):
         raise ValueError("probs must be 0 for options beyond num_options.")
     if not has.any(axis=0).all():
         raise ValueError("classwise_ece needs an example for every class.")
-    return float(
-        np.mean(
-            [ece(p[rows, c], y[rows] == c, num_bins=num_bins, scheme=scheme) for c, rows in enumerate(has.T)]
-        )
-    )
+    found = []
+    for c in range(p.shape[1]):
+        rows = np.flatnonzero(has[:, c])
+        found.append(ece(p[rows, c], y[rows] == c, num_bins=num_bins, scheme=scheme))
+    return float(np.mean(found))
 
 
 def mce(
@@ -143,7 +146,7 @@ def brier(probs: ArrayLike, labels: ArrayLike) -> float:
     example does not have is a probability of 0.
     """
     p, y = _check_probs_and_labels(probs, labels)
-    return float(np.mean(np.sum((p - _one_hot(y, p.shape[1])) ** 2, axis=1)))
+    return float(np.sum((p - _one_hot(y, p.shape[1])) ** 2)) / len(y)
 
 
 def brier_decomposition(
@@ -156,7 +159,8 @@ def brier_decomposition(
     """
     p, y = _check_probs_and_labels(probs, labels)
     parts = [
-        top_label_decomposition(p[:, c], y == c, num_bins=num_bins, scheme=scheme) for c in range(p.shape[1])
+        top_label_decomposition(of_class, y == c, num_bins=num_bins, scheme=scheme)
+        for c, of_class in enumerate(np.ascontiguousarray(p.T))
     ]
     return BrierParts(
         reliability=sum(part.reliability for part in parts),
@@ -186,7 +190,7 @@ def nll(log_probs: ArrayLike, labels: ArrayLike) -> float:
     """
     lp = check_finite(log_probs, "log_probs", num_dims=2)
     y = _check_labels(labels, lp.shape)
-    if lp.max() > OVERSHOOT or np.max(np.exp(lp).sum(axis=1)) > 1.0 + SUM_TOLERANCE:
+    if lp.max() > OVERSHOOT or np.max(_row_sums(np.exp(lp))) > 1.0 + SUM_TOLERANCE:
         raise ValueError("log_probs must be at most 0, and their exponentials sum to at most 1 in each row.")
     return float(-np.mean(np.minimum(lp[np.arange(len(y)), y], 0.0)))
 
@@ -268,6 +272,11 @@ def _by_confidence(conf: FloatArray, hit: FloatArray) -> tuple[NDArray[np.int64]
     return np.diff(starts, append=len(conf)), np.add.reduceat(hit[order], starts)
 
 
+def _row_sums(array: FloatArray) -> FloatArray:
+    """(N,) of (N, C), by a matrix product: over so few columns `sum(axis=1)` takes ten times as long."""
+    return np.asarray(array @ np.ones(array.shape[1]), dtype=np.float64)
+
+
 def _one_hot(labels: NDArray[np.int64], num_classes: int) -> FloatArray:
     target = np.zeros((len(labels), num_classes))
     target[np.arange(len(labels)), labels] = 1.0
@@ -277,7 +286,7 @@ def _one_hot(labels: NDArray[np.int64], num_classes: int) -> FloatArray:
 def _check_probs_and_labels(probs: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, NDArray[np.int64]]:
     p = check_probabilities(probs, "probs", num_dims=2)
     y = _check_labels(labels, p.shape)
-    if np.max(np.abs(p.sum(axis=1) - 1.0)) > SUM_TOLERANCE:
+    if np.max(np.abs(_row_sums(p) - 1.0)) > SUM_TOLERANCE:
         raise ValueError("probs must sum to 1 over the classes of each example.")
     return p, y
 

@@ -28,14 +28,20 @@ def smooth_ece(confidence: ArrayLike, correct: ArrayLike) -> float:
     """
     conf, hit = check_predictions(confidence, correct)
     spectrum = np.fft.rfft(_mirrored(conf, conf - hit))
+    gap = abs(float(np.mean(conf - hit)))
     below, sigma = 0.0, 1.0
+    found: float | None = None  # smECE_sigma
     for _ in range(10):
         middle = (below + sigma) / 2.0
-        if middle < 0.001 or middle < _smoothed_error(spectrum, middle):
+        if middle < max(gap, 0.001):  # whatever the width, smECE is at least the gap
+            below = middle
+            continue
+        error = _smoothed_error(spectrum, middle)
+        if middle < error:
             below = middle
         else:
-            sigma = middle
-    return _smoothed_error(spectrum, sigma)
+            sigma, found = middle, error
+    return _smoothed_error(spectrum, sigma) if found is None else found
 
 
 def _mirrored(position: FloatArray, value: FloatArray) -> FloatArray:
@@ -62,7 +68,9 @@ def _smoothed_error(spectrum: NDArray[np.complex128], sigma: float) -> float:
 @lru_cache(maxsize=128)
 def _kernel_spectrum(sigma: float) -> FloatArray:
     """Of the Gaussian, cut half a unit from its centre. Kept: every search takes its sigmas from few."""
-    distance = np.minimum(np.arange(2 * _GRID_STEPS), np.arange(2 * _GRID_STEPS, 0, -1)) / _GRID_STEPS
-    kernel = np.where(distance <= 0.5, np.exp(-0.5 * (distance / sigma) ** 2), 0.0)
+    distance = np.arange(_GRID_STEPS // 2 + 1) / _GRID_STEPS
+    right = np.zeros(_GRID_STEPS + 1)
+    right[: len(distance)] = np.exp(-0.5 * (distance / sigma) ** 2)
+    kernel = np.concatenate([right, right[-2:0:-1]])
     # symmetric, so its spectrum is real
     return np.asarray(np.fft.rfft(kernel / kernel.sum()).real, dtype=np.float64)

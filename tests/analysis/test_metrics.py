@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from analysis import metrics
+from study.bins import bin_predictions, error_over_bins
 
 BINNED: list[Callable[..., float]] = [
     metrics.ece,
@@ -140,6 +141,16 @@ def test_binned_metrics_against_fractions(pair: tuple[list[float], list[int]], n
             if count > 1
         )
         check(metrics.debiased_l2, square)
+
+
+@given(predictions, st.integers(1, 20), st.sampled_from(["equal_width", "equal_mass"]))
+def test_ece_is_that_of_the_diagrams_bins(
+    pair: tuple[list[float], list[int]], num_bins: int, scheme: str
+) -> None:
+    bins = bin_predictions(*pair, num_bins=num_bins, scheme=scheme)
+    assert metrics.ece(*pair, num_bins=num_bins, scheme=scheme) == pytest.approx(
+        error_over_bins(bins), rel=0, abs=1e-14
+    )
 
 
 @given(predictions)

@@ -52,6 +52,44 @@ def test_bad_correct_raises(correct: Any) -> None:
         metrics.accuracy(correct)
 
 
+@pytest.mark.parametrize("place", [0, 1, 63, 500, 997, 999])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_bad_value_among_many_is_seen(place: int, bad: float) -> None:
+    good = np.linspace(0.1, 0.9, 1000)
+    probs = np.stack([good, 1.0 - good], axis=1)
+    one_bad = good.copy()
+    one_bad[place] = bad
+    for metric in PAIRED:
+        with pytest.raises(ValueError, match=r"^confidence has NaN or infinite values\.$"):
+            metric(one_bad, good > 0.5)
+        with pytest.raises(ValueError, match=r"^correct has NaN or infinite values\.$"):
+            metric(good, one_bad)
+    probs[place, 1] = bad
+    with pytest.raises(ValueError, match=r"^probs has NaN or infinite values\.$"):
+        metrics.brier(probs, np.zeros(1000, np.int64))
+
+
+def test_masked_truth_values_are_missing() -> None:
+    correct = np.ma.masked_array([True, False], [False, True])
+    for metric in PAIRED:
+        with pytest.raises(ValueError, match=r"^correct has masked \(missing\) values\.$"):
+            metric([0.5, 0.6], correct)
+
+
+def test_metrics_leave_their_input_alone() -> None:
+    """Checks hand on the caller's own array where they can."""
+    confidence, correct = np.linspace(0.0, 1.0, 400), np.arange(400) % 2 * 1.0
+    probs, labels = np.stack([confidence, 1.0 - confidence], axis=1), np.arange(400) % 2
+    for array in (confidence, correct, probs, labels):
+        array.setflags(write=False)  # NumPy then raises where somebody writes
+    of_pairs: list[Callable[..., Any]] = [*PAIRED, metrics.hendrycks_rms, metrics.mmlu_rms]
+    for metric in (*of_pairs, metrics.top_label_decomposition):
+        metric(confidence, correct)
+    of_options: list[Callable[..., Any]] = [metrics.brier, metrics.brier_decomposition, metrics.classwise_ece]
+    for metric in of_options:
+        metric(probs, labels)
+
+
 def test_a_softmax_that_overshoots_one_is_one() -> None:
     assert metrics.ece([1.0 + 1e-7, 1.0], [1, 1]) == 0.0
 

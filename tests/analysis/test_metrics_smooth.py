@@ -6,8 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from analysis import metrics
+from analysis.smooth import _mirrored, _smoothed_error
 
 # Values of relplot 1.0.3 (numpy 2.4): after `pip install relplot`, python -c "import numpy as np, relplot;
 # rng = np.random.default_rng(7); ..."  with the draws of `relplot_cases` below and `relplot.smECE(confidence,
@@ -83,3 +86,27 @@ def test_smooth_ece_is_continuous_where_binned_ece_jumps() -> None:
     correct = [1] * 50 + [0] * 50
     assert abs(metrics.ece(below, correct) - metrics.ece(above, correct)) > 0.4
     assert metrics.smooth_ece(below, correct) == pytest.approx(metrics.smooth_ece(above, correct), abs=1e-6)
+
+
+pairs = st.lists(
+    st.tuples(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1.0])), st.integers(0, 1)),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(pairs)
+@settings(max_examples=50, deadline=None)
+def test_halvings_that_the_gap_decides_need_no_transform(drawn: list[tuple[float, int]]) -> None:
+    """The search as relplot has it, where each of ten halvings takes a transform."""
+    confidence, correct = (np.array(column, dtype=np.float64) for column in zip(*drawn, strict=True))
+    spectrum = np.fft.rfft(_mirrored(confidence, confidence - correct))
+    below, above = 0.0, 1.0
+    for _ in range(10):
+        middle = (below + above) / 2
+        if middle < 0.001 or middle < _smoothed_error(spectrum, middle):
+            below = middle
+        else:
+            above = middle
+    expected = _smoothed_error(spectrum, above)
+    assert metrics.smooth_ece(confidence, correct) == pytest.approx(expected, rel=0, abs=1e-12)

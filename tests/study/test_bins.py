@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from study.bins import bin_predictions, equal_mass_edges, equal_width_edges
+from study.bins import assign_bins, bin_predictions, equal_mass_edges, equal_width_edges
 
 
 def which_bin(value: float, *, num_bins: int = 10) -> int:
@@ -142,6 +142,27 @@ def test_each_example_lies_in_one_bin_between_its_edges(conf: np.ndarray, num_bi
                 expected[b] += 1
                 break
     assert bins.count.tolist() == expected
+
+
+@given(st.integers(1, 5000), st.data())
+def test_values_a_few_floats_from_an_edge(num_bins: int, data: st.DataObject) -> None:
+    """Bins are computed from a product that is rounded: here a search over the edges says where they end."""
+    near = st.tuples(st.integers(0, num_bins), st.integers(-12, 12))
+    conf = []
+    for k, steps in data.draw(st.lists(near, min_size=1, max_size=20)):
+        value = k / num_bins
+        for _ in range(abs(steps)):
+            value = float(np.nextafter(value, 2.0 if steps > 0 else -1.0))
+        conf.append(min(max(value, 0.0), 1.0))
+    index, edges = assign_bins(np.array(conf), num_bins=num_bins)
+    assert index.tolist() == np.searchsorted(edges[1:], conf, side="left").tolist()
+
+
+@given(confidences, st.integers(1, 30))
+def test_equal_mass_is_a_search_over_its_edges(conf: np.ndarray, num_bins: int) -> None:
+    index, edges = assign_bins(conf, num_bins=num_bins, scheme="equal_mass")
+    assert edges.tolist() == equal_mass_edges(conf, num_bins).tolist()
+    assert index.tolist() == np.searchsorted(edges[1:], conf, side="left").tolist()
 
 
 @given(confidences, st.integers(1, 30), st.randoms(use_true_random=False))
