@@ -130,16 +130,17 @@ class Scorer:
         lock = threading.Lock()
 
         def work(device: int) -> None:
-            prefix: tuple[tuple[int, ...], Prefix | None] = (), None
+            ids: tuple[int, ...] = ()
+            prefix: Prefix | None = None
             while True:
                 with lock:
                     if not waiting:
                         return
                     batch = waiting.pop()
-                if batch.prefix != prefix[0]:
-                    made = prefix_of(self.models[device], batch.prefix) if batch.prefix else None
-                    prefix = batch.prefix, made
-                results.update(self._run(device, rows, batch, prefix[1]))
+                if batch.prefix != ids:
+                    prefix = None  # the last one's memory is free before the next one needs it
+                    ids, prefix = batch.prefix, self._prefix(device, batch.prefix)
+                results.update(self._run(device, rows, batch, prefix))
 
         if len(self.models) == 1:
             work(0)
@@ -148,15 +149,30 @@ class Scorer:
                 list(pool.map(work, range(len(self.models))))
         return [results[i] for i in range(len(rows))]
 
+    def _prefix(self, device: int, ids: Sequence[int]) -> Prefix | None:
+        """Keys and values of what a group of rows begins with; None without, or where memory is lacking."""
+        if not ids:
+            return None
+        try:
+            return prefix_of(self.models[device], ids)
+        except torch.OutOfMemoryError:
+            logger.warning("out of GPU memory for %d shared tokens; each question has them anew", len(ids))
+        torch.cuda.empty_cache()  # outside `except`: the error holds what is to be freed
+        return None
+
     def _run(
         self, device: int, rows: Sequence[Encoded], batch: Batch, prefix: Prefix | None
     ) -> dict[int, list[float]]:
-        """Score a batch; where its device lacks memory, in halves, as all batches from then on."""
+        """Score a batch; where its device lacks memory, in halves, as all batches from then on.
+
+        prefix: of what its rows begin with; without, they go through whole.
+        """
         results: dict[int, list[float]] = {}
+        length = 0 if prefix is None else len(batch.prefix)
         pieces = [batch.rows]
         while pieces:
             piece = pieces.pop()
-            size = len(piece) * max(self._widths(rows, piece, len(batch.prefix)))
+            size = len(piece) * max(self._widths(rows, piece, length))
             if size <= self._limit[device] or len(piece) == 1:
                 try:
                     values = answer_log_probs(self.models[device], [rows[i] for i in piece], prefix)

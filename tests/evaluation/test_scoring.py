@@ -185,6 +185,29 @@ def test_a_batch_that_does_not_fit_is_halved_from_then_on(monkeypatch: pytest.Mo
         scorer.score(asked)
 
 
+def test_a_prefix_that_does_not_fit_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = queries([f"{'x' * 180}{i}?\nAnswer:" for i in range(100, 112)], [["a", "bc"]] * 12)
+    scorer = Scorer([MODELS["llama"]], TOKENIZER, batch_tokens=500)
+    widths, tries = [], []
+
+    def no_memory(model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
+        tries.append(len(ids))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def spied(model: PreTrainedModel, rows: Sequence[Encoded], prefix: Prefix | None) -> list[list[float]]:
+        assert prefix is None
+        widths.append(sum(map(forward.num_inputs, rows)))
+        return answer_log_probs(model, rows, prefix)
+
+    monkeypatch.setattr(scoring, "prefix_of", no_memory)
+    monkeypatch.setattr(scoring, "answer_log_probs", spied)
+    for query, score in zip(asked, scorer.score(asked), strict=True):
+        assert score.scores == pytest.approx(expected(MODELS["llama"], TOKENIZER, query), abs=5e-5)
+    assert len(tries) == 1, "what did not fit once is not tried again"
+    assert tries[0] > 180
+    assert max(widths) <= 500, "whole questions in passes of their size"
+
+
 def raise_out_of_memory(*args: object) -> list[list[float]]:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
