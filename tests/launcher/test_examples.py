@@ -19,7 +19,7 @@ from tests.sweeping import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 TRAININGS = {
-    "demo": 4, "smoke": 1, "paper": 3 * 3 * 4 * 2, "released_code": 3 * 3 * 3 * 3,
+    "demo": 6, "smoke": 1, "paper": 3 * 3 * 4 * 2, "released_code": 3 * 3 * 3 * 3,
     "ablation_temperature": 6 * 3 * 3 * 2 * 4, "ablation_softcap": 6 * 3 * 3 * 2 * 5,
 }  # fmt: skip
 
