@@ -1,137 +1,30 @@
-"""A study's prediction records as numbers: one `Shard` per evaluate job, and means over them.
+"""Means over the shards of a study, with their intervals.
 
-A shard that is not there has a reason instead of metrics, and a mean with such a member is missing itself:
-nothing is computed over fewer members than planned, and nothing missing becomes 0.
+A mean with a member that is missing is missing itself: nothing is computed over fewer members than planned,
+and nothing missing becomes 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from analysis.measure import CONFIDENCES, METRIC_NAMES, Metrics, measure, read_scored
+from analysis.inference import Estimate, interval, mean, over_seeds
+from analysis.loading import load_study
+from analysis.measure import CONFIDENCES, METRIC_NAMES, Metrics
 from analysis.metrics import floor_over_bins
-from analysis.reading import read_records
-from study.bins import Bins, error_over_bins, merge_bins
-from study.errors import RecordError, UserError
-from study.files import digest, read_json
-from study.languages import LANGUAGES
-from study.paths import StudyPaths
-from study.plan import PLAN_VERSION
+from analysis.shards import BUCKETS, UNREADABLE, Average, Cell, Shard, Study, Test, resource_order
+from study.bins import error_over_bins, merge_bins
+from study.errors import RecordError
+from study.files import digest
 
-BUCKETS = ("high", "mid", "low", "other")
-"""Resource buckets from rich to poor; `other` holds languages that are not in the project's table."""
-
-UNREADABLE = "unreadable"
-
-Average = Literal["macro", "micro"]
-Test = tuple[str, str, str]
-"""Benchmark, split, protocol."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The axes of the grid that a job stands for, in the grid's order; a base model has `model` alone."""
-
-    axes: tuple[tuple[str, Any], ...]
-
-    def get(self, name: str) -> Any:
-        """The value of an axis, None where the cell lacks it."""
-        return dict(self.axes).get(name)
-
-    def without(self, *names: str) -> Cell:
-        return Cell(tuple((axis, value) for axis, value in self.axes if axis not in names))
-
-    @property
-    def is_base(self) -> bool:
-        """Not trained by this study."""
-        return all(axis == "model" for axis, _ in self.axes)
-
-
-@dataclass(frozen=True, eq=False)
-class Shard:
-    """One evaluate job: one model on one language."""
-
-    job_id: str
-    cell: Cell
-    benchmark: str
-    split: str
-    protocol: str
-    language: str
-    metrics: Metrics | None
-    bins: Mapping[str, Bins] | None
-    """By kind of confidence, `raw` and `renormalised`."""
-    record_hash: str | None
-    """Of the records that the metrics were computed from, 16 hex; None where there are no metrics."""
-    missing: str | None
-    """Why there are no metrics; None when there are."""
-
-    @property
-    def is_refused(self) -> bool:
-        """Done, with records that cannot be used."""
-        return self.missing is not None and self.missing.startswith(UNREADABLE)
-
-    @property
-    def test(self) -> Test:
-        """What was asked."""
-        return (self.benchmark, self.split, self.protocol)
-
-    @property
-    def bucket(self) -> str:
-        return LANGUAGES[self.language].bucket if self.language in LANGUAGES else "other"
-
-
-@dataclass(frozen=True, eq=False)
-class Study:
-    """A study's evaluations, whether they ran or not, in the order of the plan."""
-
-    name: str
-    description: str
-    shards: tuple[Shard, ...]
-
-    @property
-    def missing(self) -> list[Shard]:
-        return [shard for shard in self.shards if shard.missing]
-
-    def tests(self) -> list[Test]:
-        """Each test, once."""
-        return list(dict.fromkeys(shard.test for shard in self.shards))
-
-    def runs(self) -> list[Cell]:
-        """Each cell, once; seeds apart."""
-        return list(dict.fromkeys(shard.cell for shard in self.shards))
-
-    def groups(self) -> list[Cell]:
-        """Each cell without its seed, once."""
-        return list(dict.fromkeys(shard.cell.without("seed") for shard in self.shards))
-
-    def languages(self) -> list[str]:
-        """Each language, once, from rich to poor in resources, then by code."""
-        return sorted({shard.language for shard in self.shards}, key=resource_order)
-
-    def select(self, test: Test, cell: Cell, language: str | None = None) -> list[Shard]:
-        """The shards of a test and a cell, of all languages or one; without its seed a cell has all seeds."""
-        return self._index.get((test, cell, language), [])
-
-    @cached_property
-    def _index(self) -> dict[tuple[Test, Cell, str | None], list[Shard]]:
-        index: dict[tuple[Test, Cell, str | None], list[Shard]] = {}
-        for shard in self.shards:
-            for cell in {shard.cell, shard.cell.without("seed")}:
-                for language in (shard.language, None):
-                    index.setdefault((shard.test, cell, language), []).append(shard)
-        return index
-
-
-def resource_order(language: str) -> tuple[int, int, str]:
-    """Sorts languages from rich to poor: by bucket, Joshi class, code."""
-    known = LANGUAGES.get(language)
-    return (BUCKETS.index(known.bucket), -known.joshi, language) if known else (len(BUCKETS), 0, language)
+__all__ = [
+    "BUCKETS", "UNREADABLE", "Average", "Cell", "Shard", "Study", "Summary", "Test", "load_study",
+    "resource_order", "summarise",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +35,7 @@ class Summary:
     shards: tuple[Shard, ...]
     num_seeds: int
     """1 for a base model too."""
+    average: Average
 
     @property
     def num_missing(self) -> int:
@@ -155,6 +49,20 @@ class Summary:
         if len(self.shards) == 1:
             return self.shards[0].missing
         return f"{self.num_missing} of {len(self.shards)} missing"
+
+    def estimate(self, metric: str) -> Estimate | None:
+        """The mean with its paired replicates; None where it is missing, or the metric has no interval.
+
+        Raises ValueError for a micro mean over other shards than those of a cell's bucket, or all of them.
+        """
+        if self.metrics is None:
+            return None
+        return over_seeds([_estimate(members, metric, self.average) for members in _by_seed(self.shards)])
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """(low, high), 95%, of examples like these, and where there are several seeds of others."""
+        estimate = self.estimate(metric)
+        return None if estimate is None else interval(estimate)
 
     @property
     def job_ids(self) -> list[str]:
@@ -178,13 +86,27 @@ def summarise(shards: Sequence[Shard], average: Average = "macro") -> Summary:
     """
     if not shards:
         raise ValueError("there are no shards to summarise.")
-    by_seed: dict[Any, list[Shard]] = {}
-    for shard in shards:
-        by_seed.setdefault(shard.cell.get("seed"), []).append(shard)
-    seeds = [_one_seed(members, average) for members in by_seed.values()]
+    seeds = [_one_seed(members, average) for members in _by_seed(shards)]
     complete = [m for m in seeds if m is not None]
-    mean = _mean(complete) if len(complete) == len(seeds) else None
-    return Summary(mean, tuple(shards), len(by_seed))
+    whole = _mean(complete) if len(complete) == len(seeds) else None
+    return Summary(whole, tuple(shards), len(seeds), average)
+
+
+def _by_seed(shards: Sequence[Shard]) -> list[list[Shard]]:
+    found: dict[Any, list[Shard]] = {}
+    for shard in shards:
+        found.setdefault(shard.cell.get("seed"), []).append(shard)
+    return list(found.values())
+
+
+def _estimate(shards: Sequence[Shard], metric: str, average: Average) -> Estimate | None:
+    """Of one seed."""
+    if average == "macro" or len(shards) == 1:
+        return mean([(shard.estimates or {}).get(metric) for shard in shards])
+    job_ids = frozenset(shard.job_id for shard in shards)
+    if job_ids not in shards[0].pooled:
+        raise ValueError("micro means have estimates over a resource bucket or all languages of a cell.")
+    return shards[0].pooled[job_ids].get(metric)
 
 
 def _one_seed(shards: Sequence[Shard], average: Average) -> Metrics | None:
@@ -215,70 +137,3 @@ def _mean(
             column = [getattr(m, name) for m in members]
             values[name] = None if None in column else float(np.average(column, weights=weights))
     return Metrics(**values)
-
-
-def load_study(study_dir: Path) -> Study:
-    """Read a study folder: its plan, and the records of every evaluate job that is complete.
-
-    Raises UserError where the folder is not a study, has another plan version, or plans no evaluation.
-    """
-    paths = StudyPaths(Path(study_dir))
-    if not paths.plan.is_file():
-        raise UserError(
-            "is not a study (no plan.json)", where=str(study_dir), remedy="give the folder <outputs>/<study>"
-        )
-    try:
-        plan = read_json(paths.plan)
-        known = plan["schema_version"] == PLAN_VERSION
-        jobs = [
-            {"job_id": job["job_id"], **plan["models"][job["model"]], "spec": plan["shards"][job["shard"]]}
-            for job in (plan["jobs"] if known else ())
-            if job["kind"] == "evaluate"
-        ]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(
-            f"is not a plan ({error!r})", where=str(paths.plan), remedy="sweep the grid again"
-        ) from None
-    if not known:
-        raise UserError(
-            "is not a plan of this version of calsweep", where=str(paths.plan), remedy="sweep the grid again"
-        )
-    if not jobs:
-        raise UserError(
-            "plans no evaluation", where=str(paths.plan), remedy="add evaluate.benchmarks to the grid"
-        )
-    shards = tuple(_load_shard(paths, job) for job in jobs)
-    return Study(str(plan["study"]), plan.get("description") or "", shards)
-
-
-def _load_shard(paths: StudyPaths, job: Mapping[str, Any]) -> Shard:
-    spec, job_id = job["spec"], str(job["job_id"])
-    cell = Cell(tuple((axis, value) for axis, value in job["cell"].items() if value is not None))
-    found: Metrics | None = None
-    bins: Mapping[str, Bins] | None = None
-    record_hash: str | None = None
-    missing: str | None = None
-    folder = paths.job(job_id)
-    if not folder.done.exists():
-        missing = "failed" if folder.failed.exists() else "not done"
-    else:
-        try:
-            table, record_hash = read_records(folder, job_id, spec)
-            found, bins = measure(read_scored(table, str(spec["protocol"])))
-        except (RecordError, ValueError, OSError) as error:  # pyarrow raises the latter two
-            record_hash = None
-            place = "" if str(folder.root) in str(error) else f"jobs/{job_id}: "
-            # what is missing is published: without the place of the study on this machine
-            missing = f"{UNREADABLE}: {place}{error}".replace(f"{paths.root}/", "")
-    return Shard(
-        job_id=job_id,
-        cell=cell,
-        benchmark=str(spec["benchmark"]["name"]),
-        split=str(spec["benchmark"].get("split", "test")),
-        protocol=str(spec["protocol"]),
-        language=str(spec["language"]),
-        metrics=found,
-        bins=bins,
-        record_hash=record_hash,
-        missing=missing,
-    )

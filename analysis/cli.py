@@ -1,4 +1,4 @@
-"""The command line of the analysis: `python -m analysis tables|dashboard|verify STUDY_DIR`, `compare A B`.
+"""The command line of the analysis: `python -m analysis tables|dashboard|figures|verify STUDY_DIR`, ...
 
 Exit codes: 0 written, compared or verified, also where shards are missing (each is marked, and their number
 printed); 1 the tables do not follow from the records, or records cannot be used; 2 a mistake.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from analysis import exchange
@@ -17,6 +17,7 @@ from study.errors import CalsweepError
 
 TEXT_FORMATS = ("csv", "markdown", "latex")
 FORMATS = (*TEXT_FORMATS, "parquet")
+FIGURE_FORMATS = ("png", "pdf")
 MAX_NAMED = 100
 """Differences that `verify` prints."""
 
@@ -42,20 +43,37 @@ def _parser() -> argparse.ArgumentParser:
         description="Calibration tables and a dashboard from a study's predictions.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    tables = commands.add_parser("tables", help="write tables/calibration.* and print a summary")
+    tables = commands.add_parser(
+        "tables", help="write tables/{calibration,differences}.* and print a summary"
+    )
     dashboard = commands.add_parser("dashboard", help="write dashboard.html, one file that needs no network")
+    figures = commands.add_parser("figures", help="write figures/*, drawn for papers")
     verify = commands.add_parser("verify", help="compute the tables again from the records, and compare")
-    for command in (tables, dashboard, verify):
+    for command in (tables, dashboard, figures, verify):
         command.add_argument("study_dir", type=Path, metavar="STUDY_DIR", help="the folder <outputs>/<study>")
     tables.add_argument(
         "--format",
         choices=FORMATS,
-        help="write and print just this one (default: write all, print a summary)",
+        help="write just this one, and print the calibration (default: write all, print a summary)",
     )
+    figures.add_argument("--format", choices=FIGURE_FORMATS, help="write just this one (default: both)")
     compare = commands.add_parser("compare", help="two studies side by side, where both have the same cells")
     compare.add_argument("study_dir", type=Path, metavar="A", help="the folder of a study")
     compare.add_argument("other_dir", type=Path, metavar="B", help="of another; differences are B - A")
     compare.add_argument("--format", choices=("csv",), help="print full precision and job ids")
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="temperature scaling, what changed, slices, correlations, choice of learning rate",
+        description="Write tables/{temperature,decomposition,diagnostics,slices,correlations}.csv and "
+        "tables/manifest.json, and print summaries.",
+    )
+    diagnose.add_argument("study_dir", type=Path, metavar="STUDY_DIR", help="the folder <outputs>/<study>")
+    diagnose.add_argument(
+        "--select-by",
+        choices=("macro", "english"),
+        default="macro",
+        help="learning rates by the NLL on validation splits over all languages alike, or in English alone",
+    )
     exchange.add_commands(commands)
     return parser
 
@@ -70,7 +88,37 @@ def _run(options: argparse.Namespace) -> int:
 
         print_comparison(options.study_dir, options.other_dir, as_csv=options.format == "csv")
         return 0
+    if options.command == "diagnose":
+        return _diagnose(options)
     return _write(options)
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.text import Text
+
+    from analysis.aggregate import load_study
+    from analysis.diagnose import diagnose
+    from analysis.diagnose_summary import print_diagnosis
+
+    study = load_study(options.study_dir)  # it has a progress bar of its own
+    with Console(stderr=True).status("diagnosing") as status:
+        found = diagnose(
+            options.study_dir,
+            study=study,
+            select_by=options.select_by,
+            tell=lambda cell: status.update(Text(cell)),
+        )
+    print_diagnosis(found, Console())
+    for path in found.written:
+        print(path)
+    for shard in found.study.missing:
+        if shard.is_refused:
+            print(f"analysis: {shard.missing}", file=sys.stderr)
+    if found.study.missing:
+        missing, planned = len(found.study.missing), len(found.study.shards)
+        print(f"analysis: {missing} of {planned} shards are missing", file=sys.stderr)
+    return 0
 
 
 def _verify(study_dir: Path) -> int:
@@ -97,7 +145,12 @@ def _write(options: argparse.Namespace) -> int:
     if options.command == "dashboard":
         from analysis.dashboard import write_dashboard
 
-        written = [write_dashboard(options.study_dir, study=study)]
+        written: Iterable[Path] = [write_dashboard(options.study_dir, study=study)]
+    elif options.command == "figures":
+        from analysis.figures import write_figures
+
+        chosen = [options.format] if options.format else FIGURE_FORMATS
+        written = write_figures(options.study_dir, formats=chosen, study=study)
     else:
         from analysis.tables import print_summary, write_tables
 
@@ -107,6 +160,8 @@ def _write(options: argparse.Namespace) -> int:
             print_summary(options.study_dir, Console(), study=study)
         formats = [options.format] if options.format else None
         written = list(write_tables(options.study_dir, formats=formats, study=study).values())
+        if options.format:
+            written = written[:1]  # the calibration; differences lie beside it
     for path in written:
         if options.command == "tables" and options.format in TEXT_FORMATS:
             print(path.read_text(encoding="utf-8"), end="")  # to be piped; the place goes to stderr

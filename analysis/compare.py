@@ -3,19 +3,25 @@
 A cell is a model under the same values of every axis, on the same benchmark, split, protocol and language.
 Differences are B - A. A language's numbers are means over the seeds that both have of it, those of a bucket
 and of all languages macro means over those languages. What only one has is listed, and takes no part.
+
+A difference has a 95% interval and a p-value from bootstrap replicates that both studies share. Seeds are
+paired as well: a seed's difference is one number, and their spread enters as Student's t. So a row whose
+languages have different seeds has neither.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.aggregate import BUCKETS, Cell, Shard, Study, Test, load_study, resource_order
+from analysis.aggregate import BUCKETS, Cell, Shard, Study, Test, resource_order
+from analysis.inference import Estimate, difference, holm, interval, mean, over_seeds, p_value
 from analysis.labels import axis_text
+from analysis.loading import load_studies
 from study.errors import RecordError, UserError
 from study.paths import StudyPaths
 
@@ -48,10 +54,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Change:
-    """A number in A and in B. An interval for the difference belongs here, from the pairs' records."""
+    """A number in A and in B, and what the examples say of the difference."""
 
     a: float
     b: float
+    low: float | None
+    """95%, of the difference; None, as the p-value, where languages have different seeds."""
+    high: float | None
+    p_value: float | None
+    """Two-sided, that there is no difference."""
+    holm: float | None
+    """The same after Holm's correction over the languages of a cell; None for buckets and all languages."""
 
     @property
     def difference(self) -> float:
@@ -88,7 +101,7 @@ def compare(a_dir: Path, b_dir: Path) -> Comparison:
 
     Raises UserError where one is not a study, they have no result in common, or they asked other items.
     """
-    a, b = load_study(a_dir), load_study(b_dir)
+    a, b = load_studies([a_dir, b_dir])
     ours, theirs = _by_place(a, a_dir), _by_place(b, b_dir)
     pairs, rest = [], []
     for place in dict.fromkeys([*ours, *theirs]):
@@ -147,9 +160,9 @@ def _sentences(rest: Sequence[tuple[Shard | None, str]]) -> Iterator[str]:
 
 def _require_same_items(one: Shard, a_dir: Path, other: Shard, b_dir: Path) -> None:
     """Differences are paired: of other questions they would say nothing about the models."""
-    ours, theirs = _items(one, a_dir), _items(other, b_dir)
-    if ours.equals(theirs):
+    if one.items == other.items:
         return
+    ours, theirs = _items(one, a_dir), _items(other, b_dir)
     a, b = (
         dict(zip(t["example_id"].to_pylist(), t["label"].to_pylist(), strict=True)) for t in (ours, theirs)
     )
@@ -192,8 +205,9 @@ def _rows(pairs: Sequence[Pair]) -> Iterator[Row]:
         languages.setdefault(pair.a.language, []).append(pair)
     for (test, cell), found in groups.items():
         languages = {code: found[code] for code in sorted(found, key=resource_order)}
-        for code, members in languages.items():
-            yield _row(test, cell, "language", code, [members])
+        yield from _corrected(
+            [_row(test, cell, "language", code, [members]) for code, members in languages.items()]
+        )
         for bucket in BUCKETS:
             if chosen := [members for members in languages.values() if members[0].a.bucket == bucket]:
                 yield _row(test, cell, "bucket", bucket, chosen)
@@ -218,6 +232,21 @@ def _row(test: Test, cell: Cell, level: str, name: str, languages: Sequence[Sequ
     )
 
 
+def _corrected(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a cell's languages, with Holm's correction over them."""
+    corrected = {metric: holm({row.name: row.changes[metric].p_value for row in rows}) for metric in NUMBERS}
+    return [
+        replace(
+            row,
+            changes={
+                metric: replace(change, holm=corrected[metric][row.name])
+                for metric, change in row.changes.items()
+            },
+        )
+        for row in rows
+    ]
+
+
 def _change(languages: Sequence[Sequence[Pair]], metric: str) -> Change:
     """The one place where the numbers of pairs become those of a row: over seeds, then over languages."""
     each = [
@@ -225,4 +254,35 @@ def _change(languages: Sequence[Sequence[Pair]], metric: str) -> Change:
         for members in languages
     ]
     a, b = np.mean(each, axis=0)
-    return Change(float(a), float(b))
+    paired = _paired(languages, metric)
+    if paired is None:
+        return Change(float(a), float(b), None, None, None, None)
+    return Change(float(a), float(b), *interval(paired), p_value(paired), None)
+
+
+def _paired(languages: Sequence[Sequence[Pair]], metric: str) -> Estimate | None:
+    """B - A: of each seed over languages, then over seeds; None where languages have different seeds."""
+    by_seed: dict[Any, list[Pair]] = {}
+    for members in languages:
+        for pair in members:
+            by_seed.setdefault(pair.a.cell.get("seed"), []).append(pair)
+    if len({len(members) for members in languages}) > 1 or any(
+        len(pairs) != len(languages) for pairs in by_seed.values()
+    ):
+        return None
+    differences = []
+    for pairs in by_seed.values():
+        a, b = (mean([_estimate(shard, metric) for shard in side]) for side in _sides(pairs))
+        assert a is not None  # as b: of shards with metrics
+        assert b is not None
+        differences.append(difference(b, a))
+    return over_seeds(differences)
+
+
+def _sides(pairs: Sequence[Pair]) -> tuple[list[Shard], list[Shard]]:
+    return [pair.a for pair in pairs], [pair.b for pair in pairs]
+
+
+def _estimate(shard: Shard, metric: str) -> Estimate:
+    assert shard.estimates is not None  # a pair has metrics
+    return shard.estimates[metric]

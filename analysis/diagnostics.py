@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.metrics import ece
 from study.bins import FloatArray, check_finite, check_predictions, check_probabilities
 from study.languages import LANGUAGES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NUM_PERMUTATIONS = 9999
 
@@ -134,29 +137,27 @@ class Slices:
     """Rows whose item does not say, and that are in no slice."""
 
 
-def slice_rows(example_ids: Sequence[str], items_file: Path, column: str) -> Slices:
+def slice_rows(example_ids: Sequence[str], items: pa.Table, column: str) -> Slices:
     """Group rows by `column` of an items table: subject, category, cultural_sensitivity (CS or CA), quality.
 
-    items_file: <study>/items/<benchmark>-<digest>/<language>.parquet. Raises ValueError for a column that is
-    not text there, for an item that is there twice, and for a row whose item is not in the table.
+    items: as `evaluation.benchmarks.items_table` makes it. Raises ValueError for a column that is not text
+    there, for an item that is there twice, and for a row whose item is not in the table.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow.compute as pc
 
-    table = pq.read_table(items_file)
-    if column not in table.column_names or not pa.types.is_string(table.schema.field(column).type):
-        raise ValueError(f"{items_file} has no text column {column!r}.")
-    value = dict(zip(table["example_id"].to_pylist(), table[column].to_pylist(), strict=True))
-    if len(value) < table.num_rows:
-        raise ValueError(f"{items_file} has an item twice.")
-    groups: dict[str | None, list[int]] = {}
-    for row, name in enumerate(example_ids):
-        if name not in value:
-            raise ValueError(f"{items_file} has no item {name!r}.")
-        groups.setdefault(value[name], []).append(row)
-    without = groups.pop(None, [])
-    named = {str(group): np.array(rows, dtype=np.int64) for group, rows in groups.items()}
-    return Slices(dict(sorted(named.items())), len(without))
+    if column not in items.column_names or not pa.types.is_string(items.schema.field(column).type):
+        raise ValueError(f"the items have no text column {column!r}.")
+    names = items["example_id"].combine_chunks()
+    if len(names.unique()) < len(names):
+        raise ValueError("an item is there twice.")
+    place = pc.index_in(pa.array(example_ids, pa.string()), value_set=names)
+    if place.null_count:
+        raise ValueError(f"there is no item '{example_ids[place.is_null().index(True).as_py()]}'.")
+    values = items[column].combine_chunks().take(place).dictionary_encode()
+    code = values.indices.fill_null(-1).to_numpy()
+    groups = {str(name): np.flatnonzero(code == k) for k, name in enumerate(values.dictionary.to_pylist())}
+    return Slices(dict(sorted(groups.items())), int(np.sum(code == -1)))
 
 
 @dataclass(frozen=True)

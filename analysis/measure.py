@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import metrics
+from analysis.uncertainty import Resamples, Sums, sum_rows
 from study.bins import Bins, FloatArray, bin_predictions, error_over_bins
 
 if TYPE_CHECKING:
@@ -54,12 +55,18 @@ class Metrics:
 
 
 METRIC_NAMES = tuple(f.name for f in fields(Metrics))
+WITH_INTERVALS = tuple(
+    name for name in METRIC_NAMES if name not in ("n", "chance") and not name.startswith("ece_floor")
+)
+"""The metrics that have estimates with bootstrap replicates; the others follow from what was asked."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
     """The examples of one shard; arrays are (N,) or (N, C), C the most options of an example."""
 
+    example_ids: NDArray[np.str_]
+    """(N,), each once."""
     label: NDArray[np.int64]
     num_options: NDArray[np.int64]
     score: FloatArray
@@ -95,7 +102,8 @@ def read_scored(table: pa.Table, protocol: str) -> Scored:
     score[np.arange(score.shape[1]) < num_options[:, None]] = flat
     mass = table["option_mass"]
     option_mass = None if mass.null_count else mass.to_numpy().astype(np.float64)
-    scored = Scored(label, num_options, score, option_mass)
+    ids = table["example_id"].to_numpy().astype(np.str_)
+    scored = Scored(ids, label, num_options, score, option_mass)
     rotation = table["rotation"].to_numpy().astype(np.int64)
     if not rotation.any():
         return scored
@@ -134,6 +142,7 @@ def _over_rotations(
         mean = np.log(total / count[:, None]) + highest[:, None]
     mass = scored.option_mass
     return Scored(
+        np.asarray(names.to_pylist(), dtype=np.str_),  # the items' own order is that of their places
         label[starts],
         num_options[starts],
         mean,
@@ -150,36 +159,69 @@ def _ragged(column: pa.ChunkedArray[Any]) -> tuple[FloatArray, NDArray[np.int64]
     return flat.to_numpy().astype(np.float64), lengths.to_numpy().astype(np.int64)
 
 
-def measure(scored: Scored) -> tuple[Metrics, dict[str, Bins]]:
-    """All metrics of one shard, and its bins by kind of confidence.
+@dataclass(frozen=True, eq=False)
+class PerExample:
+    """What each example shows, (N,) or (N, C); metrics are means of it, or come from bins of it."""
 
-    Raises ValueError where a score is above 0 (a probability above 1).
-    """
+    correct: NDArray[np.bool_]
+    confidence: dict[str, FloatArray]
+    """By kind, of the predicted option."""
+    log_probs: FloatArray
+    """(N, C) nats, over the options; -inf where there is no option."""
+
+
+def per_example(scored: Scored) -> PerExample:
+    """Confidence and correctness of each example of a shard."""
     rows = np.arange(len(scored.label))
     predicted = np.argmax(scored.score, axis=1)
-    correct = predicted == scored.label
     log_probs = _log_softmax(scored.score)
     confidence = {
         "raw": np.exp(scored.score[rows, predicted]),
         "renormalised": np.exp(log_probs[rows, predicted]),
     }
-    bins = {kind: bin_predictions(values, correct) for kind, values in confidence.items()}
+    return PerExample(predicted == scored.label, confidence, log_probs)
+
+
+def measure(scored: Scored, examples: PerExample | None = None) -> tuple[Metrics, dict[str, Bins]]:
+    """All metrics of one shard, and its bins by kind of confidence.
+
+    examples: from `per_example`, where they are there already.
+    Raises ValueError where a score is above 0 (a probability above 1).
+    """
+    found = examples or per_example(scored)
+    correct = found.correct
+    bins = {kind: bin_predictions(values, correct) for kind, values in found.confidence.items()}
     values: dict[str, Any] = {}
-    for kind, conf in confidence.items():
+    for kind, conf in found.confidence.items():
         values[f"confidence_{kind}"] = float(np.mean(conf))
         values[f"gap_{kind}"] = metrics.confidence_gap(conf, correct)
         values[f"ece_{kind}"] = error_over_bins(bins[kind])
         values[f"ece_floor_{kind}"] = metrics.floor_over_bins(bins[kind])
     mass = scored.option_mass
     return Metrics(
-        n=len(rows),
+        n=len(correct),
         chance=float(np.mean(1.0 / scored.num_options)),
         accuracy=metrics.accuracy(correct),
-        nll=_ragged_nll(log_probs, scored),
-        brier=metrics.brier(np.exp(log_probs), scored.label),
+        nll=_ragged_nll(found.log_probs, scored),
+        brier=metrics.brier(np.exp(found.log_probs), scored.label),
         option_mass=None if mass is None else float(np.mean(mass)),
         **values,
     ), bins
+
+
+def sum_examples(resamples: Resamples, rows: NDArray[np.int64], scored: Scored, examples: PerExample) -> Sums:
+    """What the estimates of a shard need, by the names of `WITH_INTERVALS`.
+
+    rows: (N,), the place of each example among those resampled.
+    """
+    every = np.arange(len(rows))
+    probs = np.exp(examples.log_probs)
+    squares = (probs**2).sum(axis=1) + 1.0 - 2.0 * probs[every, scored.label]
+    means = {"nll": -examples.log_probs[every, scored.label], "brier": squares}
+    if scored.option_mass is not None:
+        means["option_mass"] = scored.option_mass
+    confidences = {f"_{kind}": values for kind, values in examples.confidence.items()}
+    return sum_rows(resamples, rows, confidences, examples.correct, means)
 
 
 def _log_softmax(score: FloatArray) -> FloatArray:

@@ -10,27 +10,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.aggregate import Cell
-from analysis.compare import NUMBERS, Comparison, Row, compare
+from analysis.compare import NUMBERS, Change, Comparison, Row, compare
+from analysis.difference_table import SIGNIFICANT
 from analysis.labels import axis_text, trained_label, varied_axes
-from analysis.summary import MAX_SETTINGS, NAME_WIDTH, crop, short
+from analysis.summary import MAX_SETTINGS, NAME_WIDTH, crop, short, signed
 from study.bins import NUM_BINS
 from study.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-NUMBER_WIDTH = 15
-"""Of A, B and their difference."""
+NUMBER_WIDTH = 16
+"""Of A, B, their difference and its mark."""
 
 
 def as_dict(row: Row, axes: Sequence[str]) -> dict[str, Any]:
     """A row for the CSV: full precision, and the job ids of both sides in the same order."""
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float | None] = {}
     for metric, change in row.changes.items():
         numbers |= {
             f"{metric}_a": change.a,
             f"{metric}_b": change.b,
             f"{metric}_difference": change.difference,
+            f"{metric}_low": change.low,
+            f"{metric}_high": change.high,
+            f"{metric}_p_value": change.p_value,
+            f"{metric}_holm": change.holm,
         }
     return {
         **dict(zip(("benchmark", "split", "protocol"), row.test, strict=True)),
@@ -81,7 +86,8 @@ def _print_tables(found: Comparison, console: Console, a_dir: Path, b_dir: Path)
         f"n = {sizes[0]}{f' to {sizes[-1]}' if len(sizes) > 1 else ''} items a language, the same in both. "
         "raw: probability over the full vocabulary; ren.: renormalised over the options. ECE: "
         f"{NUM_BINS} bins of equal width, (lo, hi]. Bucket rows and all: macro means over the languages that "
-        "both have; seeds are averaged."
+        "both have; seeds are averaged. *: p < .05 that there is no difference, paired by example and seed; "
+        "of languages after Holm's correction."
     )
     console.print(Text(note, style="dim"))
 
@@ -106,20 +112,26 @@ def _print_table(console: Console, title: str, rows: Sequence[tuple[str, Row]]) 
 
     console.print(Text(f"\n{title}", style="bold"))
     width = max(NAME_WIDTH, *(len(name) for name, _ in rows))
-    per_table = max(1, (console.width - width - 3) // (NUMBER_WIDTH + 3))
+    per_table = max(1, (console.width - width - 2) // (NUMBER_WIDTH + 2))
     for start in range(0, len(NUMBERS), per_table):
         chosen = list(NUMBERS)[start : start + per_table]
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("", no_wrap=True, width=width)
         for metric in chosen:
             heading = f"{NUMBERS[metric]}\n{'A':>4} {'B':>4} {'B - A':>5}"
             table.add_column(heading, no_wrap=True, width=NUMBER_WIDTH)
         for name, row in rows:
             changes = [row.changes[metric] for metric in chosen]
-            fields = [f"{short(c.a):>4} {short(c.b):>4} {_signed(c.difference):>5}" for c in changes]
+            fields = [f"{short(c.a):>4} {short(c.b):>4} {signed(c.difference):>5}{_mark(c)}" for c in changes]
             # not a plain string: rich takes "[x]" in a model's name for a style
             table.add_row(Text(name), *fields, style="" if row.level == "language" else "bold")
         console.print(table)
+
+
+def _mark(change: Change) -> str:
+    """A star where there is a difference: of a language after Holm's correction, of a mean as it is."""
+    p = change.p_value if change.holm is None else change.holm
+    return "*" if p is not None and p < SIGNIFICANT else " "
 
 
 def _name(row: Row) -> str:
@@ -127,9 +139,3 @@ def _name(row: Row) -> str:
         return row.name
     known = LANGUAGES[row.name].name if row.name in LANGUAGES else ""
     return crop(f"  {row.name:<3} {known}", NAME_WIDTH)
-
-
-def _signed(value: float) -> str:
-    """A difference in five characters: +.012."""
-    text = f"{value:+z.3f}"
-    return text[0] + text[2:] if text[1] == "0" else text[:5]

@@ -138,5 +138,11 @@ def short(value: float) -> str:
     return text[1:] if text.startswith("0") else text[:4]
 
 
+def signed(value: float) -> str:
+    """A difference, of shares in five characters: +.012."""
+    text = f"{value:+z.3f}"
+    return text[0] + text[2:] if text[1] == "0" else text[:5]
+
+
 def crop(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -21,48 +21,87 @@ from numpy.typing import ArrayLike, NDArray
 from study.bins import FloatArray
 
 Scheme = Literal["global", "english", "per_language"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 COLDEST, HOTTEST = 0.01, 100.0
 NUM_FOLDS = 5
+MAX_TURNS = 400
+TOLERANCE, EDGE = 1e-10, 1e-8
+"""Of log T."""
+
+
+class NotFittedError(ValueError):
+    """There is nothing to fit a temperature on, or nothing that it may be fitted on."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
     """Examples of one language."""
 
-    example_ids: Sequence[str]
+    example_ids: Sequence[str] | NDArray[np.str_]
     score: FloatArray
     """(N, C) nats, as in `analysis.measure.Scored`; -inf where there is no option."""
     label: NDArray[np.int64]
     """(N,), 0..C-1."""
 
 
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """Examples of one language after scaling."""
+
+    log_probs: FloatArray
+    """(N, C) nats, over the options; -inf where there is no option."""
+    temperature: float
+    """Of several folds, the geometric mean."""
+
+
 def fit_temperature(score: ArrayLike, label: ArrayLike) -> float:
     """The T in 0.01..100 that minimises the NLL of softmax(score / T).
 
-    score: (N, C) nats, -inf where there is no option. label: (N,). The NLL is convex in 1 / T, so its slope
-    is halved down to. The end of the range is the answer where there is no minimum inside: all labels right
-    (0.01: any T is too warm), or scores worse than chance (100). Raises ValueError for NaN, an example
-    without two options, and a label that is no option.
+    score: (N, C) nats, -inf where there is no option. label: (N,). The end of the range is the answer where
+    there is no minimum inside: all labels right (0.01: any T is too warm), or scores worse than chance (100).
+    Raises ValueError for NaN, an example without two options, and a label that is no option.
     """
+    return _fit([_prepared(score, label)])
+
+
+def _prepared(score: ArrayLike, label: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """(C, N) scores below the best one, and (N,) that of the label."""
     s, y = _check(score, label)
-    there = np.isfinite(s)
-    shifted = np.where(there, s - s.max(axis=1, keepdims=True), 0.0)
-    of_label = shifted[np.arange(len(y)), y]
+    # not -inf, which times a weight of 0 is NaN; its square is finite, and exp(-1e100 / T) is 0 for any T
+    shifted = np.maximum(s - s.max(axis=1, keepdims=True), -1e100)
+    # turned: sums over few options are slow where they lie side by side
+    return np.ascontiguousarray(shifted.T), shifted[np.arange(len(y)), y]
 
-    def slope(log_inverse: float) -> float:
-        """Of the NLL in 1 / T: the mean of E[score] - score of the label."""
-        weight = np.where(there, np.exp(shifted * np.exp(log_inverse)), 0.0)
-        return float(np.mean((weight * shifted).sum(axis=1) / weight.sum(axis=1) - of_label))
 
-    low, high = -np.log(HOTTEST), -np.log(COLDEST)
-    if slope(low) >= 0.0:
-        return HOTTEST
-    if slope(high) <= 0.0:
-        return COLDEST
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if slope(middle) < 0.0 else (low, middle)
-    return float(np.exp(-(low + high) / 2.0))
+def _fit(parts: Sequence[tuple[FloatArray, FloatArray]]) -> float:
+    """The NLL is convex in 1 / T: Newton's steps in log(1 / T), halving where one leaves what is left."""
+
+    def slope(log_inverse: float) -> tuple[float, float]:
+        """Of the NLL's sum in 1 / T, E[score] - score of the label; and its slope, the variance."""
+        first = second = 0.0
+        for shifted, of_label in parts:
+            weight = np.exp(shifted * np.exp(log_inverse))
+            weight /= weight.sum(axis=0)
+            weight *= shifted
+            mean = weight.sum(axis=0)
+            weight *= shifted
+            first += float((mean - of_label).sum())
+            second += float((weight.sum(axis=0) - mean**2).sum())
+        return first, second
+
+    low, high = lowest, highest = -np.log(HOTTEST), -np.log(COLDEST)
+    here = 0.0
+    for turn in range(MAX_TURNS):
+        first, second = slope(here)
+        low, high = (here, high) if first < 0.0 else (low, here)
+        step = -first / (second * np.exp(here)) if second > 0.0 else np.inf
+        there = here + step
+        if not low < there < high or turn % 8 == 7:  # now and then, so that the range shrinks in any case
+            there = (low + high) / 2.0
+        step, here = there - here, there
+        if abs(step) < TOLERANCE:
+            break
+    return HOTTEST if here - lowest < EDGE else COLDEST if highest - here < EDGE else float(np.exp(-here))
 
 
 def scaled_log_probs(score: ArrayLike, temperature: float) -> FloatArray:
@@ -79,70 +118,70 @@ def fit_temperatures(
 ) -> dict[str, float]:
     """T for each of `languages`, from `samples` by language code.
 
-    global: every example counts the same. Raises ValueError for an unknown scheme, and where a language that
-    the scheme fits on has no sample.
+    global: every example counts the same. Raises ValueError for an unknown scheme, NotFittedError where a
+    language that the scheme fits on has no example.
     """
-    if scheme not in get_args(Scheme):
-        raise ValueError(f"scheme must be one of {', '.join(get_args(Scheme))}, not {scheme!r}.")
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, not {scheme!r}.")
     needed = {"global": list(samples), "english": ["en"], "per_language": list(languages)}[scheme]
-    lacking = [code for code in needed if code not in samples]
+    lacking = [code for code in needed if code not in samples or len(samples[code].label) == 0]
     if lacking or not needed:
-        raise ValueError(f"{scheme} temperatures need examples of {', '.join(lacking) or 'a language'}.")
+        raise NotFittedError(f"{scheme} temperatures need examples of {', '.join(lacking) or 'a language'}")
+    parts = {code: _prepared(samples[code].score, samples[code].label) for code in needed}
     if scheme == "per_language":
-        return {code: fit_temperature(samples[code].score, samples[code].label) for code in languages}
-    width = max(samples[code].score.shape[1] for code in needed)
-    scores = [
-        np.pad(s, ((0, 0), (0, width - s.shape[1])), constant_values=-np.inf)
-        for s in (samples[code].score for code in needed)
-    ]
-    one = fit_temperature(np.concatenate(scores), np.concatenate([samples[code].label for code in needed]))
-    return dict.fromkeys(languages, one)
+        return {code: _fit([parts[code]]) for code in languages}
+    return dict.fromkeys(languages, _fit(list(parts.values())))
 
 
-def validated(
-    test: Mapping[str, Sample], validation: Mapping[str, Sample], scheme: str
-) -> dict[str, FloatArray]:
-    """Log-probabilities of the test examples, (N, C) nats, at temperatures fitted on a validation split.
+def validated(test: Mapping[str, Sample], validation: Mapping[str, Sample], scheme: str) -> dict[str, Scaled]:
+    """The test examples at temperatures fitted on a validation split.
 
-    Raises ValueError where an example id is in both, in any language: items are parallel, so a test question
-    in another language is still that question.
+    Raises NotFittedError where an example id is in both, in any language: items are parallel, so a test
+    question in another language is still that question.
     """
     both = _ids(test) & _ids(validation)
     if both:
-        raise ValueError(f"{len(both)} examples are in both splits, such as {min(both)!r}.")
+        raise NotFittedError(f"{len(both)} examples are in both splits, such as '{min(both)}'")
     chosen = fit_temperatures(validation, list(test), scheme)
-    return {code: scaled_log_probs(sample.score, chosen[code]) for code, sample in test.items()}
+    return {
+        code: Scaled(scaled_log_probs(sample.score, chosen[code]), chosen[code])
+        for code, sample in test.items()
+    }
 
 
 def cross_fitted(
     samples: Mapping[str, Sample], scheme: str, *, num_folds: int = NUM_FOLDS
-) -> dict[str, FloatArray]:
-    """Log-probabilities of all examples, (N, C) nats, each at a temperature fitted on the other folds.
+) -> dict[str, Scaled]:
+    """All examples, each at a temperature fitted on the other folds.
 
     A fold is a hash of the example id: the same in all languages, whatever the order of rows. Raises
-    ValueError where a fold leaves a language nothing to be fitted on.
+    NotFittedError where a fold leaves a language nothing to be fitted on.
     """
     if num_folds < 2:
         raise ValueError(f"num_folds must be at least 2, not {num_folds}.")
     folds = {code: _folds(sample.example_ids, num_folds) for code, sample in samples.items()}
-    result = {code: np.full(sample.score.shape, np.nan) for code, sample in samples.items()}
+    log_probs = {code: np.full(sample.score.shape, np.nan) for code, sample in samples.items()}
+    found: dict[str, list[float]] = {code: [] for code in samples}
     for fold in range(num_folds):
         others = {code: _part(sample, folds[code] != fold) for code, sample in samples.items()}
         chosen = fit_temperatures(others, list(samples), scheme)
         for code, sample in samples.items():
             here = folds[code] == fold
+            found[code].append(chosen[code])
             if here.any():
-                result[code][here] = scaled_log_probs(sample.score[here], chosen[code])
-    return result
+                log_probs[code][here] = scaled_log_probs(sample.score[here], chosen[code])
+    return {
+        code: Scaled(log_probs[code], float(np.exp(np.mean(np.log(temperatures)))))
+        for code, temperatures in found.items()
+    }
 
 
-def _folds(example_ids: Sequence[str], num_folds: int) -> NDArray[np.int64]:
+def _folds(example_ids: Sequence[str] | NDArray[np.str_], num_folds: int) -> NDArray[np.int64]:
     return np.array([zlib.crc32(name.encode()) % num_folds for name in example_ids], dtype=np.int64)
 
 
 def _part(sample: Sample, keep: NDArray[np.bool_]) -> Sample:
-    ids = [name for name, kept in zip(sample.example_ids, keep, strict=True) if kept]
-    return Sample(ids, sample.score[keep], sample.label[keep])
+    return Sample(np.asarray(sample.example_ids)[keep], sample.score[keep], sample.label[keep])
 
 
 def _ids(samples: Mapping[str, Sample]) -> set[str]:

@@ -3,7 +3,13 @@
 The items of a benchmark are parallel, so one draw says how often each example id counts in a replicate, for
 every cell alike; a difference between cells then holds only what differs. A replicate of a mean is a product
 of those counts with sums per example id: nothing is sorted or binned again. Rows that share an id (rotations
-of the options, languages of a micro mean) stay together.
+of the options, languages of a micro mean) stay together. Sums per id of several shards add up (`Sums`), so a
+micro mean over languages is the estimate from the sum of theirs.
+
+A cell may lack examples that others have: a replicate then holds those that it has, and is divided by their
+number in that replicate (a ratio estimator; where it holds none, which takes a cell of a few examples, it is
+the cell's own mean). Shards that are compared item by item must have the same ones: `analysis.loading` sees
+to that.
 
 Binned errors need more than resampling. Their estimate is biased upward, a replicate's again, and near 0
 `|d_b|` has no derivative: percentile intervals of a plain bootstrap miss the true ECE most of the time there.
@@ -25,6 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,14 +41,18 @@ from study.bins import (
     NUM_BINS,
     Bins,
     FloatArray,
+    assign_bins,
     bin_predictions,
     check_finite,
     check_predictions,
     check_probabilities,
     error_over_bins,
+    merge_bins,
 )
 
 NUM_REPLICATES = 1000
+_BLOCK = 100
+"""Replicates whose counts are floats at one time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,24 +61,32 @@ class Resamples:
 
     example_ids: NDArray[np.str_]
     """(U,), sorted, each once."""
-    counts: FloatArray
-    """(R, U), whole numbers that sum to U in each replicate."""
+    counts: NDArray[np.integer[Any]]
+    """(R, U), they sum to U in each replicate."""
 
-    def rows(self, example_ids: Sequence[str]) -> NDArray[np.int64]:
-        """(N,) the place of each row's id; one id may have many rows.
+    def rows(self, example_ids: Sequence[str] | NDArray[np.str_]) -> NDArray[np.int64]:
+        """(N,) the place of each row's id; one id may have many rows, or none.
 
-        Raises ValueError where an id is not among those resampled, or one of those has no row: cells are
-        compared on the same examples or not at all.
+        Raises ValueError where an id is not among those resampled.
         """
         ids = np.asarray(example_ids, dtype=np.str_)
         place = np.minimum(np.searchsorted(self.example_ids, ids), len(self.example_ids) - 1)
         foreign = ids[self.example_ids[place] != ids]
         if len(foreign):
-            raise ValueError(f"{len(foreign)} examples are not in every cell, such as {str(foreign[0])!r}.")
-        absent = self.example_ids[np.bincount(place, minlength=len(self.example_ids)) == 0]
-        if len(absent):
-            raise ValueError(f"{len(absent)} examples are missing from a cell, such as {str(absent[0])!r}.")
+            raise ValueError(f"{len(foreign)} examples were not resampled, such as {str(foreign[0])!r}.")
         return place
+
+    def totals(self, sums: FloatArray) -> FloatArray:
+        """(R, k) over each replicate, of sums per example id (U, k).
+
+        Each sum is rounded, by 1e-12 of the largest at most, such that adding them is exact in any order: the
+        replicates have the same bits from every BLAS, number of threads and company of other columns.
+        """
+        most = np.abs(sums).max(axis=0) * len(sums)
+        unit = 2.0 ** (np.ceil(np.log2(np.where(most > 0.0, most, 1.0))) - 52.0)
+        exact = np.rint(sums / unit) * unit
+        blocks = range(0, len(self.counts), _BLOCK)
+        return np.concatenate([self.counts[b : b + _BLOCK].astype(np.float64) @ exact for b in blocks])
 
 
 @dataclass(frozen=True)
@@ -79,7 +98,47 @@ class NullFloor:
     """95% of such models show less."""
 
 
-def resample(example_ids: Sequence[str], *, num_replicates: int = NUM_REPLICATES, seed: int = 0) -> Resamples:
+@dataclass(frozen=True, eq=False)
+class BinnedSums:
+    """What the interval of a binned error needs, of the U example ids and B bins."""
+
+    bins: Bins
+    residual: FloatArray
+    """(B, U) sums of correct - confidence."""
+    by_chance: FloatArray
+    """(B, U) sums of sqrt(c (1 - c)), the deviation of one row's residual if confidence c were calibrated."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Sums per example id over the rows of a shard, or of several that were added; divided later, once."""
+
+    size: FloatArray
+    """(U,) rows."""
+    means: Mapping[str, FloatArray]
+    """Name -> (U,) sums of what is to be averaged."""
+    errors: Mapping[str, BinnedSums]
+    """By name; each of them has bins of its own."""
+
+    def __add__(self, other: Sums) -> Sums:
+        """Of the rows of both, over the same resamples; a mean that one of them lacks is left out.
+
+        Raises ValueError where the edges of bins differ, as those of "equal_mass" do.
+        """
+        errors = {}
+        for name, one in self.errors.items():
+            two = other.errors[name]
+            errors[name] = BinnedSums(
+                merge_bins([one.bins, two.bins]), one.residual + two.residual, one.by_chance + two.by_chance
+            )
+        common = [name for name in self.means if name in other.means]
+        means = {name: self.means[name] + other.means[name] for name in common}
+        return Sums(self.size + other.size, means, errors)
+
+
+def resample(
+    example_ids: Sequence[str] | NDArray[np.str_], *, num_replicates: int = NUM_REPLICATES, seed: int = 0
+) -> Resamples:
     """Draw the replicates: U of the U example ids, with replacement.
 
     Depends on the set of ids and the seed alone, not on the order of rows. Raises ValueError for no ids and
@@ -91,7 +150,7 @@ def resample(example_ids: Sequence[str], *, num_replicates: int = NUM_REPLICATES
         raise ValueError(f"num_replicates must be at least 100, not {num_replicates}.")
     ids = np.unique(np.asarray(example_ids, dtype=np.str_))
     rng = np.random.default_rng(seed)
-    counts = np.empty((num_replicates, len(ids)))
+    counts = np.empty((num_replicates, len(ids)), dtype=np.uint8)  # more than 255 of one: once in 1e500
     for replicate in counts:
         replicate[:] = np.bincount(rng.integers(0, len(ids), len(ids)), minlength=len(ids))
     return Resamples(ids, counts)
@@ -110,71 +169,124 @@ def bootstrap(
     """Estimates of a cell: accuracy, confidence, gap, ece, and each of `means`.
 
     rows: (N,), from `resamples.rows`. confidence, correct: (N,). means: name -> (N,) values to average, such
-    as each example's NLL. For a micro mean give the rows of all languages at once. Bins stay those of the
-    whole sample. Raises ValueError for bad or unequal input.
+    as each example's NLL. Bins stay those of the whole sample. Raises ValueError for bad or unequal input.
     """
-    conf, hit = check_predictions(confidence, correct)
-    if rows.shape != conf.shape:
-        raise ValueError(f"rows has shape {rows.shape} but confidence {conf.shape}.")
-    bins = bin_predictions(conf, hit, num_bins=num_bins, scheme=scheme)
-    index = np.searchsorted(bins.hi, conf, side="left")  # as in `bin_predictions`
-    residual = hit - conf
-    difference = np.asarray(np.bincount(index, residual, minlength=num_bins), dtype=np.float64)
-    columns = {"accuracy": hit, "confidence": conf, "gap": conf - hit}
-    columns["ece"] = np.sign(difference)[index] * residual
-    for name, values in (means or {}).items():
-        if name in columns:
-            raise ValueError(f"means has {name!r}, which is computed here.")
-        columns[name] = check_finite(values, name, num_dims=1)
-        if columns[name].shape != conf.shape:
-            raise ValueError(f"{name} has {len(columns[name])} examples but confidence has {len(conf)}.")
-
-    draws = _replicates(resamples, rows, list(columns.values()))
-    estimates = {
-        name: Estimate(float(np.mean(values)), draw)
-        for (name, values), draw in zip(columns.items(), draws, strict=True)
-    }
-    spread = _spread(resamples, rows, index, residual, num_bins)
-    value = error_over_bins(bins)
-    # of a calibrated model; rows of one example as if they were right or wrong together
-    by_chance = _spread(resamples, rows, index, np.sqrt(conf * (1.0 - conf)), num_bins, centred=False)
-    bias = _folding_bias(np.abs(difference), spread)
-    more = _folding_bias(np.maximum(np.abs(difference) - spread, 0.0), spread)  # if all errors were smaller
-    estimates["ece"] = Estimate(
-        value,
-        estimates["ece"].draws - bias / len(conf),
-        lowest=0.0,
-        may_be_lowest=value <= _null_high(by_chance) / len(conf),
-        bias_left=(more - bias) / len(conf),
+    whole = sum_rows(
+        resamples, rows, {"": confidence}, correct, means or {}, num_bins=num_bins, scheme=scheme
     )
-    return estimates
+    return estimates(resamples, [whole])[0]
 
 
-def _replicates(
-    resamples: Resamples, rows: NDArray[np.int64], columns: Sequence[FloatArray]
-) -> list[FloatArray]:
-    """(R,) for each column, the replicates of its mean: sums over example ids, divided once."""
-    num_ids = len(resamples.example_ids)
-    sums = [np.bincount(rows, values, minlength=num_ids) for values in columns]
-    size = np.bincount(rows, minlength=num_ids)
-    totals = resamples.counts @ np.stack([*sums, size], axis=1)
-    return [totals[:, k] / totals[:, -1] for k in range(len(columns))]
-
-
-def _spread(
+def sum_rows(
     resamples: Resamples,
     rows: NDArray[np.int64],
-    index: NDArray[np.int64],
-    residual: FloatArray,
-    num_bins: int,
+    confidences: Mapping[str, ArrayLike],
+    correct: ArrayLike,
+    means: Mapping[str, ArrayLike],
     *,
-    centred: bool = True,
-) -> FloatArray:
-    """(B,) standard deviation of each bin's sum of residuals, over draws of example ids."""
+    num_bins: int = NUM_BINS,
+    scheme: str = "equal_width",
+) -> Sums:
+    """The sums of a shard. Names are accuracy, those of `means`, and confidence and ece with a suffix.
+
+    rows: (N,), from `resamples.rows`. confidences: suffix -> (N,). correct: (N,). means: name -> (N,).
+    Raises ValueError for bad or unequal input.
+    """
     num_ids = len(resamples.example_ids)
-    sums = np.bincount(rows * num_bins + index, residual, minlength=num_ids * num_bins).reshape(-1, num_bins)
-    variance = (sums**2).sum(axis=0) - (sums.sum(axis=0) ** 2 / num_ids if centred else 0.0)
-    return np.asarray(np.sqrt(np.maximum(variance, 0.0)), dtype=np.float64)
+    columns: dict[str, FloatArray] = {}
+    errors: dict[str, BinnedSums] = {}
+    for suffix, values in confidences.items():
+        conf, hit = check_predictions(values, correct)
+        if rows.shape != conf.shape:
+            raise ValueError(f"rows has shape {rows.shape} but confidence {conf.shape}.")
+        bins = bin_predictions(conf, hit, num_bins=num_bins, scheme=scheme)
+        columns |= {"accuracy": hit, f"confidence{suffix}": conf}
+        index, _ = assign_bins(conf, num_bins=num_bins, scheme=scheme)  # as in `bin_predictions`
+        place = index * num_ids + rows
+        residual, by_chance = (
+            np.asarray(np.bincount(place, of_row, minlength=num_ids * num_bins), dtype=np.float64)
+            for of_row in (hit - conf, np.sqrt(conf * (1.0 - conf)))
+        )
+        shape = (num_bins, num_ids)
+        errors[f"ece{suffix}"] = BinnedSums(bins, residual.reshape(shape), by_chance.reshape(shape))
+    for name, values in means.items():
+        if name in columns or name.startswith(("gap", "ece")):
+            raise ValueError(f"means has {name!r}, which is computed here.")
+        columns[name] = check_finite(values, name, num_dims=1)
+        if columns[name].shape != rows.shape:
+            raise ValueError(f"{name} has {len(columns[name])} examples but confidence has {len(rows)}.")
+    columns = {"size": np.ones(len(rows)), **columns}
+    sums = {
+        name: np.asarray(np.bincount(rows, values, minlength=num_ids), dtype=np.float64)
+        for name, values in columns.items()
+    }
+    return Sums(sums.pop("size"), sums, errors)
+
+
+def estimates(resamples: Resamples, several: Sequence[Sums]) -> list[dict[str, Estimate]]:
+    """Of each cell its estimates by name: all that `Sums` has, and for each confidence the gap to accuracy.
+
+    Several at once are faster than one by one, and the same.
+    """
+    columns = []
+    for sums in several:
+        signed = [_signed(binned.residual) for binned in sums.errors.values()]
+        columns += [sums.size, *sums.means.values(), *signed]
+    totals = iter(resamples.totals(np.stack(columns, axis=1)).T)
+    found = []
+    for sums in several:
+        size, num_rows = next(totals), float(sums.size.sum())
+        of_cell: dict[str, Estimate] = {}
+        for name, column in sums.means.items():
+            value = float(column.sum()) / num_rows
+            of_cell[name] = Estimate(value, _divided(next(totals), size, value), ends=_ends(name))
+        for name, binned in sums.errors.items():
+            signed_mean = float(np.abs(binned.residual.sum(axis=1)).sum()) / num_rows
+            of_cell[name] = _error(binned, sums.size, _divided(next(totals), size, signed_mean))
+            right, sure = of_cell["accuracy"], of_cell[name.replace("ece", "confidence")]
+            gap = Estimate(sure.value - right.value, sure.draws - right.draws, ends=(-1.0, 1.0))
+            of_cell[name.replace("ece", "gap")] = gap
+        found.append(of_cell)
+    return found
+
+
+def _ends(name: str) -> tuple[float, float]:
+    """What a mean of this name lies between: with few seeds, Student's tails reach far."""
+    if name in ("accuracy", "option_mass") or name.startswith("confidence"):
+        return 0.0, 1.0
+    return {"nll": (0.0, math.inf), "brier": (0.0, 2.0)}.get(name, (-math.inf, math.inf))
+
+
+def _signed(residual: FloatArray) -> FloatArray:
+    """(U,) sums of residuals, each with the sign of its bin's difference as found."""
+    signs = np.sign(residual.sum(axis=1))
+    return np.asarray(np.einsum("b,bu->u", signs, residual), dtype=np.float64)
+
+
+def _divided(totals: FloatArray, size: FloatArray, otherwise: float) -> FloatArray:
+    means: FloatArray = np.divide(totals, size, out=np.full(len(size), otherwise), where=size > 0.0)
+    return means
+
+
+def _error(binned: BinnedSums, size: FloatArray, draws: FloatArray) -> Estimate:
+    """The estimate of a binned error, from replicates of the mean of signed residuals."""
+    num_rows = float(size.sum())
+    total = binned.residual.sum(axis=1)
+    difference = np.abs(total)
+    # of each bin's sum of residuals, over draws of example ids
+    spread = np.sqrt(((binned.residual - np.outer(total / num_rows, size)) ** 2).sum(axis=1))
+    # of a calibrated model; rows of one example as if they were right or wrong together
+    by_chance = np.sqrt((binned.by_chance**2).sum(axis=1))
+    bias = _folding_bias(difference, spread)
+    more = _folding_bias(np.maximum(difference - spread, 0.0), spread)  # if all errors were smaller
+    value = error_over_bins(binned.bins)
+    return Estimate(
+        value,
+        draws - bias / num_rows,
+        ends=(0.0, 1.0),
+        may_be_lowest=value <= _null_high(by_chance) / num_rows,
+        bias_left=(more - bias) / num_rows,
+    )
 
 
 def _folding_bias(difference: FloatArray, spread: FloatArray) -> float:

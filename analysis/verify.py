@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from analysis.aggregate import Study, load_study
-from analysis.tables import FORMATS, Row, table_path, table_rows
+from analysis.aggregate import load_study
+from analysis.tables import FORMATS, Row, Table, study_tables, table_path
 from study.errors import RecordError, UserError
 
 TOLERANCE = 1e-12
 """Absolute: another machine's exp may differ in its last place."""
+
+EXACT = ("job_ids", "job_ids_a", "job_ids_b", "record_hash")
 
 TextRow = Mapping[str, str]
 
@@ -26,7 +28,7 @@ class Verification:
 
     files: tuple[Path, ...]
     num_rows: int
-    """Of the table, as the records give it."""
+    """Of the tables, as the records give them."""
     num_shards: int
     num_missing: int
     """Shards that are not done, or failed: their rows are marked, which is no difference."""
@@ -48,23 +50,28 @@ def verify(study_dir: Path) -> Verification:
     Raises UserError where the folder is not a study or has no tables.
     """
     study = load_study(study_dir)
-    files = {name: path for name in FORMATS if (path := table_path(study_dir, name)).is_file()}
+    tables = study_tables(study)
+    files = [
+        (path, name, table)
+        for table in tables
+        for name in FORMATS
+        if (path := table_path(study_dir, table.name, name)).is_file()
+    ]
     if not files:
         raise UserError(
             "has no tables to verify",
             where=str(study_dir),
             remedy=f"write them: python -m analysis tables {study_dir}",
         )
-    rows = table_rows(study)
     differences = [
         f"{path.name}: {difference}"
-        for name, path in files.items()
-        for difference in _differences(name, path.read_bytes(), study, rows)
+        for path, name, table in files
+        for difference in _differences(name, path.read_bytes(), table)
     ]
     refused = [shard for shard in study.missing if shard.is_refused]
     return Verification(
-        files=tuple(files.values()),
-        num_rows=len(rows),
+        files=tuple(path for path, _, _ in files),
+        num_rows=sum(len(table.rows) for table in tables),
         num_shards=len(study.shards),
         num_missing=len(study.missing) - len(refused),
         num_refused=len(refused),
@@ -73,12 +80,12 @@ def verify(study_dir: Path) -> Verification:
     )
 
 
-def _differences(name: str, content: bytes, study: Study, rows: Sequence[Row]) -> Iterator[str]:
+def _differences(name: str, content: bytes, table: Table) -> Iterator[str]:
     try:
         if name in READERS:
-            yield from _compare_rows(READERS[name](content), [_as_text(row) for row in rows])
+            yield from _compare_rows(READERS[name](content), table)
         else:
-            rendered = FORMATS[name][1](study, rows)
+            rendered = FORMATS[name][1](table)
             assert isinstance(rendered, str)
             yield from _compare_lines(content.decode("utf-8"), rendered)
     except (RecordError, UnicodeDecodeError, csv.Error) as error:
@@ -118,14 +125,12 @@ def _as_text(row: Row) -> TextRow:
     }
 
 
-def _compare_rows(found: Sequence[TextRow], expected: Sequence[TextRow]) -> Iterator[str]:
-    columns = list(expected[0])
+def _compare_rows(found: Sequence[TextRow], table: Table) -> Iterator[str]:
+    columns, keys = list(table.columns), table.keys
     if found and list(found[0]) != columns:
         yield f"has the columns {', '.join(found[0])}; the records give {', '.join(columns)}"
         return
-    # what a row is of: all before num_seeds are the test and the axes
-    keys = [*columns[: columns.index("num_seeds")], "level", "name", "average"]
-    left = {_key(row, keys): row for row in expected}
+    left = {_key(row, keys): row for row in map(_as_text, table.rows)}
     for row in found:
         truth = left.pop(_key(row, keys), None)
         if truth is None:
@@ -134,7 +139,7 @@ def _compare_rows(found: Sequence[TextRow], expected: Sequence[TextRow]) -> Iter
         wrong = [
             f"{column} is {row[column] or 'empty'}, the records give {truth[column] or 'none'}"
             for column in columns
-            if not _same(row[column], truth[column], exactly=column in ("job_ids", "record_hash"))
+            if not _same(row[column], truth[column], exactly=column in EXACT)
         ]
         if wrong:
             yield f"{_cell(row, keys)}: {'; '.join(wrong)}"

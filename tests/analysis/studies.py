@@ -99,11 +99,14 @@ def letter(probabilities: Iterable[float], label: int, number: int = 0) -> Predi
 
 
 def random_letters(seed: str, count: int, sharpness: float, skill: float, mass: float) -> list[Prediction]:
-    """Items of a model that knows the answer with chance `skill`, and is confident by `sharpness`."""
-    rng = random.Random(seed)
+    """Items of a model that knows the answer with chance `skill`, and is confident by `sharpness`.
+
+    The right option of an item is the same whatever the seed.
+    """
+    rng, asked = random.Random(seed), random.Random("right options")
     result = []
     for i in range(count):
-        label = rng.randrange(4)
+        label = asked.randrange(4)
         believed = label if rng.random() < skill else rng.randrange(4)
         logits = [rng.gauss(0, 0.5) + (sharpness if k == believed else 0) for k in range(4)]
         total = sum(math.exp(z) for z in logits)

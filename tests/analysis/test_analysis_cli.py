@@ -39,7 +39,7 @@ def test_tables_without_a_format_writes_all_and_prints_a_summary(
     assert main(["tables", str(folder.root)]) == 0
     printed = capsys.readouterr()
     assert "Swahili" in printed.out
-    assert len(list((folder.root / "tables").iterdir())) == 4
+    assert len(list((folder.root / "tables").iterdir())) == 8
     assert printed.err == "analysis: 1 of 15 shards are missing\n"
 
 

@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,14 +18,6 @@ from .studies import StudyFolder, letter, random_letters
 from .test_aggregate import by_hand
 
 CELL = {"model": "org/m", "dataset": "d", "label_smoothing": 0.1}
-
-
-@pytest.fixture
-def both(tmp_path: Path) -> tuple[StudyFolder, StudyFolder]:
-    """Two empty studies."""
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    return StudyFolder(tmp_path / "a"), StudyFolder(tmp_path / "b")
 
 
 def like(rows: Iterable[Prediction], seed: str, sharpness: float) -> list[Prediction]:
@@ -86,6 +77,10 @@ def test_means_over_seeds_then_languages(both: tuple[StudyFolder, StudyFolder]) 
         return sum(sum(seeds) / len(seeds) for seeds in each) / len(each)
 
     whole = ["de", "sw", "yo"]
+    assert found_row(found, "de").changes["accuracy"].low is not None
+    assert found_row(found, "low").changes["accuracy"].low is not None
+    unequal = found_row(found, "all").changes["accuracy"]
+    assert (unequal.low, unequal.high, unequal.p_value, unequal.holm) == (None, None, None, None)
     for name, languages, num_seeds in (
         ("de", ["de"], 2),
         ("sw", ["sw"], 1),
@@ -237,7 +232,9 @@ def test_the_command_fits_a_terminal(
     expected = []
     for change in row.changes.values():
         expected += [f"{v:.3f}".replace("0.", ".") for v in (change.a, change.b)]
-        expected.append(f"{change.difference:+.3f}".replace("0.", "."))
+        assert change.holm is not None
+        mark = "*" if change.holm < 0.05 else ""
+        expected.append(f"{change.difference:+.3f}".replace("0.", ".") + mark)
     swahili = [line.split() for line in lines if "Swahili" in line]
     assert len(swahili) == 2 * num_tables
     assert [field for line in swahili[num_tables:] for field in line[2:]] == expected
@@ -282,6 +279,10 @@ def test_csv_has_it_in_full(
         for metric, change in row.changes.items():
             assert float(read[f"{metric}_a"]) == change.a
             assert float(read[f"{metric}_difference"]) == change.b - change.a
+            assert float(read[f"{metric}_low"]) == change.low
+            assert float(read[f"{metric}_high"]) == change.high
+            assert float(read[f"{metric}_p_value"]) == change.p_value
+            assert read[f"{metric}_holm"] == ("" if change.holm is None else str(change.holm))
         assert read["job_ids_a"].split() == [pair.a.job_id for pair in row.pairs]
         assert read["job_ids_b"].split() == [pair.b.job_id for pair in row.pairs]
 

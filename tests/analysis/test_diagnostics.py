@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,31 +89,31 @@ def test_token_premium_matches_by_id() -> None:
         diagnostics.token_premium([0, 10], ["a", "b"], [5, 15], ["a", "b"])
 
 
-def items_file(folder: Path) -> Path:
-    items = [
+def items() -> pa.Table:
+    rows = [
         Item(str(k), subject, "Why?", ("x", "y"), 0, cultural_sensitivity=sensitivity)
         for k, (subject, sensitivity) in enumerate(
             [("law", "CS"), ("art", None), ("law", "CA"), ("art", "CA")]
         )
     ]
-    path = folder / "en.parquet"
-    pq.write_table(items_table(items), path)
-    return path
+    return items_table(rows)
 
 
-def test_slices(tmp_path: Path) -> None:
-    path = items_file(tmp_path)
-    slices = diagnostics.slice_rows(["3", "0", "1", "2", "0"], path, "cultural_sensitivity")
+def test_slices() -> None:
+    table = items()
+    slices = diagnostics.slice_rows(["3", "0", "1", "2", "0"], table, "cultural_sensitivity")
     assert {name: list(rows) for name, rows in slices.rows.items()} == {"CA": [0, 3], "CS": [1, 4]}
     assert slices.num_without == 1
-    subjects = diagnostics.slice_rows(["3", "0"], path, "subject")
+    subjects = diagnostics.slice_rows(["3", "0"], table, "subject")
     assert {name: list(rows) for name, rows in subjects.rows.items()} == {"art": [0], "law": [1]}
     assert subjects.num_without == 0
     with pytest.raises(ValueError, match="no item '9'"):
-        diagnostics.slice_rows(["9"], path, "subject")
+        diagnostics.slice_rows(["9"], table, "subject")
     for column in ("num_options", "colour"):
         with pytest.raises(ValueError, match="no text column"):
-            diagnostics.slice_rows(["0"], path, column)
+            diagnostics.slice_rows(["0"], table, column)
+    with pytest.raises(ValueError, match="twice"):
+        diagnostics.slice_rows(["0"], pa.concat_tables([table, table]), "subject")
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=4, max_size=30), st.integers(0, 9))

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from analysis.aggregate import load_study
-from analysis.measure import METRIC_NAMES
-from analysis.tables import print_summary, table_rows, write_tables
+from analysis.measure import METRIC_NAMES, WITH_INTERVALS
+from analysis.tables import table_rows, write_tables
 from study.errors import UserError
 from study.records import ShardInfo, write_part
 
@@ -39,6 +38,10 @@ def test_rows_of_a_sweep(folder: StudyFolder) -> None:
     assert len(rows) == (1 + 6 + 2) * (5 + 6 + 2)
     assert len({tuple(row) for row in rows}) == 1
     assert {row["missing"] for row in rows} == {None}
+    columns = list(rows[0])
+    for metric in WITH_INTERVALS:  # right behind it
+        place = columns.index(metric)
+        assert columns[place : place + 3] == [metric, f"{metric}_low", f"{metric}_high"]
 
     run = find(rows, label_smoothing=0.1, seed=1, level="language", name="sw")
     (job_id,) = run["job_ids"]
@@ -73,6 +76,7 @@ def test_missing_rows_have_a_reason_and_no_numbers(folder: StudyFolder) -> None:
     assert (mean["num_missing"], mean["num_shards"]) == (2, 15)
     for row in (lost, later, mean):
         assert {row[name] for name in METRIC_NAMES} == {None}
+        assert {row[f"{name}_{end}"] for name in WITH_INTERVALS for end in ("low", "high")} == {None}
     other = find(rows, label_smoothing=0.1, seed=None, level="bucket", name="high", average="macro")
     assert other["missing"] is None
 
@@ -98,15 +102,14 @@ def test_two_benchmarks_stay_apart(folder: StudyFolder) -> None:
 def test_files(folder: StudyFolder) -> None:
     sweep(folder, skip=[(0.0, 2, "de")])
     written = write_tables(folder.root)
-    assert {name: path.name for name, path in written.items()} == {
-        "csv": "calibration.csv",
-        "markdown": "calibration.md",
-        "latex": "calibration.tex",
-        "parquet": "calibration.parquet",
-    }
-    assert sorted(path.name for path in (folder.root / "tables").iterdir()) == sorted(
-        path.name for path in written.values()
-    )
+    assert list(written) == [
+        f"{table}.{end}"
+        for table in ("calibration", "differences")
+        for end in ("csv", "md", "tex", "parquet")
+    ]
+    for name, path in written.items():
+        assert path.name == name
+    assert sorted(path.name for path in (folder.root / "tables").iterdir()) == sorted(written)
     before = {name: path.read_bytes() for name, path in written.items()}
     write_tables(folder.root)
     assert {name: path.read_bytes() for name, path in written.items()} == before
@@ -114,26 +117,27 @@ def test_files(folder: StudyFolder) -> None:
 
 def test_one_format_alone(folder: StudyFolder) -> None:
     sweep(folder, seeds=1)
-    assert list(write_tables(folder.root, formats=["latex"])) == ["latex"]
-    assert [path.name for path in (folder.root / "tables").iterdir()] == ["calibration.tex"]
+    names = ["calibration.tex", "differences.tex"]
+    assert list(write_tables(folder.root, formats=["latex"])) == names
+    assert sorted(path.name for path in (folder.root / "tables").iterdir()) == names
 
 
 def test_csv_gives_the_rows_back(folder: StudyFolder) -> None:
     rows = rows_of(sweep(folder, skip=[(0.0, 2, "de")]))
-    text = write_tables(folder.root)["csv"].read_text(encoding="utf-8")
+    text = write_tables(folder.root)["calibration.csv"].read_text(encoding="utf-8")
     read = list(csv.DictReader(io.StringIO(text)))
     assert len(read) == len(rows)
     for row, back in zip(rows, read, strict=True):
         assert list(back) == list(row)
         assert back["job_ids"].split() == row["job_ids"]
-        for name in ("accuracy", "ece_raw", "seed", "missing"):
+        for name in ("accuracy", "accuracy_low", "ece_raw", "ece_raw_high", "seed", "missing"):
             assert back[name] == ("" if row[name] is None else str(row[name]))
 
 
 def test_parquet_gives_the_rows_back(folder: StudyFolder) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     rows = rows_of(sweep(folder, skip=[(0.0, 2, "de")]))
-    table = pq.read_table(write_tables(folder.root)["parquet"])
+    table = pq.read_table(write_tables(folder.root)["calibration.parquet"])
     assert table.to_pylist() == rows
     types = {field.name: str(field.type) for field in table.schema}
     assert (types["accuracy"], types["n"], types["seed"]) == ("double", "int64", "int64")
@@ -147,7 +151,7 @@ def test_parquet_of_a_study_without_any_result(folder: StudyFolder) -> None:
     folder.add({"model": "m"}, "en", None)
     folder.add({"model": "m", "template": 1}, "en", None)
     folder.add({"model": "m", "template": "tulu"}, "en", None)
-    table = pq.read_table(write_tables(folder.root)["parquet"])
+    table = pq.read_table(write_tables(folder.root)["calibration.parquet"])
     types = {field.name: str(field.type) for field in table.schema}
     assert (types["accuracy"], types["option_mass"], types["n"]) == ("double", "double", "int64")
     assert types["template"] == "string"  # 1 and tulu
@@ -157,7 +161,7 @@ def test_parquet_of_a_study_without_any_result(folder: StudyFolder) -> None:
 def test_markdown(folder: StudyFolder) -> None:
     folder.description = "One | two\nthree"
     sweep(folder, skip=[(0.0, 2, "de")])
-    text = write_tables(folder.root)["markdown"].read_text(encoding="utf-8")
+    text = write_tables(folder.root)["calibration.md"].read_text(encoding="utf-8")
     lines = text.splitlines()
     assert "One \\| two three" in lines
     assert "1 of 35 shards are missing." in lines
@@ -177,8 +181,11 @@ def test_markdown(folder: StudyFolder) -> None:
             assert row["level"] == level
             if level != "all":
                 assert shown[level] == row["name"]
-            for heading, name in (("accuracy", "accuracy"), ("ECE raw", "ece_raw"), ("NLL", "nll")):
-                assert shown[heading] == ("-" if row[name] is None else f"{row[name]:.3f}")
+            assert shown["NLL"] == ("-" if row["nll"] is None else f"{row['nll']:.3f}")
+            for heading, name in (("accuracy", "accuracy"), ("ECE raw", "ece_raw")):
+                ends = (name, f"{name}_low", f"{name}_high")
+                texts = [f"{row[end]:.3f}".removeprefix("0")[:4] for end in ends if row[end] is not None]
+                assert shown[heading] == ("{} [{}, {}]".format(*texts) if texts else "-")
             assert shown["missing"] == (row["missing"] or "-")
             found.append(int(shown["row"]))
     assert sorted(found) == list(range(1, len(rows) + 1))
@@ -188,7 +195,7 @@ def test_markdown(folder: StudyFolder) -> None:
 def test_latex(folder: StudyFolder) -> None:
     folder.add({"model": "org/under_score&50%"}, "en", random_letters("a", 20, 1.0, 0.5, 0.9))
     folder.add({"model": "org/b#{}~^\\"}, "en", None)
-    text = write_tables(folder.root)["latex"].read_text(encoding="utf-8")
+    text = write_tables(folder.root)["calibration.tex"].read_text(encoding="utf-8")
     assert r"org/under\_score\&50\%" in text
     assert r"org/b\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in text
     for part in (r"\toprule", r"\midrule", r"\bottomrule", r"\end{longtable}", " of jobs 0000000000000000"):
@@ -206,7 +213,7 @@ def test_latex_takes_no_row_for_an_argument(folder: StudyFolder) -> None:
     # after a row's end "[" begins its optional argument, and "*" is its star
     for model in ("[x]", "*"):
         folder.add({"model": model}, "en", random_letters("a", 20, 1.0, 0.5, 0.9))
-    lines = write_tables(folder.root)["latex"].read_text(encoding="utf-8").splitlines()
+    lines = write_tables(folder.root)["calibration.tex"].read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines if line.startswith(("[", "*"))]
     assert [line for line in lines if line.startswith("{[}x]")]
 
@@ -237,64 +244,3 @@ def test_each_row_says_which_records_it_came_from(folder: StudyFolder) -> None:
 def test_not_a_study(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a study"):
         write_tables(tmp_path)
-
-
-# --- the summary
-# ---------------------------------------------------------------------------------------------
-
-
-def printed(folder: StudyFolder, width: int = 100) -> str:
-    console = Console(width=width, record=True, file=io.StringIO())
-    print_summary(folder.root, console)
-    return console.export_text()
-
-
-def test_summary_of_the_demo_fits_100_columns(folder: StudyFolder) -> None:
-    sweep(folder)
-    text = printed(folder)
-    lines = text.splitlines()
-    assert max(len(line.rstrip()) for line in lines) <= 100
-    assert lines[0].strip() == "tiny · cldr-tiny · cldr-instruct · lr=0.001"
-    (header,) = (line for line in lines if "SFT" in line)
-    assert header.split() == "base SFT ε=0 (3 seeds) SFT ε=0.1 (3 seeds)".split()
-
-    rows = rows_of(folder)
-    expected = []
-    for smoothing in (None, 0.0, 0.1):
-        row = find(rows, label_smoothing=smoothing, seed=None, level="language", name="sw")
-        names = ("accuracy", "confidence_raw", "confidence_renormalised", "ece_raw", "ece_renormalised")
-        expected += [f"{row[name]:.3f}".lstrip("0") for name in names]
-    (swahili,) = (line for line in lines if "Swahili" in line)
-    assert swahili.split() == ["sw", "Swahili", *expected]
-    totals = [
-        line.strip().split("  ")[0] for line in lines if line.startswith((" high", " mid", " low", " all"))
-    ]
-    assert totals == ["high (2)", "mid (1)", "low (2)", "all (5)"]
-    assert "n = 60 a language" in text
-    assert "0 of 35 shards missing." in " ".join(text.split())
-
-
-def test_summary_says_what_is_missing(folder: StudyFolder) -> None:
-    sweep(folder, skip=[(0.1, 0, "sw"), (0.1, 1, "sw"), (0.0, 1, "de")])
-    text = " ".join(printed(folder).split())
-    assert "2 of 3 missing" in text
-    assert "2 of 15 missing" in text
-    assert "3 of 35 shards missing (2 not done, 1 failed)." in text
-
-
-def test_summary_breaks_into_tables_where_the_terminal_is_narrow(folder: StudyFolder) -> None:
-    sweep(folder)
-    text = printed(folder, width=50)
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= 50
-    assert sum("Swahili" in line for line in text.splitlines()) == 3
-
-
-def test_summary_of_many_settings_is_one_line_a_cell(folder: StudyFolder) -> None:
-    for rate in (1e-6, 5e-6, 1e-5, 5e-5, 1e-4):
-        cell = {"model": "org/[bold]m", "dataset": "d", "learning_rate": rate, "label_smoothing": 0.0}
-        folder.add(cell, "en", random_letters(f"{rate}", 20, 1.0, 0.5, 0.9))
-    text = printed(folder)
-    assert "lr=5e-06" in text
-    assert text.count("SFT ε=0") == 5
-    assert "[bold]m" in text
-    assert "English" not in text

@@ -91,7 +91,7 @@ def test_global_fits_languages_that_differ_in_options() -> None:
     expected = temperature.fit_temperature(
         np.concatenate([wide.score, padded]), np.concatenate([wide.label, narrow.label])
     )
-    assert once["en"] == expected
+    assert once["en"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_validated_lowers_the_nll_of_the_test_split() -> None:
@@ -103,8 +103,8 @@ def test_validated_lowers_the_nll_of_the_test_split() -> None:
         return float(-log_probs[np.arange(len(sample.label)), sample.label].mean())
 
     plain = nll(temperature.scaled_log_probs(test["sw"].score, 1.0), test["sw"])
-    english = nll(temperature.validated(test, validation, "english")["sw"], test["sw"])
-    own = temperature.validated(test, validation, "per_language")["sw"]
+    english = nll(temperature.validated(test, validation, "english")["sw"].log_probs, test["sw"])
+    own = temperature.validated(test, validation, "per_language")["sw"].log_probs
     assert nll(own, test["sw"]) < english < plain
     conf, hit = np.exp(own.max(axis=1)), own.argmax(axis=1) == test["sw"].label
     raw = temperature.scaled_log_probs(test["sw"].score, 1.0)
@@ -113,7 +113,7 @@ def test_validated_lowers_the_nll_of_the_test_split() -> None:
 
 def test_a_question_in_both_splits_raises() -> None:
     rng = np.random.default_rng(6)
-    with pytest.raises(ValueError, match=r"^3 examples are in both splits, such as 'q0'\.$"):
+    with pytest.raises(ValueError, match=r"^3 examples are in both splits, such as 'q0'$"):
         temperature.validated({"en": draw(rng, 1.0, 3)}, {"sw": draw(rng, 1.0, 9)}, "global")
 
 
@@ -131,8 +131,8 @@ def test_cross_fitting_does_not_see_the_example() -> None:
             }
             after = temperature.cross_fitted(changed, scheme)
             for code in samples:
-                assert np.array_equal(after[code][row], before[code][row])
-                others.append(not np.array_equal(after[code], before[code]))
+                assert np.array_equal(after[code].log_probs[row], before[code].log_probs[row])
+                others.append(not np.array_equal(after[code].log_probs, before[code].log_probs))
         assert all(others)
 
 
@@ -140,8 +140,8 @@ def test_cross_fitting_does_not_depend_on_the_order() -> None:
     sample = draw(np.random.default_rng(8), 2.0, 200)
     order = np.random.default_rng(9).permutation(200)
     turned = Sample([sample.example_ids[k] for k in order], sample.score[order], sample.label[order])
-    one = temperature.cross_fitted({"en": sample}, "global")["en"]
-    two = temperature.cross_fitted({"en": turned}, "global")["en"]
+    one = temperature.cross_fitted({"en": sample}, "global")["en"].log_probs
+    two = temperature.cross_fitted({"en": turned}, "global")["en"].log_probs
     assert np.isfinite(one.max(axis=1)).all()
     assert np.where(np.isinf(two), -1e9, two) == pytest.approx(np.where(np.isinf(one), -1e9, one)[order])
 

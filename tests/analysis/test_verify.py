@@ -11,6 +11,7 @@ import pytest
 
 from analysis.aggregate import load_study
 from analysis.cli import main
+from analysis.differences import difference_rows
 from analysis.tables import table_rows, write_tables
 from analysis.verify import verify
 from study.errors import UserError
@@ -24,12 +25,9 @@ pq = pytest.importorskip("pyarrow.parquet")
 CELL = "benchmark=cldr split=test protocol=letter model=cldr-tiny dataset=cldr-instruct learning_rate=0.001"
 
 
-@pytest.fixture
-def written(folder: StudyFolder) -> StudyFolder:
-    """A sweep with its tables in every format; one shard failed and one is not done."""
-    sweep(folder, seeds=2, skip=[(0.1, 0, "sw"), (0.1, 1, "de")])
-    write_tables(folder.root)
-    return folder
+NAMES = [
+    f"{table}.{end}" for table in ("calibration", "differences") for end in ("csv", "md", "tex", "parquet")
+]
 
 
 def parts_of(folder: StudyFolder, job_id: str) -> list[Path]:
@@ -60,28 +58,30 @@ def test_what_was_written_is_right(written: StudyFolder) -> None:
     found = verify(written.root)
     assert found.is_right
     assert (found.num_shards, found.num_missing, found.num_refused) == (25, 2, 0)
-    assert found.num_rows == len(table_rows(load_study(written.root)))
-    assert [path.name for path in found.files] == [
-        f"calibration.{end}" for end in ("csv", "md", "tex", "parquet")
-    ]
+    study = load_study(written.root)
+    assert found.num_rows == len(table_rows(study)) + len(difference_rows(study))
+    assert [path.name for path in found.files] == NAMES
 
 
-def test_every_number_of_every_row_is_compared(written: StudyFolder) -> None:
-    """One field after another is changed in its last places; each is found, alone."""
+def test_every_number_of_a_row_is_compared(written: StudyFolder) -> None:
+    """Each column is changed in its last places, in a row of its own; each is found, alone."""
     path = written.root / "tables" / "calibration.csv"
-    before = path.read_bytes()
     rows = table_rows(load_study(written.root))
-    place = next(i for i, row in enumerate(rows) if row["seed"] == 1 and row["name"] == "uk")
-    for column, value in rows[place].items():
-        if not isinstance(value, float) or column in ("learning_rate", "label_smoothing"):
-            continue
-        edit_csv(path, place, column, repr(value + 1e-9))
-        (sentence,) = verify(written.root).differences
-        cell = f"{CELL} label_smoothing=0.0 seed=1 level=language name=uk"
-        assert sentence == (
-            f"calibration.csv: {cell}: {column} is {value + 1e-9!r}, the records give {value!r}"
-        )
-        path.write_bytes(before)
+    complete = iter([i for i, row in enumerate(rows) if row["seed"] is not None and row["missing"] is None])
+    truth = []
+    for column, value in rows[0].items():
+        if isinstance(value, float):
+            place = next(complete)
+            row = rows[place]
+            edit_csv(path, place, column, repr(row[column] + 1e-9))
+            average = "" if row["average"] == "none" else f" average={row['average']}"
+            truth.append(
+                f"calibration.csv: {CELL} label_smoothing={row['label_smoothing']} seed={row['seed']} "
+                f"level={row['level']} name={row['name']}{average}: {column} is {row[column] + 1e-9!r}, "
+                f"the records give {row[column]!r}"
+            )
+    assert len(truth) == 13 + 2 * 10
+    assert sorted(verify(written.root).differences) == sorted(truth)
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,7 @@ def test_tables_for_people_are_compared_by_line(written: StudyFolder, suffix: st
     assert sentence == f"{path.name}: line {place + 1} is '{wrong}', the records give '{right}'"
 
 
-@pytest.mark.parametrize(
-    "name", ["calibration.csv", "calibration.md", "calibration.tex", "calibration.parquet"]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_table_that_is_none(written: StudyFolder, name: str) -> None:
     (written.root / "tables" / name).write_bytes(b"\xff\xfe a,b\n1")
     differences = verify(written.root).differences
@@ -256,6 +254,7 @@ def test_records_exchanged_with_their_done_differ_by_their_hash(written: StudyFo
     found = verify(written.root)
     assert found.refused == ()
     rows = [sentence for sentence in found.differences if sentence.startswith("calibration.csv")]
+    assert not [sentence for sentence in found.differences if sentence.startswith("differences.")]
     assert len(rows) == 2 * (1 + 2 + 2)  # of its seed and of the mean: language, bucket, all
     assert all("record_hash is " in sentence for sentence in rows)
     assert not any("accuracy" in sentence for sentence in rows)
@@ -268,14 +267,14 @@ def test_records_exchanged_with_their_done_differ_by_their_hash(written: StudyFo
 def test_the_command(written: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(written.root)]) == 0
     assert capsys.readouterr().out == (
-        "right: 91 rows in calibration.csv, calibration.md, calibration.tex, calibration.parquet; "
+        f"right: {91 + 3 * 6 * 9} rows in {', '.join(NAMES)}; "
         "0 differ from the records; of 25 shards 2 are missing and 0 unreadable\n"
     )
     edit_csv(written.root / "tables" / "calibration.csv", 0, "accuracy", "1.0")
     assert main(["verify", str(written.root)]) == 1
     sentence, last = capsys.readouterr().out.splitlines()
     assert "level=language name=de: accuracy is 1.0, the records give 0." in sentence
-    assert last.startswith("WRONG: 91 rows in calibration.csv, ")
+    assert last.startswith("WRONG: 253 rows in calibration.csv, ")
     assert "; 1 differ from the records; " in last
 
 

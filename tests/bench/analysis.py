@@ -2,7 +2,8 @@
 
 Scores are generated: nothing is read, and what making them takes is not counted. Every case runs in a
 process of its own, which gives its peak memory. Sizes are quarters and halves of the whole, so that cost can
-be seen to grow with the records.
+be seen to grow with the records. Beside the time on the clock stands the processors' own, which a busy
+machine does not stretch as much.
 
     python -m tests.bench.analysis          # whole
     python -m tests.bench.analysis 0.05     # a twentieth of the examples
@@ -10,8 +11,9 @@ be seen to grow with the records.
 1. All metrics of 42 languages x 14,042 questions x 4 options x 3 models, both kinds of confidence, and 1,000
    paired bootstrap replicates with intervals, null floors and Holm-corrected differences: one core.
 2. The metrics alone of 36 models x 71 shards, Global-MMLU and MMLU-ProX with its 3 to 10 options: two cores.
-3. The ECE table of 1: ours, torchmetrics, netcal, each from arrays that it takes as they are; alone, and with
-   replicates, which others have to compute one by one (a few are timed, and multiplied).
+3. The ECE table of 1: ours, torchmetrics, netcal, each from the same arrays, through its public function with
+   all its checks; alone, and with replicates, which others have to compute one by one (a table is timed, and
+   multiplied). Ratios are of processor time.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import concurrent.futures
 import importlib
 import importlib.util
 import multiprocessing
+import os
 import resource as unix_resource
 import statistics
 import sys
@@ -36,7 +39,30 @@ from study.bins import FloatArray, bin_predictions, error_over_bins
 
 GLOBAL_MMLU, MMLU_PROX = (42, 14_042), (29, 11_759)
 REPLICATES = 1000
+SHARDS_AT_ONCE = 8
 ROUNDS = 5
+
+Times = tuple[float, float]
+"""Seconds on the clock, and of the processor."""
+
+
+class Stopwatch:
+    """Adds up the time between `start` and `stop`."""
+
+    def __init__(self) -> None:
+        self.wall = self.processor = 0.0
+
+    def start(self) -> None:
+        self.wall -= time.perf_counter()
+        self.processor -= time.process_time()
+
+    def stop(self) -> None:
+        self.wall += time.perf_counter()
+        self.processor += time.process_time()
+
+    @property
+    def times(self) -> Times:
+        return self.wall, self.processor
 
 
 def made_scores(num_items: int, most_options: int, seed: int) -> tuple[FloatArray, NDArray[np.int64]]:
@@ -86,51 +112,60 @@ def all_metrics(score: FloatArray, label: NDArray[np.int64]) -> list[float]:
     return found
 
 
-def metrics_and_replicates(num_items: int) -> float:
-    """Seconds of case 1."""
+def metrics_and_replicates(num_items: int) -> Times:
+    """Case 1."""
     num_languages, num_models = GLOBAL_MMLU[0], 3
     ids = [f"question/{k}" for k in range(num_items)]
-    spent = 0.0
-    eces: list[dict[str, Estimate | None]] = [{} for _ in range(num_models)]
-    begin = time.perf_counter()
+    watch = Stopwatch()
+    watch.start()
     resamples = uncertainty.resample(ids, num_replicates=REPLICATES)
-    spent += time.perf_counter() - begin
-    for language in range(num_languages):
-        for model in range(num_models):
-            score, label = made_scores(num_items, 4, seed=language * num_models + model)
-            begin = time.perf_counter()
-            all_metrics(score, label)
-            rows = resamples.rows(ids)
-            kinds, correct, probs = confidences(score, label)
-            nll = -np.log(probs[np.arange(len(label)), label])
-            for kind, conf in kinds.items():
-                estimates = uncertainty.bootstrap(resamples, rows, conf, correct, {"nll": nll})
-                for estimate in estimates.values():
-                    inference.interval(estimate)
-                uncertainty.null_floor(conf)
-                if kind == "raw":
-                    eces[model][str(language)] = estimates["ece"]
-            spent += time.perf_counter() - begin
-    begin = time.perf_counter()
+    watch.stop()
+    eces: list[dict[str, Estimate | None]] = []
+    for model in range(num_models):
+        of_model: list[dict[str, Estimate]] = []
+        for first in range(0, num_languages, SHARDS_AT_ONCE):
+            languages = range(first, min(first + SHARDS_AT_ONCE, num_languages))
+            shards = [made_scores(num_items, 4, seed=language * num_models + model) for language in languages]
+            watch.start()
+            sums = []
+            for score, label in shards:
+                all_metrics(score, label)
+                kinds, correct, probs = confidences(score, label)
+                nll = -np.log(probs[np.arange(len(label)), label])
+                sums.append(
+                    uncertainty.sum_rows(resamples, resamples.rows(ids), kinds, correct, {"nll": nll})
+                )
+                for conf in kinds.values():
+                    uncertainty.null_floor(conf)
+            of_model += uncertainty.estimates(resamples, sums)
+            watch.stop()
+        watch.start()
+        for of_shard in of_model:
+            for estimate in of_shard.values():
+                inference.interval(estimate)
+        eces.append({str(language): of_shard["eceraw"] for language, of_shard in enumerate(of_model)})
+        watch.stop()
+    watch.start()
     inference.compare(eces[1], eces[0])
     inference.compare(eces[2], eces[1])
     for by_language in eces:
         inference.mean(list(by_language.values()))
-    return spent + time.perf_counter() - begin
+    watch.stop()
+    return watch.times
 
 
-def metrics_of_models(models: list[int], share: float) -> float:
-    """Seconds of case 2, for some of the models."""
-    spent = 0.0
+def metrics_of_models(models: list[int], share: float) -> Times:
+    """Case 2, for some of the models."""
+    watch = Stopwatch()
     for model in models:
         for (num_languages, num_items), options in ((GLOBAL_MMLU, 4), (MMLU_PROX, 10)):
             for language in range(num_languages):
                 seed = model * 100 + language
                 score, label = made_scores(round(num_items * share), options, seed)
-                begin = time.perf_counter()
+                watch.start()
                 all_metrics(score, label)
-                spent += time.perf_counter() - begin
-    return spent
+                watch.stop()
+    return watch.times
 
 
 def torchmetrics_ece() -> Callable[[FloatArray, Any], float]:
@@ -166,73 +201,100 @@ def ece_table(num_items: int) -> None:
             print(f"  {name} is not installed")
         else:
             contenders[name] = make()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[Times]] = {name: [] for name in contenders}
     values: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
         for name, ece in contenders.items():
-            begin = time.perf_counter()
+            watch = Stopwatch()
+            watch.start()
             values[name] = [ece(confidence, correct) for confidence, correct in cells]
-            seconds[name].append(time.perf_counter() - begin)
-    ids = [str(k) for k in range(num_items)]
-    begin = time.perf_counter()
+            watch.stop()
+            seconds[name].append(watch.times)
+    tables = {
+        name: (statistics.median(wall for wall, _ in times), statistics.median(own for _, own in times))
+        for name, times in seconds.items()
+    }
+    with_replicates = {
+        name: (wall * (REPLICATES + 1), own * (REPLICATES + 1)) for name, (wall, own) in tables.items()
+    }
+    with_replicates["ours"] = ece_table_with_replicates(cells)
+    for name in contenders:
+        apart = max(abs(a - b) for a, b in zip(values[name], values["ours"], strict=True))
+        columns = [
+            f"{title} {wall:8.3f} s, processor {own:8.3f} s ({own / of_all['ours'][1]:6.1f}x)"
+            for title, of_all in (("alone", tables), (f"{REPLICATES:,} replicates", with_replicates))
+            for wall, own in [of_all[name]]
+        ]
+        print(f"  {name:13} {'; '.join(columns)}; {apart:.0e} from ours at most")
+
+
+def ece_table_with_replicates(cells: list[tuple[FloatArray, Any]]) -> Times:
+    """Ours, with the interval of every cell."""
+    ids = [str(k) for k in range(len(cells[0][0]))]
+    watch = Stopwatch()
+    watch.start()
     resamples = uncertainty.resample(ids, num_replicates=REPLICATES)
     rows = resamples.rows(ids)
-    for confidence, correct in cells:
-        inference.interval(uncertainty.bootstrap(resamples, rows, confidence, correct)["ece"])
-    whole = {"ours": time.perf_counter() - begin}
-    ours = statistics.median(seconds["ours"])
-    for name in contenders:
-        alone = statistics.median(seconds[name])
-        whole.setdefault(name, alone * (REPLICATES + 1))
-        apart = max(abs(a - b) for a, b in zip(values[name], values["ours"], strict=True))
-        print(
-            f"  {name:13} alone {alone:7.3f} s ({alone / ours:5.1f}x), with {REPLICATES:,} replicates "
-            f"{whole[name]:8.1f} s ({whole[name] / whole['ours']:6.0f}x), {apart:.0e} from ours at most"
-        )
+    for first in range(0, len(cells), SHARDS_AT_ONCE):
+        sums = [
+            uncertainty.sum_rows(resamples, rows, {"": confidence}, correct, {})
+            for confidence, correct in cells[first : first + SHARDS_AT_ONCE]
+        ]
+        for of_cell in uncertainty.estimates(resamples, sums):
+            inference.interval(of_cell["ece"])
+    watch.stop()
+    return watch.times
 
 
-def alone(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any, float]:
-    """Wall seconds, the result, and the peak in GiB, of `function` in a process of its own."""
+def in_processes(function: Callable[..., Times], *arguments: list[Any]) -> tuple[float, float, float]:
+    """The longest time on the clock, the processors' together, and the sum of the peaks in GiB.
+
+    A process for each element of `arguments`, started and with everything imported before its time begins.
+    """
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        pool.submit(int).result()  # started, and everything imported
-        begin = time.perf_counter()
-        result = pool.submit(function, *arguments).result()
-        wall = time.perf_counter() - begin
-        return wall, result, pool.submit(peak_gib).result()
+    pools = [concurrent.futures.ProcessPoolExecutor(1, mp_context=context) for _ in arguments[0]]
+    try:
+        for pool in pools:
+            pool.submit(peak_gib).result()
+        running = [pool.submit(function, *of_one) for pool, *of_one in zip(pools, *arguments, strict=True)]
+        times = [future.result() for future in running]
+        peaks = [pool.submit(peak_gib).result() for pool in pools]
+    finally:
+        for pool in pools:
+            pool.shutdown()
+    return max(wall for wall, _ in times), sum(processor for _, processor in times), sum(peaks)
 
 
 def peak_gib() -> float:
     return unix_resource.getrusage(unix_resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def report(records: int, num_cores: int, wall: float, processor: float, peak: float) -> None:
+    each = processor / num_cores
+    print(
+        f"  {records:12,} records {wall:7.1f} s, processor {each:7.1f} s on each of {num_cores}, "
+        f"{each / records * 1e6:6.2f} us a record, {peak:5.2f} GiB",
+        flush=True,
+    )
+
+
 def main() -> None:
     share = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print("1. all metrics and 1,000 replicates, 42 languages x 3 models, one core (bar: 60 s, 6 GiB)")
     for part in (0.25, 0.5, 1.0):
         num_items = round(GLOBAL_MMLU[1] * part * share)
-        _, spent, peak = alone(metrics_and_replicates, num_items)
-        records = num_items * GLOBAL_MMLU[0] * 3
-        rate = spent / records * 1e6
-        print(f"  {records:12,} records {spent:7.1f} s {rate:6.2f} us each {peak:5.2f} GiB", flush=True)
+        report(num_items * GLOBAL_MMLU[0] * 3, 1, *in_processes(metrics_and_replicates, [num_items]))
 
     print("2. the metrics alone, 36 models x 71 shards, two cores (bar: 90 s, 6 GiB)")
-    context = multiprocessing.get_context("spawn")
     for num_models in (9, 18, 36):
         halves = [list(range(start, num_models, 2)) for start in (0, 1)]
-        with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
-            spent = max(pool.map(metrics_of_models, halves, [share, share]))
-            peak = max(pool.map(_peak_of, (0, 1)))
         records = num_models * sum(n * round(items * share) for n, items in (GLOBAL_MMLU, MMLU_PROX))
-        rate = spent / records * 1e6
-        print(f"  {records:12,} records {spent:7.1f} s {rate:6.2f} us each {2 * peak:5.2f} GiB", flush=True)
+        report(records, 2, *in_processes(metrics_of_models, halves, [share, share]))
 
     print("3. the ECE table of 42 languages x 3 models, one core (bar: 10x)")
     ece_table(round(GLOBAL_MMLU[1] * share))
-
-
-def _peak_of(_: int) -> float:
-    return peak_gib()
+    print(f"load {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

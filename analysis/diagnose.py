@@ -1,0 +1,114 @@
+"""`python -m analysis diagnose`: baselines and diagnostics of a study as tables, and a manifest of them.
+
+Everything comes from the records (and, for choosing a learning rate, the logs of trainings): no model, no
+network. Records are read a cell at a time. The rows of slices, by far the most, are kept as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.aggregate import Study, load_study
+from analysis.answering import answering_rows
+from analysis.cell_records import Reader, reported, validation_of
+from analysis.correlations import correlation_rows
+from analysis.decomposition import COLUMNS as DECOMPOSED
+from analysis.decomposition import decomposition_rows
+from analysis.labels import axis_names
+from analysis.longform import Row, with_seeds
+from analysis.manifest import MANIFEST_NAME, manifest
+from analysis.selection import MACRO, Selection, select_learning_rates
+from analysis.slices import slices_rows
+from analysis.tables import to_csv
+from analysis.temperature_table import COLUMNS as SCALED
+from analysis.temperature_table import temperature_rows, to_markdown
+from study.files import write_atomic, write_json
+from study.paths import StudyPaths
+
+TEMPERATURE, DECOMPOSITION, ANSWERING, SLICES, CORRELATIONS = (
+    "temperature",
+    "decomposition",
+    "diagnostics",
+    "slices",
+    "correlations",
+)
+SHOWN_SLICE = "cultural_sensitivity"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found."""
+
+    study: Study
+    rows: Mapping[str, list[Row]]
+    """By table. Of slices just those by cultural sensitivity, over several languages."""
+    selections: tuple[Selection, ...]
+    written: tuple[Path, ...]
+
+
+def diagnose(
+    study_dir: Path,
+    *,
+    study: Study | None = None,
+    select_by: str = MACRO,
+    tell: Callable[[str], object] = lambda text: None,
+) -> Diagnosis:
+    """Write the tables and the manifest of a study folder.
+
+    study: the study as loaded already. select_by: as for `select_learning_rates`. tell: called with the name
+    of each cell as it is read. A table without rows (no cell is trained, say) is not there afterwards.
+    Raises UserError where the folder is not a study.
+    """
+    study = study or load_study(study_dir)
+    axes, reader = axis_names(study), Reader(study_dir, study)
+    rows: dict[str, list[Row]] = {
+        name: [] for name in (TEMPERATURE, DECOMPOSITION, ANSWERING, SLICES, CORRELATIONS)
+    }
+    slices: list[str] = []
+    for test in reported(study):
+        validation = validation_of(study, test)
+        scaled: list[Row] = []
+        decomposed: list[Row] = []
+        for here, before in reader.walk(test):
+            tell(" · ".join([*test[:2], *(f"{axis}={value}" for axis, value in here.cell.axes)]))
+            fitted_on = None if validation is None else reader.read(validation, here.cell)
+            scaled += temperature_rows(here, fitted_on, axes)
+            decomposed += decomposition_rows(here, before, axes)
+            rows[ANSWERING] += answering_rows(here, axes)
+            sliced = list(slices_rows(reader, here, axes))
+            slices.append(_without_header(to_csv(study, sliced)) if slices else to_csv(study, sliced))
+            rows[SLICES] += [r for r in sliced if r["sliced_by"] == SHOWN_SLICE and r["level"] != "language"]
+        keys = ("benchmark", "split", "protocol", *axes, "level", "name")
+        rows[TEMPERATURE] += with_seeds(scaled, SCALED, [*keys, "scheme"])
+        rows[DECOMPOSITION] += with_seeds(
+            decomposed, DECOMPOSED, [*keys, "compared_with", "metric", "confidence"]
+        )
+        rows[CORRELATIONS] += correlation_rows(study, test, axes)
+    contents = {
+        f"{name}.csv": to_csv(study, rows[name]) if rows[name] else ""
+        for name in (TEMPERATURE, DECOMPOSITION, ANSWERING, CORRELATIONS)
+    }
+    contents[f"{TEMPERATURE}.md"] = to_markdown(study, rows[TEMPERATURE]) if rows[TEMPERATURE] else ""
+    contents[f"{SLICES}.csv"] = "".join(slices)
+    selections = select_learning_rates(study_dir, study, select_by)
+    return Diagnosis(study, rows, tuple(selections), _write(study_dir, study, contents, selections))
+
+
+def _write(
+    study_dir: Path, study: Study, contents: Mapping[str, str], selections: Sequence[Selection]
+) -> tuple[Path, ...]:
+    folder = StudyPaths(Path(study_dir)).tables
+    for name, content in contents.items():
+        if content:
+            write_atomic(folder / name, content)
+        else:  # of an earlier plan
+            (folder / name).unlink(missing_ok=True)
+    there = {name: content.encode() for name, content in contents.items() if content}
+    write_json(folder / MANIFEST_NAME, manifest(study_dir, study, selections, there))
+    return tuple(folder / name for name in [*there, MANIFEST_NAME])
+
+
+def _without_header(csv: str) -> str:
+    return csv.partition("\n")[2]
