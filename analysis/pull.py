@@ -196,6 +196,7 @@ def _pull_one(job: Job, run: FoundRun, source: str, folder: JobPaths, outcome: O
                 "job_id": job.job_id,
                 "num_items": len(set(theirs["example_id"].to_pylist())),  # each in all its rotations
                 "num_skipped": run.summary["num_skipped"],
+                "num_cut": run.summary.get("num_cut"),
                 "parts": {name: _hash(folder.predictions / name) for name in sorted(parts)},
                 PULLED: source,
             },

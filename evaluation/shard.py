@@ -166,8 +166,9 @@ def _run_shard(
             raise Stopped(f"stopped at item {lo} of {len(asked)} of {job.name}")
         part = asked[lo : lo + PART_SIZE]
         queries = [query(one, asking.shots.get(one.item.subject, ()), spec, chat) for one in part]
-        predictions = predict(scorer, part, queries, spec.protocol)
-        run.save(records.write_part(folder.predictions, lo, predictions, info), base=folder.root)
+        predictions, num_cut = predict(scorer, part, queries, spec.protocol)
+        path = records.write_part(folder.predictions, lo, predictions, info, num_cut=num_cut)
+        run.save(path, base=folder.root)
         for p in predictions:
             running.add(p.scores, p.option_num_tokens, p.label)
         done = lo + len(part)
@@ -175,13 +176,17 @@ def _run_shard(
         run.log({**running.scalars(), "items_per_s": speed})
         report(done, items_per_s=speed)
     finished = check_complete(folder.predictions, asked)
-    run.summarise({**running.scalars(), "num_skipped": asking.num_skipped})
+    cuts = [records.num_cut(path) for path in finished]
+    known = [count for count in cuts if count is not None]
+    all_cut = sum(known) if len(known) == len(cuts) else None
+    counts = {"num_skipped": asking.num_skipped, "num_cut": all_cut}
+    run.summarise({**running.scalars(), **counts})
     write_json(
         folder.done,
         {
             "job_id": job.job_id,
             "num_items": len(asking.items),
-            "num_skipped": asking.num_skipped,
+            **counts,
             "parts": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in finished},
         },
     )
@@ -198,14 +203,14 @@ def _write_items(folder: Path, spec: EvalSpec, items: Sequence[Item]) -> None:
 
 def predict(
     scorer: Scorer, asked: Sequence[Asked], queries: Sequence[Query], protocol: str
-) -> list[records.Prediction]:
-    """Score questions under a protocol, in their order."""
+) -> tuple[list[records.Prediction], int]:
+    """Score questions under a protocol, in their order; and how many lost what exceeds the context."""
     letter = protocol == "letter"
     scored = scorer.score(queries, letters=letter)
     num_cut = sum(score.num_cut > 0 for score in scored)
     if num_cut:
         logger.warning("%d of %d prompts lost what exceeds the context", num_cut, len(scored))
-    return [
+    predictions = [
         records.Prediction(
             example_id=item.example_id,
             subject=item.subject,
@@ -218,3 +223,4 @@ def predict(
         )
         for (item, rotation), score in zip(asked, scored, strict=True)
     ]
+    return predictions, num_cut

@@ -77,13 +77,18 @@ def part_range(path: Path) -> tuple[int, int]:
     return int(pieces[1]), int(pieces[2])
 
 
-def write_part(folder: Path, lo: int, predictions: Sequence[Prediction], info: ShardInfo) -> Path:
+def write_part(
+    folder: Path, lo: int, predictions: Sequence[Prediction], info: ShardInfo, *, num_cut: int | None = None
+) -> Path:
     """Write predictions of the items from `lo` on as one part; the file appears by rename, complete.
 
+    num_cut: how many of their prompts lost their beginning, to be told again by whoever goes on from here.
     Raises RecordError for a value that is missing.
     """
     rows = [asdict(p) for p in predictions]
     metadata = {key: str(value) for key, value in asdict(info).items()}
+    if num_cut is not None:
+        metadata["num_cut"] = str(num_cut)
     table = pa.Table.from_pylist(rows, schema=COLUMNS.with_metadata(metadata))
     _refuse_nulls(table, str(folder))
     path = folder / part_name(lo, lo + len(rows))
@@ -148,6 +153,12 @@ def read_part(path: Path) -> tuple[pa.Table, ShardInfo]:
     if table.num_rows != hi - lo:
         raise RecordError(f"{path}: holds {table.num_rows} rows, its name says {hi - lo}")
     return table, info
+
+
+def num_cut(path: Path) -> int | None:
+    """Prompts of a part that lost their beginning; None where the part does not say."""
+    found = (pq.read_schema(path).metadata or {}).get(b"num_cut")
+    return None if found is None else int(found)
 
 
 def read_predictions(folder: Path) -> tuple[pa.Table, ShardInfo]:

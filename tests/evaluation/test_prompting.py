@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from evaluation.merge import check_complete, read_own_part
 from study import records
 from study.errors import JobError, RecordError, UserError
+from study.files import read_json
 from study.paths import JobPaths
 from study.specs import Benchmark, Source
 from tests.evaluation.shards import make_job, run
@@ -183,6 +184,13 @@ def test_prompts_beyond_the_context_fail_or_lose_their_beginning(
         want = log_probs(short, tokenizer, text, " A, B, C, D", keep=60)
         assert row["scores"] == pytest.approx(want, abs=1e-4)
         assert row["num_prompt_tokens"] == 60
+    # told at the end, also of what an earlier attempt has cut
+    paths = JobPaths(tmp_path / "cut")
+    assert read_json(paths.done)["num_cut"] == len(rows) == 6
+    paths.done.unlink()
+    records.parts(paths.predictions)[-1].unlink()
+    scored(benchmark, folder, paths, num_shots=2, too_long="cut")
+    assert read_json(paths.done)["num_cut"] == 6
 
 
 def test_what_analysis_slices_by_lies_beside_the_jobs(

@@ -214,9 +214,10 @@ def test_a_shard_whose_records_are_not_its_items_is_never_done(
 ) -> None:
     predict = shard.predict
 
-    def doubling(*args: Any) -> list[records.Prediction]:
-        first, *_, last = predicted = predict(*args)
-        return [*predicted[:-1], first if last.example_id == "s/10" else last]
+    def doubling(*args: Any) -> tuple[list[records.Prediction], int]:
+        predicted, num_cut = predict(*args)
+        first, *_, last = predicted
+        return [*predicted[:-1], first if last.example_id == "s/10" else last], num_cut
 
     monkeypatch.setattr(shard, "predict", doubling)
     folder = JobPaths(tmp_path)
