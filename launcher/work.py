@@ -141,10 +141,12 @@ def _run(paths: StudyPaths, jobs: list[Job]) -> None:
 def _analyse(paths: StudyPaths, job: Job) -> None:
     from analysis.aggregate import load_study
     from analysis.dashboard import write_dashboard
+    from analysis.diagnose import diagnose
     from analysis.tables import write_tables
 
     study = load_study(paths.root)
     write_tables(paths.root, study=study)
+    diagnose(paths.root, study=study)
     write_dashboard(paths.root, study=study)
     missing = [need for need in job.needs if not paths.job(need).done.is_file()]
     if missing:

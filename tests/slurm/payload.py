@@ -50,6 +50,12 @@ def write_tables(root, study):
 def print_summary(root, console):
     pass
 '''
+DIAGNOSE = '''
+"""No records, no diagnosis."""
+
+def diagnose(root, study):
+    pass
+'''
 DASHBOARD = '''
 """No records, no dashboard."""
 
@@ -68,6 +74,7 @@ def payload_checkout(folder: Path, *, train: str = TRAIN, shard: str = SHARD) ->
         "evaluation/shard.py": shard,
         "analysis/aggregate.py": AGGREGATE,
         "analysis/tables.py": TABLES,
+        "analysis/diagnose.py": DIAGNOSE,
         "analysis/dashboard.py": DASHBOARD,
     }.items():
         (folder / name).write_text(text, encoding="utf-8")
