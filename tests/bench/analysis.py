@@ -40,7 +40,7 @@ from study.bins import FloatArray, bin_predictions, error_over_bins
 GLOBAL_MMLU, MMLU_PROX = (42, 14_042), (29, 11_759)
 REPLICATES = 1000
 SHARDS_AT_ONCE = 8
-ROUNDS = 5
+ROUNDS = 25
 
 Times = tuple[float, float]
 """Seconds on the clock, and of the processor."""
