@@ -19,6 +19,8 @@ from analysis.decomposition import decomposition_rows
 from analysis.labels import axis_names
 from analysis.longform import Row, with_seeds
 from analysis.manifest import MANIFEST_NAME, manifest
+from analysis.metric_table import COLUMNS as MEASURED
+from analysis.metric_table import metric_rows
 from analysis.selection import MACRO, Selection, select_learning_rates
 from analysis.slices import slices_rows
 from analysis.tables import to_csv
@@ -27,7 +29,8 @@ from analysis.temperature_table import temperature_rows, to_markdown
 from study.files import write_atomic, write_json
 from study.paths import StudyPaths
 
-TEMPERATURE, DECOMPOSITION, ANSWERING, SLICES, CORRELATIONS = (
+METRICS, TEMPERATURE, DECOMPOSITION, ANSWERING, SLICES, CORRELATIONS = (
+    "metrics",
     "temperature",
     "decomposition",
     "diagnostics",
@@ -64,16 +67,18 @@ def diagnose(
     study = study or load_study(study_dir)
     axes, reader = axis_names(study), Reader(study_dir, study)
     rows: dict[str, list[Row]] = {
-        name: [] for name in (TEMPERATURE, DECOMPOSITION, ANSWERING, SLICES, CORRELATIONS)
+        name: [] for name in (METRICS, TEMPERATURE, DECOMPOSITION, ANSWERING, SLICES, CORRELATIONS)
     }
     slices: list[str] = []
     for test in reported(study):
         validation = validation_of(study, test)
+        measured: list[Row] = []
         scaled: list[Row] = []
         decomposed: list[Row] = []
         for here, before in reader.walk(test):
             tell(" · ".join([*test[:2], *(f"{axis}={value}" for axis, value in here.cell.axes)]))
             fitted_on = None if validation is None else reader.read(validation, here.cell)
+            measured += metric_rows(here, axes)
             scaled += temperature_rows(here, fitted_on, axes)
             decomposed += decomposition_rows(here, before, axes)
             rows[ANSWERING] += answering_rows(here, axes)
@@ -81,6 +86,7 @@ def diagnose(
             slices.append(_without_header(to_csv(study, sliced)) if slices else to_csv(study, sliced))
             rows[SLICES] += [r for r in sliced if r["sliced_by"] == SHOWN_SLICE and r["level"] != "language"]
         keys = ("benchmark", "split", "protocol", *axes, "level", "name")
+        rows[METRICS] += with_seeds(measured, MEASURED, [*keys, "confidence"])
         rows[TEMPERATURE] += with_seeds(scaled, SCALED, [*keys, "scheme"])
         rows[DECOMPOSITION] += with_seeds(
             decomposed, DECOMPOSED, [*keys, "compared_with", "metric", "confidence"]
@@ -88,7 +94,7 @@ def diagnose(
         rows[CORRELATIONS] += correlation_rows(study, test, axes)
     contents = {
         f"{name}.csv": to_csv(study, rows[name]) if rows[name] else ""
-        for name in (TEMPERATURE, DECOMPOSITION, ANSWERING, CORRELATIONS)
+        for name in (METRICS, TEMPERATURE, DECOMPOSITION, ANSWERING, CORRELATIONS)
     }
     contents[f"{TEMPERATURE}.md"] = to_markdown(study, rows[TEMPERATURE]) if rows[TEMPERATURE] else ""
     contents[f"{SLICES}.csv"] = "".join(slices)

@@ -25,7 +25,14 @@ from study.languages import LANGUAGES
 from .studies import StudyFolder, letter, sweep
 from .validation_studies import trained, with_validation
 
-TABLES = ("correlations.csv", "decomposition.csv", "diagnostics.csv", "slices.csv", "temperature.csv")
+TABLES = (
+    "correlations.csv",
+    "decomposition.csv",
+    "diagnostics.csv",
+    "metrics.csv",
+    "slices.csv",
+    "temperature.csv",
+)
 
 
 def read(folder: StudyFolder, name: str) -> list[dict[str, str]]:

@@ -33,9 +33,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import binned, inference, metrics, uncertainty
+from analysis import inference, metrics, uncertainty
 from analysis.inference import Estimate
-from study.bins import FloatArray, bin_predictions, error_over_bins
+from analysis.measure import CONFIDENCES, PerExample, Scored, measure, per_example, sum_examples
+from analysis.metric_table import all_metrics
+from study.bins import FloatArray
 
 GLOBAL_MMLU, MMLU_PROX = (42, 14_042), (29, 11_759)
 REPLICATES = 1000
@@ -76,40 +78,16 @@ def made_scores(num_items: int, most_options: int, seed: int) -> tuple[FloatArra
     return score, np.where(right, score.argmax(axis=1), rng.integers(0, num_options))
 
 
-def confidences(score: FloatArray, label: NDArray[np.int64]) -> tuple[dict[str, FloatArray], Any, Any]:
-    """Both kinds of confidence, what was correct, and the probabilities over the options."""
-    weight = np.exp(score)
-    probs = weight / weight.sum(axis=1, keepdims=True)
-    best = score.argmax(axis=1)[:, None]
-    kinds = {
-        "raw": np.take_along_axis(weight, best, 1)[:, 0],
-        "renormalised": np.take_along_axis(probs, best, 1)[:, 0],
-    }
-    return kinds, best[:, 0] == label, probs
-
-
-def all_metrics(score: FloatArray, label: NDArray[np.int64]) -> list[float]:
-    """Every metric there is, of one shard."""
-    kinds, correct, probs = confidences(score, label)
+def made_shard(score: FloatArray, label: NDArray[np.int64]) -> Scored:
     num_options = np.isfinite(score).sum(axis=1)
-    nll = -np.log(probs[np.arange(len(label)), label])  # as measure.py's: lists differ in length
-    found = [metrics.accuracy(correct), metrics.brier(probs, label), float(np.mean(nll))]
-    found.append(metrics.brier_decomposition(probs, label).reliability)
-    found.append(metrics.classwise_ece(probs, label, num_options=num_options))
-    found.append(metrics.chance_normalised_accuracy(correct, num_options))
-    for conf in kinds.values():
-        bins = bin_predictions(conf, correct)
-        found += [error_over_bins(bins), binned.floor(bins), metrics.ace(conf, correct)]
-        of_bins = (binned.mce, binned.rms_ce, binned.over_confidence, binned.under_confidence)
-        found += [metric(bins) for metric in (*of_bins, binned.debiased_l2)]
-        found.append(binned.brier_parts(bins, float(np.mean((conf - correct) ** 2))).within)
-        of_pairs = (metrics.confidence_gap, metrics.smooth_ece, metrics.auroc, metrics.aurc)
-        found += [metric(conf, correct) for metric in of_pairs]
-        if len(conf) >= 200:
-            found += [metrics.hendrycks_rms(conf, correct), metrics.mmlu_rms(conf, correct)]
-        found.append(metrics.mean_confidence(conf))
-        found.append(metrics.chance_normalised_confidence(conf, num_options))
-    return found
+    return Scored(np.arange(len(label)).astype(np.str_), label, num_options, score, None)
+
+
+def every_metric(shard: Scored, examples: PerExample) -> None:
+    """All metrics of one shard, by both kinds of confidence."""
+    measure(shard, examples)
+    for kind in CONFIDENCES:
+        all_metrics(shard, examples, kind)
 
 
 def metrics_and_replicates(num_items: int) -> Times:
@@ -125,17 +103,15 @@ def metrics_and_replicates(num_items: int) -> Times:
         of_model: list[dict[str, Estimate]] = []
         for first in range(0, num_languages, SHARDS_AT_ONCE):
             languages = range(first, min(first + SHARDS_AT_ONCE, num_languages))
-            shards = [made_scores(num_items, 4, seed=language * num_models + model) for language in languages]
+            made = [made_scores(num_items, 4, seed=language * num_models + model) for language in languages]
+            shards = [made_shard(*scores) for scores in made]
             watch.start()
             sums = []
-            for score, label in shards:
-                all_metrics(score, label)
-                kinds, correct, probs = confidences(score, label)
-                nll = -np.log(probs[np.arange(len(label)), label])
-                sums.append(
-                    uncertainty.sum_rows(resamples, resamples.rows(ids), kinds, correct, {"nll": nll})
-                )
-                for conf in kinds.values():
+            for shard in shards:
+                examples = per_example(shard)
+                every_metric(shard, examples)
+                sums.append(sum_examples(resamples, resamples.rows(ids), shard, examples))
+                for conf in examples.confidence.values():
                     uncertainty.null_floor(conf)
             of_model += uncertainty.estimates(resamples, sums)
             watch.stop()
@@ -143,7 +119,7 @@ def metrics_and_replicates(num_items: int) -> Times:
         for of_shard in of_model:
             for estimate in of_shard.values():
                 inference.interval(estimate)
-        eces.append({str(language): of_shard["eceraw"] for language, of_shard in enumerate(of_model)})
+        eces.append({str(language): of_shard["ece_raw"] for language, of_shard in enumerate(of_model)})
         watch.stop()
     watch.start()
     inference.compare(eces[1], eces[0])
@@ -161,9 +137,9 @@ def metrics_of_models(models: list[int], share: float) -> Times:
         for (num_languages, num_items), options in ((GLOBAL_MMLU, 4), (MMLU_PROX, 10)):
             for language in range(num_languages):
                 seed = model * 100 + language
-                score, label = made_scores(round(num_items * share), options, seed)
+                shard = made_shard(*made_scores(round(num_items * share), options, seed))
                 watch.start()
-                all_metrics(score, label)
+                every_metric(shard, per_example(shard))
                 watch.stop()
     return watch.times
 
@@ -191,9 +167,9 @@ def netcal_ece() -> Callable[[FloatArray, Any], float]:
 def ece_table(num_items: int) -> None:
     """Case 3: libraries take turns over all cells, several rounds, and the medians are compared."""
     cells = [
-        (kinds["renormalised"], correct)
+        (examples.confidence["renormalised"], examples.correct)
         for seed in range(GLOBAL_MMLU[0] * 3)
-        for kinds, correct, _ in [confidences(*made_scores(num_items, 4, seed))]
+        for examples in [per_example(made_shard(*made_scores(num_items, 4, seed)))]
     ]
     contenders: dict[str, Callable[[FloatArray, Any], float]] = {"ours": metrics.ece}
     for name, make in (("torchmetrics", torchmetrics_ece), ("netcal", netcal_ece)):
