@@ -63,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--format", choices=("csv",), help="print full precision and job ids")
     diagnose = commands.add_parser(
         "diagnose",
-        help="temperature scaling, what changed, slices, correlations, choice of learning rate",
-        description="Write tables/{temperature,decomposition,diagnostics,slices,correlations}.csv and "
-        "tables/manifest.json, and print summaries.",
+        help="every metric, temperature scaling, what changed, slices, correlations, choice of learning rate",
+        description="Write tables/{metrics,temperature,decomposition,diagnostics,slices,correlations}.csv "
+        "and tables/manifest.json, and print summaries.",
     )
     diagnose.add_argument("study_dir", type=Path, metavar="STUDY_DIR", help="the folder <outputs>/<study>")
     diagnose.add_argument(

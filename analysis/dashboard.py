@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.aggregate import Study, load_study
 from analysis.dashboard_claims import claims
 from analysis.dashboard_data import COLUMNS, HEADLINES, missing_rows, page_data, to_json
-from analysis.differences import DifferenceRow, difference_rows
+from analysis.differences import difference_rows
 from analysis.labels import Setting, constants
 from study.bins import NUM_BINS
 from study.files import write_atomic
@@ -53,15 +52,10 @@ def render(study: Study) -> str:
     )
 
 
-def findings(
-    study: Study, setting: Setting, *, differences: Sequence[DifferenceRow] | None = None
-) -> list[str]:
-    """What changed between the cells of a setting, over all languages that were asked, in sentences.
-
-    differences: those of the study, where they are there already.
-    """
+def findings(study: Study, setting: Setting) -> list[str]:
+    """What changed between the cells of a setting, over all languages that were asked, in sentences."""
     return [
         f"{claim.title}: {sentence}"
-        for claim in claims(setting, difference_rows(study) if differences is None else differences)
+        for claim in claims(setting, difference_rows(study))
         for sentence in claim.sentences.get("all", ())
     ]

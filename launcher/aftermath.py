@@ -7,6 +7,7 @@ a way that another try may mend, and writes down the rest. Behind a requeued job
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -111,13 +112,10 @@ def _scontrol(*arguments: str) -> None:
 
 def _ask(*command: str) -> str:
     """Raises UserError when SLURM refuses, or does not answer for minutes: nobody asks again for this job."""
-    for patience in reversed(range(PATIENCE)):
-        try:
+    for _ in range(PATIENCE - 1):
+        with contextlib.suppress(scheduler.SchedulerBusyError):
             return scheduler.ask(command)
-        except scheduler.SchedulerBusyError:
-            if not patience:
-                raise
-    raise AssertionError("PATIENCE is at least 1")
+    return scheduler.ask(command)
 
 
 if __name__ == "__main__":

@@ -146,8 +146,8 @@ def _analyse(paths: StudyPaths, job: Job) -> None:
 
     study = load_study(paths.root)
     write_tables(paths.root, study=study)
-    diagnose(paths.root, study=study)
     write_dashboard(paths.root, study=study)
+    diagnose(paths.root, study=study)
     missing = [need for need in job.needs if not paths.job(need).done.is_file()]
     if missing:
         raise JobError(f"{len(missing)} of {len(job.needs)} evaluations are missing; the tables say which")

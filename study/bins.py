@@ -76,12 +76,10 @@ def equal_width_edges(num_bins: int) -> FloatArray:
     return np.asarray(np.arange(num_bins + 1) / num_bins, dtype=np.float64)
 
 
-def equal_mass_edges(confidence: FloatArray, num_bins: int) -> FloatArray:
-    """(B + 1,) 0, the inner quantiles of `confidence: (N,)` as order statistics, 1; neighbours may tie."""
-    return _edges_of_ordered(np.sort(confidence), num_bins)
-
-
-def _edges_of_ordered(ordered: FloatArray, num_bins: int) -> FloatArray:
+def equal_mass_edges(ordered: FloatArray, num_bins: int) -> FloatArray:
+    """(B + 1,) 0, the inner quantiles of `ordered: (N,)`, sorted confidences, as order statistics, 1;
+    neighbours may tie.
+    """
     ranks = (len(ordered) - 1) * np.arange(1, num_bins, dtype=np.int64) // num_bins
     return np.concatenate([[0.0], ordered[ranks], [1.0]])
 
@@ -118,7 +116,7 @@ def assign_bins(
     if scheme == "equal_mass":
         order = np.argsort(conf)
         ordered = conf[order]
-        edges = _edges_of_ordered(ordered, int(num_bins))
+        edges = equal_mass_edges(ordered, int(num_bins))
         ends = np.searchsorted(ordered, edges[1:-1], side="right")  # an edge belongs to the bin below it
         index = np.empty(len(conf), dtype=np.int64)
         index[order] = np.repeat(np.arange(int(num_bins)), np.diff(ends, prepend=0, append=len(conf)))

@@ -218,7 +218,7 @@ def end_service() -> None:
     """Leave nothing of the SDK behind.
 
     Its own way of ending knows no limit, also at the exit of the process, and now and then a service that
-    lost its server hears of nothing (2 of 15 with wandb 0.31): after SERVICE_LIMIT_S it is killed.
+    lost its server hears of nothing (wandb 0.31): after SERVICE_LIMIT_S it is killed.
     """
     thread = threading.Thread(target=_teardown, name="wandb-teardown", daemon=True)
     thread.start()
