@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG_S
+
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {"study": 0, "training": 1, "evaluation": 1, "analysis": 1, "launcher": 2}
 MODULES = sorted(path for package in FLOORS for path in (ROOT / package).rglob("*.py"))
@@ -45,7 +47,7 @@ def modules_after(program: str) -> set[str]:
     """Top-level modules that a fresh interpreter holds after `program`."""
     done = subprocess.run(
         [sys.executable, "-c", program + "\nimport sys, json; print(json.dumps(sorted(sys.modules)))"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
+        cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=True,
     )  # fmt: skip
     return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2 as messages
 
+from tests.waiting import HANG_S
+
 IDENT = b":W&B"
 FILE_HEADER_BYTES = 7
 BLOCK_BYTES = 32 * 1024
@@ -72,7 +74,7 @@ def read_run(path: Path) -> WandbRun:
     return run
 
 
-def read_finished_run(path: Path, *, timeout_s: float = 60) -> WandbRun:
+def read_finished_run(path: Path, *, timeout_s: float = HANG_S) -> WandbRun:
     """A run that has been finished: offline, `finish` may return before its file is complete.
 
     Raises TimeoutError when no exit record comes.

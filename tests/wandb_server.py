@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.waiting import HANG_S
 from tests.wandb_protocol import Store, StoredRun
 from tests.wandb_views import VIEW_OPERATIONS
 
@@ -83,7 +84,7 @@ class WandbServer:
             http.server_close()
             http.cut_connections()
 
-    def wait_for(self, true: Callable[[], object], timeout_s: float = 60) -> None:
+    def wait_for(self, true: Callable[[], object], timeout_s: float = HANG_S) -> None:
         """Raises TimeoutError when it does not come true."""
         deadline = time.monotonic() + timeout_s
         while True:

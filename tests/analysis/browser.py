@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import HANG_S
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TIMEOUT_S = 60.0
 
 
 DRAWN = """
@@ -79,7 +80,7 @@ class Tab:
         """Load a page, and wait until it is drawn."""
         self._loaded = False
         self.call("Page.navigate", url=url)
-        end = time.monotonic() + TIMEOUT_S
+        end = time.monotonic() + HANG_S
         while not self._loaded:
             assert time.monotonic() < end, f"{url} did not load"
             self.run("0")  # its answer comes behind the events so far
@@ -94,7 +95,7 @@ class Tab:
 
     def until(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""
-        end = time.monotonic() + TIMEOUT_S
+        end = time.monotonic() + HANG_S
         while not self.run(condition):
             assert time.monotonic() < end, f"never true: {condition}"
             time.sleep(0.02)
@@ -163,7 +164,7 @@ def chromium(scratch: Path) -> Iterator[Tab]:
         os.close(down_write)  # it ends by itself, and its helpers before it, once nobody can command it
         os.close(up_read)
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=HANG_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -20,6 +20,7 @@ from evaluation.forward import Prefix, answer_log_probs, prefix_of
 from evaluation.scoring import Scorer, length_batches
 from study.errors import JobError
 from tests.evaluation.tiny import make_gemma2, make_llama, make_tokenizer
+from tests.waiting import HANG_S
 
 PROMPTS = [
     "2 + 3?\nA. 4\nB. 5\nAnswer:",
@@ -149,7 +150,7 @@ def test_copies_of_a_model_share_the_work(monkeypatch: pytest.MonkeyPatch) -> No
     """As on several GPUs: every copy takes batches, and the scores are those of one."""
     asked = queries([f"{'?' * i}\nAnswer:" for i in range(24)], [["a", "bc"]] * 24)
     copies = [make_llama() for _ in range(2)]
-    used, both = set(), threading.Barrier(2, timeout=60)
+    used, both = set(), threading.Barrier(2, timeout=HANG_S)
 
     def spied(model: PreTrainedModel, *args: Any) -> list[list[float]]:
         if id(model) not in used:

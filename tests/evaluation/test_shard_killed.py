@@ -28,6 +28,7 @@ from study.specs import Benchmark, Source
 from tests.evaluation.shards import digests, make_job
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.training.attempts import KILLED, processes
+from tests.waiting import HANG_S, eventually
 from tests.wandb_reader import FILE_HEADER_BYTES, read_finished_run, read_run, run_files
 
 NUM_ITEMS = 500
@@ -36,7 +37,6 @@ PART_SIZE = NUM_ITEMS // PARTS
 KILLS = 20
 SYNC_S = 0.015
 """What a file takes to reach the disk: long enough for a kill to fall into it."""
-TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,8 @@ def started() -> Iterator[list[ForkServerProcess]]:
     for process in found:
         process.kill()
         process.join()
-    deadline = time.monotonic() + 30
-    while left := services([process.pid for process in found]):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
+    parents = [process.pid for process in found]
+    eventually(lambda: not services(parents), "the services of W&B end")
 
 
 def services(parents: Sequence[int | None]) -> list[int]:
@@ -123,16 +121,17 @@ def log_of(paths: StudyPaths, number: int) -> str:
 
 
 def wait_until(condition: Callable[[], bool], process: ForkServerProcess) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert process.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    def gets_on() -> bool:
+        came = condition()
+        assert came or process.is_alive()
+        return came
+
+    eventually(gets_on, "the attempt gets on", every_s=0.001)
 
 
 def finish(paths: StudyPaths, job: Job, started: list[ForkServerProcess]) -> None:
     process = start(paths, job, started)
-    process.join(TIMEOUT_S)
+    process.join(HANG_S)
     assert process.exitcode == 0, log_of(paths, len(started) - 1)
 
 

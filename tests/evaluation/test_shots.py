@@ -18,6 +18,7 @@ from study.errors import JobError, RecordError
 from study.sources import embedded_source
 from study.specs import SCHEMAS, Benchmark, Source
 from tests.hub_server import commit_of, serving
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = ("law", "math")
@@ -171,7 +172,7 @@ def load(*arguments: str, **variables: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-c", LOAD, *arguments],
         cwd=ROOT, env={"PATH": "", "HOME": variables["HF_HOME"], **variables},
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=HANG_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -16,6 +16,7 @@ from study.files import locked, write_json
 from study.paths import StudyPaths
 from tests.grids import plan_of, write_grid, write_model
 from tests.launcher.fake_slurm import install, queue_of
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = """
@@ -248,7 +249,7 @@ def test_the_script_and_the_command_are_the_same_from_anywhere(folder: Path) -> 
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *command], cwd=elsewhere, env=env, capture_output=True, text=True, timeout=60
+            [sys.executable, *command], cwd=elsewhere, env=env, capture_output=True, text=True, timeout=HANG_S
         )
 
     script = run(str(ROOT / "launcher" / "sweep.py"), *arguments)

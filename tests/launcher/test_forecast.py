@@ -35,6 +35,7 @@ from tests.grids import grid_of, plan_of, write_model
 from tests.launcher.plans import GRID
 from tests.study.headers import gguf_bytes
 from tests.sweeping import ROOT
+from tests.waiting import HANG_S
 from training.data import token_dataset
 from training.scratch import build
 from training.wordlevel import cldr_tokenizer
@@ -344,7 +345,7 @@ for stage, dtype in ((2, "bf16"), (3, "bf16"), (1, "fp32"), (3, "fp32")):
 def test_checkpoints_and_models_take_as_much_as_real_ones(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CHECKPOINTS, str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=200,
+        cwd=ROOT, capture_output=True, text=True, timeout=HANG_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     measured = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]

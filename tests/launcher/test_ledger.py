@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launcher import ledger
 from launcher.ledger import Submission, new_intent
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,7 +81,7 @@ def test_several_writers(tmp_path: Path) -> None:
     writers = [
         subprocess.Popen([sys.executable, "-c", program, str(path), str(n)], cwd=ROOT) for n in range(3)
     ]
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(timeout=HANG_S) for writer in writers] == [0, 0, 0]
     found = ledger.read(path)
     assert sorted(entry.number for entry in found) == list(range(150))
     assert all(entry.array == str(entry.number) for entry in found)

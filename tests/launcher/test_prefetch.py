@@ -18,6 +18,7 @@ from study.cldr import benchmark as cldr
 from tests.grids import write_grid
 from tests.hub_server import Hub, commit_of, serving
 from tests.sweeping import ROOT
+from tests.waiting import HANG_S
 
 GRID = """
 study: s
@@ -129,7 +130,7 @@ def run(program: str, *arguments: str | Path, **variables: str) -> subprocess.Co
     env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=ROOT, env={**env, **variables}, capture_output=True, text=True, timeout=200,
+        cwd=ROOT, env={**env, **variables}, capture_output=True, text=True, timeout=HANG_S,
     )  # fmt: skip
 
 

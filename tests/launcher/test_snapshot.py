@@ -12,6 +12,7 @@ import pytest
 from launcher import snapshot
 from launcher.snapshot import PACKAGES, take_snapshot
 from study.errors import UserError
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,6 +135,6 @@ def test_the_real_code_imports_from_its_copy_alone(tmp_path: Path) -> None:
     copy = take_snapshot(tmp_path).write()
     program = "import launcher.work as a, study.cldr.facts as b; print(a.__file__, b.__file__)"
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=copy, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], cwd=copy, capture_output=True, text=True, timeout=HANG_S, check=True
     )
     assert all(Path(file).is_relative_to(copy) for file in done.stdout.split())

@@ -118,7 +118,7 @@ def test_a_server_that_dies_half_way_is_told_and_the_next_sync_sends_the_rest(
     monkeypatch.setitem(launcher.upload.PATIENCE, "WANDB_X_FILE_STREAM_RETRY_MAX", "1")
     monkeypatch.setitem(launcher.upload.PATIENCE, "WANDB_X_GRAPHQL_RETRY_MAX", "1")
     monkeypatch.setitem(launcher.upload.PATIENCE, "WANDB_X_FILE_TRANSFER_RETRY_MAX", "1")
-    monkeypatch.setattr(launcher.upload, "ASK_TIMEOUT_S", 5)
+    monkeypatch.setattr(launcher.upload, "ASK_TIMEOUT_S", 10)
 
     def die(request: str) -> None:
         if server.runs and server.runs[0].history:

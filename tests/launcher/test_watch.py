@@ -12,21 +12,22 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from launcher import watch as watching
-from launcher.status import survey
+from launcher.status import Survey, survey
 from launcher.watch import is_going_on, watch
 from study.files import locked, write_json
 from study.paths import StudyPaths
 from tests.launcher.fake_slurm import FakeSlurm, queue_of
 from tests.launcher.studies import PROFILE, begin, done, fail, put_on_path, submit, swept
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,24 +55,36 @@ def watched(paths: StudyPaths, *, as_json: bool = False) -> tuple[int, list[str]
     return code, console.file.getvalue().splitlines()
 
 
+def after_looks(monkeypatch: pytest.MonkeyPatch, *events: Callable[[], None], looks: int = 3) -> None:
+    """While somebody watches, the events happen, one after another, with so many looks before each."""
+    seen = 0
+
+    def look(*arguments: Any, **how: Any) -> Survey:
+        nonlocal seen
+        number, rest = divmod(seen, looks)
+        if rest == 0 and 0 < number <= len(events):
+            events[number - 1]()
+        seen += 1
+        return survey(*arguments, **how)
+
+    monkeypatch.setattr(watching, "survey", look)
+
+
 @pytest.fixture
-def later(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm) -> Iterator[None]:
+def later(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody watches: a job begins, fails; all leave the queue."""
     paths, ids = quick
 
-    def go_on() -> None:
-        time.sleep(0.5)
+    def one_begins() -> None:
         fake.answer(squeue=queue_of("7_0 RUNNING", *(f"7_{i} PENDING" for i in range(1, 5))))
-        time.sleep(0.5)
+
+    def one_fails() -> None:
         fail(paths, ids[0])
         for job_id in (ids[1], ids[3]):
             done(paths, job_id)
         fake.answer(squeue=queue_of("7_0 FAILED"))
 
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    yield
-    thread.join()
+    after_looks(monkeypatch, one_begins, one_fails)
 
 
 def test_a_line_for_each_change_and_the_exit_code_of_status(
@@ -100,7 +113,7 @@ def test_as_json_each_change_is_a_line(
 
 
 @pytest.fixture
-def at_work(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm) -> Iterator[None]:
+def at_work(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody watches: a job gets on, stalls, is done; the counts change at the end alone."""
     paths, ids = quick
     fake.answer(squeue=queue_of("7_0 RUNNING"))
@@ -110,20 +123,18 @@ def at_work(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm) -> Iterator[No
     attempt = paths.job(ids[0]).attempts
     attempt.write_text(re.sub(r'"time": [\d.]+', '"time": 1.0', attempt.read_text()))
 
-    def go_on() -> None:
-        time.sleep(0.7)
+    def it_gets_on() -> None:
         write_json(paths.job(ids[0]).progress, {"done": 200, **progress})
-        time.sleep(0.7)
+
+    def it_stalls() -> None:
         os.utime(paths.job(ids[0]).progress, (time.time() - 900,) * 2)
-        time.sleep(0.7)
+
+    def all_end() -> None:
         for job_id in ids:
             done(paths, job_id)
         fake.answer()
 
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    yield
-    thread.join()
+    after_looks(monkeypatch, it_gets_on, it_stalls, all_end)
 
 
 SEEN = [
@@ -137,12 +148,11 @@ def test_how_far_jobs_are_is_told_now_and_then(
     quick: tuple[StudyPaths, list[str]], at_work: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a plain pipe; and never an estimate of what has stalled."""
-    monkeypatch.setattr(watching, "TELL_EVERY_S", 0.2)
+    monkeypatch.setattr(watching, "TELL_EVERY_S", 0)
     code, told = watched(quick[0])
     assert code == 0
     seen = [line.split("  ")[-1] for line in told if "of 400 steps" in line]
-    assert len(seen) >= len(SEEN)
-    assert list(dict.fromkeys(seen)) == SEEN
+    assert seen == [line for line in SEEN for _ in range(3)]  # at each look
     assert all(line.startswith("          train m/cldr-instruct") for line in told if "of 400" in line)
 
 
@@ -157,7 +167,7 @@ def test_as_json_what_is_at_work_is_told_with_its_speed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(watching, "TELL_EVERY_S", 0.2)
+    monkeypatch.setattr(watching, "TELL_EVERY_S", 0)
     watched(quick[0], as_json=True)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     first, *_, stalled, last = (line["running"] for line in lines)
@@ -170,20 +180,19 @@ def test_as_json_what_is_at_work_is_told_with_its_speed(
     assert last == []
 
 
-def test_slurm_is_not_asked_at_each_look(tmp_path: Path, fake: FakeSlurm) -> None:
+def test_slurm_is_not_asked_at_each_look(
+    tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan, paths, _ = swept(tmp_path)
     submit(paths, "7", [[job.job_id] for job in plan.jobs])
     fake.answer(squeue=queue_of(*(f"7_{i} PENDING" for i in range(5))))
 
     def finish() -> None:
-        time.sleep(0.5)  # ten looks
         for job in plan.jobs:
             done(paths, job.job_id)
 
-    thread = threading.Thread(target=finish)
-    thread.start()
+    after_looks(monkeypatch, finish, looks=10)
     code, told = watched(paths)
-    thread.join()
     assert (code, told[-1].split("  ", 1)[1]) == (0, "● 5 done")
     assert len(fake.calls("squeue")) == 1
 
@@ -218,16 +227,14 @@ def test_on_a_terminal_it_paints_and_ctrl_c_leaves_at_once(
     )  # fmt: skip
     os.close(follower)
     seen = b""
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANG_S
     while b"Ctrl-C leaves" not in seen and time.monotonic() < end:
         if select.select([leader], [], [], 0.2)[0]:
             seen += os.read(leader, 65536)
     assert "4 queued" in seen.decode()
     assert "9 of 400 steps, 0.01 steps/s, 10.9 h left" in seen.decode()
     process.send_signal(signal.SIGINT)
-    asked = time.monotonic()
-    assert process.wait(timeout=30) == 130
-    assert time.monotonic() - asked < 5
+    assert process.wait(timeout=HANG_S) == 130
     while select.select([leader], [], [], 0.2)[0]:
         try:
             chunk = os.read(leader, 65536)

@@ -21,6 +21,7 @@ from study.paths import StudyPaths
 from study.plan import Plan, write_plan, write_specs
 from study.resources import Resources
 from tests.grids import grid_of
+from tests.waiting import HANG_S
 
 GRID = """
 study: s
@@ -105,7 +106,7 @@ def test_an_attempt_waits_for_another_one_and_uses_what_it_left(study: tuple[Pla
         attempt.join(0.3)
         assert attempt.is_alive()
         write_json(folder.done, {})
-    attempt.join(30)
+    attempt.join(HANG_S)
     assert not attempt.is_alive()
     assert not folder.env.exists()  # it computed nothing
     assert not folder.failed.exists()
@@ -155,7 +156,7 @@ def test_other_ranks_follow_rank_0(study: tuple[Plan, StudyPaths], monkeypatch: 
     thread.start()
     assert not ended.wait(0.5)
     write_json(folder.done, {})
-    assert ended.wait(5)
+    assert ended.wait(HANG_S)
     thread.join()
 
 

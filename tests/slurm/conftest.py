@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG_S
+
 SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "testbed" / "cluster.sh"
 NO_SLURM = "no SLURM here; to have these tests: sudo slurm/testbed/install.sh"
 _numbers = itertools.count()
@@ -72,7 +74,7 @@ def own_cluster(**knobs: str) -> Iterator[SlurmCluster]:
         try:
             environment = {**os.environ, **defaults, **knobs, "SLURM_TESTBED_ROOT": str(root)}
             started = subprocess.run(
-                [SCRIPT, "up"], env=environment, capture_output=True, text=True, timeout=120
+                [SCRIPT, "up"], env=environment, capture_output=True, text=True, timeout=HANG_S
             )
             if started.returncode != 0:
                 pytest.fail(f"the testbed did not come up:\n{started.stdout}{started.stderr}", pytrace=False)
@@ -90,7 +92,7 @@ def own_cluster(**knobs: str) -> Iterator[SlurmCluster]:
 
 def _wipe(root: Path) -> None:
     environment = {**os.environ, "SLURM_TESTBED_ROOT": str(root)}
-    subprocess.run([SCRIPT, "wipe"], env=environment, stdout=subprocess.DEVNULL, check=True, timeout=120)
+    subprocess.run([SCRIPT, "wipe"], env=environment, stdout=subprocess.DEVNULL, check=True, timeout=HANG_S)
 
 
 def _clear_dead_sessions() -> None:

@@ -6,10 +6,9 @@ import contextlib
 import os
 import re
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from launcher import attempts, ledger
 from launcher.attempts import Attempt
@@ -17,23 +16,12 @@ from study.job import Job
 from study.paths import StudyPaths
 from study.plan import read_plan
 from study.specs import Hyperparameters, TrainSpec
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.slurm.conftest import SlurmCluster
 
-T = TypeVar("T")
 RESUMED = re.compile(r"going on from the checkpoint at step (\d+) of \d+")
-
-
-def eventually(
-    condition: Callable[[], T | None], what: str, *, limit_s: float = 60, every_s: float = 0.1
-) -> T:
-    """Wait until a condition gives something true; returns that."""
-    end = time.monotonic() + limit_s
-    while not (found := condition()):
-        assert time.monotonic() < end, f"waited {limit_s:.0f} s in vain: {what}"
-        time.sleep(every_s)
-    return found
 
 
 # ------------------------------------------------------------------------------------ processes
@@ -86,7 +74,7 @@ def warned(cluster: SlurmCluster, task: str, *then: str) -> None:
     seems to: nothing says that it must.
     """
     pid = rank_pids(cluster, task)[0]
-    eventually(lambda: _is_pending(pid, signal.SIGUSR2) or not _stands_still(pid), "SLURM warns", limit_s=50)
+    eventually(lambda: _is_pending(pid, signal.SIGUSR2) or not _stands_still(pid), "SLURM warns")
     if then:
         cluster.run("scontrol", "update", f"JobId={task}", *then)
     _send(pid, signal.SIGCONT)
@@ -106,7 +94,7 @@ def crash_node(cluster: SlurmCluster, task: str) -> None:
 
 
 # -------------------------------------------------------------------------------------- the cluster
-def mend(cluster: SlurmCluster, limit_s: float = 60) -> None:
+def mend(cluster: SlurmCluster) -> None:
     """Put every node back, whatever was done to it, and wait until all are idle. What still runs is ended."""
     cluster.run("scancel", "--me")
     for node in cluster.nodes:
@@ -116,7 +104,6 @@ def mend(cluster: SlurmCluster, limit_s: float = 60) -> None:
     eventually(
         lambda: set(cluster.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T").split()) == {"idle"},
         "all nodes are idle",
-        limit_s=limit_s,
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.grids import write_model
 from tests.sweeping import ROOT
+from tests.waiting import HANG_S
 
 PACKAGES = ("study", "training", "evaluation", "analysis", "launcher")
 
@@ -92,7 +93,7 @@ def calsweep(checkout: Path, *arguments: str) -> list[str]:
 
 def run_calsweep(checkout: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        calsweep(checkout, *arguments), cwd=cwd, capture_output=True, text=True, timeout=120
+        calsweep(checkout, *arguments), cwd=cwd, capture_output=True, text=True, timeout=HANG_S
     )
 
 

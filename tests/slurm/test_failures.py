@@ -21,6 +21,7 @@ from tests.slurm.drills import tries
 from tests.slurm.payload import payload_checkout, run_calsweep
 from tests.slurm.test_sweep import wait_for_empty_queue
 from tests.sweeping import ROOT, run, sweep_command
+from tests.waiting import HANG_S
 
 if TYPE_CHECKING:
     from tests.slurm.conftest import SlurmCluster
@@ -253,7 +254,7 @@ def test_what_one_rank_lacks_all_are_given(slurm_cluster: SlurmCluster, tmp_path
 def calsweep(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "launcher.cli", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=180,
+        cwd=cwd, capture_output=True, text=True, timeout=HANG_S,
     )  # fmt: skip
 
 

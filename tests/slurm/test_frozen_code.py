@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from study.paths import StudyPaths
 from tests.grids import write_model
-from tests.slurm.drills import eventually, tries
+from tests.slurm.drills import tries
 from tests.slurm.payload import payload_checkout, run_calsweep
 from tests.slurm.test_failures import evaluation_of, nothing_starts, runs, trainings, write_inputs
 from tests.slurm.test_sweep import wait_for_empty_queue
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.slurm.conftest import SlurmCluster
@@ -61,7 +62,7 @@ def test_edits_do_not_reach_what_was_submitted(slurm_cluster: SlurmCluster, tmp_
             (checkout / name).write_text(text.replace("as submitted", "edited"))
     (training,) = trainings(paths).values()
     marked = paths.job(training).root / "runs"
-    eventually(marked.is_file, "the training runs", limit_s=30)
+    eventually(marked.is_file, "the training runs")
     slurm_cluster.run("scontrol", "requeue", tries(paths, training)[-1].task)
     wait_for_empty_queue(slurm_cluster)
 

@@ -31,6 +31,7 @@ from tests.slurm.cut_off import CutOff, cut_off
 from tests.slurm.drills import planned
 from tests.slurm.test_sweep import wait_for_empty_queue
 from tests.sweeping import run, sweep_command
+from tests.waiting import HANG_S
 from tests.wandb_protocol import ENTITY, StoredRun
 from tests.wandb_reader import read_run, run_files
 from tests.wandb_server import WandbServer
@@ -177,7 +178,10 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
 
 def try_to_leave(nowhere: CutOff) -> None:
     subprocess.run(
-        [*nowhere.enter, sys.executable, "-c", LEAVE], env=dict(nowhere.environment), check=True, timeout=30
+        [*nowhere.enter, sys.executable, "-c", LEAVE],
+        env=dict(nowhere.environment),
+        check=True,
+        timeout=HANG_S,
     )
 
 
@@ -246,7 +250,7 @@ def test_each_row_and_each_part_is_there_as_it_is_on_disk(swept: Swept) -> None:
 
 
 def test_records_read_back_through_the_sdk_equal_those_on_disk(swept: Swept, tmp_path: Path) -> None:
-    api = wandb.Api(timeout=20)
+    api = wandb.Api(timeout=60)
     try:
         for job, _, folder in swept.shards:
             remote = api.run(f"{ENTITY}/tests/{job.job_id}")

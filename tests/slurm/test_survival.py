@@ -27,9 +27,10 @@ from study.specs import EvalSpec
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.slurm import drills
 from tests.slurm.conftest import SlurmCluster, own_cluster
-from tests.slurm.drills import eventually, resumed_at, tries
+from tests.slurm.drills import resumed_at, tries
 from tests.slurm.test_sweep import wait_for_empty_queue
 from tests.sweeping import run, sweep_command
+from tests.waiting import HANG_S, eventually
 from training.checkpoint import MARKER
 
 pytestmark = pytest.mark.timeout(1200)  # the first test does all the work
@@ -191,7 +192,7 @@ def submit_without_a_controller(cluster: SlurmCluster, folder: Path, outputs: Pa
     )
     eventually(log.is_file, "sbatch has met no controller")
     cluster.testbed("restart-ctld")
-    told, _ = launcher.communicate(timeout=180)
+    told, _ = launcher.communicate(timeout=HANG_S)
     assert launcher.returncode == 0, told
     return log.read_text().split()
 

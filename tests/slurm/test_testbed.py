@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from submitit import SlurmExecutor
 
+from tests.waiting import eventually
+
 if TYPE_CHECKING:
     from tests.slurm.conftest import SlurmCluster
 
@@ -27,13 +29,11 @@ def state_of(cluster: SlurmCluster, job_id: str) -> str:
     return cluster.run("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job_id}")
 
 
-def wait_until_ended(cluster: SlurmCluster, job_id: str, limit_s: float = 20) -> str:
+def wait_until_ended(cluster: SlurmCluster, job_id: str) -> str:
     """The state in which a job ended."""
-    end = time.monotonic() + limit_s
-    while (state := state_of(cluster, job_id)) in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):
-        assert time.monotonic() < end, f"job {job_id} is still {state} after {limit_s} s"
-        time.sleep(0.2)
-    return state
+    going_on = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+    eventually(lambda: state_of(cluster, job_id) not in going_on, f"job {job_id} ends")
+    return state_of(cluster, job_id)
 
 
 def test_nodes_are_up(slurm_cluster: SlurmCluster) -> None:
@@ -84,8 +84,6 @@ def test_sacct_answers(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
         pytest.skip("this testbed runs without accounting")
     job = executor(tmp_path).submit(operator.add, 1, 1)
     assert wait_until_ended(slurm_cluster, job.job_id) == "COMPLETED"
-    end = time.monotonic() + 15
     command = f"sacct --noheader --allocations --parsable2 --format=State --jobs={job.job_id}"
-    while slurm_cluster.run(*command.split()) != "COMPLETED":  # the database lags behind the controller
-        assert time.monotonic() < end, "sacct still does not know the job's end after 15 s"
-        time.sleep(0.3)
+    # the database lags behind the controller
+    eventually(lambda: slurm_cluster.run(*command.split()) == "COMPLETED", "sacct knows of the job's end")

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.files import append_line, digest, locked, read_json, write_atomic, write_json
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,7 +106,7 @@ def test_lines_of_several_processes_do_not_mix(tmp_path: Path) -> None:
     writers = [
         subprocess.Popen([sys.executable, "-c", program, str(path), letter], cwd=ROOT) for letter in "abc"
     ]
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(timeout=HANG_S) for writer in writers] == [0, 0, 0]
     lines = path.read_text().splitlines()
     expected = {f"{letter} {i} " + letter * 3000 for letter in "abc" for i in range(200)}
     assert len(lines) == 600

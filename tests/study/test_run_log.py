@@ -19,6 +19,7 @@ from study.paths import JobPaths
 from study.run_log import read_log, write_without
 from study.tracking import track
 from tests.study.test_tracking import TRAIN
+from tests.waiting import HANG_S
 from tests.wandb_reader import read_run, run_files
 from tests.wandb_server import forget_wandb
 
@@ -75,7 +76,7 @@ def test_the_sdk_reads_a_copy(log: Path, tmp_path: Path) -> None:
     write_without(log, Counter(read_log(log).rows[:4]), tmp_path / "run-x.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json"]
     done = subprocess.run(
-        [*command, str(tmp_path / "run-x.wandb")], capture_output=True, check=True, timeout=60
+        [*command, str(tmp_path / "run-x.wandb")], capture_output=True, check=True, timeout=HANG_S
     )
     shown = json.loads(done.stdout)
     assert (shown["run_id"], shown["exit_code"]) == (TRAIN.job_id, 0)

@@ -21,6 +21,7 @@ from study.job import Job
 from study.paths import JobPaths
 from study.specs import Benchmark, EvalSpec, Hyperparameters, Source, TrainSpec
 from study.tracking import Run, group_of, track
+from tests.waiting import HANG_S
 from tests.wandb_reader import read_finished_run, run_files
 from tests.wandb_server import forget_wandb
 
@@ -193,25 +194,23 @@ def test_leet_shows_the_axes_to_group_by(tmp_path: Path) -> None:
     (file,) = run_files(tmp_path)
     read_finished_run(file)
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
-    shown = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+    shown = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=HANG_S).stdout)
     assert shown["config"]["cell"] == CELL
     assert (shown["name"], shown["summary"]["accuracy"]) == (TRAIN.name, 0.5)
     assert set(shown["tags"]) == {"train", "cldr", "sw"}
 
 
 FULL_DISK = """
-import resource, sys, time
+import resource, sys
 from pathlib import Path
 from study.config import TrackingConfig
 from study.paths import JobPaths
 from study.tracking import track
 from tests.study.test_tracking import TRAIN
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
-began = time.monotonic()
 with track(TrackingConfig(mode="offline"), TRAIN, JobPaths(Path(sys.argv[1]))) as run:
     for step in range(3000):
         run.log({"step": step, "loss": step / 7})
-print("took", time.monotonic() - began)
 """
 
 
@@ -219,9 +218,7 @@ def test_files_that_cannot_grow_do_not_stop_a_job(tmp_path: Path) -> None:
     """As on a full disk: a limit on the size of files strikes the SDK's service, which writes them."""
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
-    took = float(done.stdout.split()[-1])
-    assert took < 30
     (file,) = run_files(tmp_path)
     assert 0 < file.stat().st_size <= 50_000

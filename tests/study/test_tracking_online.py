@@ -20,15 +20,14 @@ import study.tracking
 from study.config import TrackingConfig
 from study.errors import Stopped
 from study.paths import JobPaths
-from study.tracking import KILLED_LIMIT_S, end_service, group_of, track
+from study.tracking import end_service, group_of, track
 from tests.study.test_tracking import TRAIN
+from tests.waiting import HANG_S, eventually
 from tests.wandb_reader import read_finished_run, read_run, run_files
 from tests.wandb_server import API_KEY, WandbServer, forget_wandb, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 ONLINE = TrackingConfig(mode="online", project="tests")
-SLACK_S = 2.0
-"""For two busy cores."""
 
 
 @pytest.fixture
@@ -113,36 +112,34 @@ def test_a_server_that_was_away_for_a_while_misses_nothing(tmp_path: Path, serve
 def test_whatever_becomes_of_wandb_a_job_waits_no_longer_than_the_limit(
     tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch, trouble: str, stopped: bool
 ) -> None:
-    finish_s, stop_s = 3.0, 1.0
-    monkeypatch.setattr(study.tracking, "FINISH_LIMIT_S", finish_s)
-    monkeypatch.setattr(study.tracking, "STOPPED_LIMIT_S", stop_s)
-    began = time.monotonic()
+    monkeypatch.setattr(study.tracking, "FINISH_LIMIT_S", 3.0)
+    monkeypatch.setattr(study.tracking, "STOPPED_LIMIT_S", 1.0)
+    entered, answers = threading.Event(), []
+    server.on_request = lambda told: answers.append(entered.wait(HANG_S))
     saved = part(JobPaths(tmp_path), 0)
     try:
         with track(ONLINE, TRAIN, JobPaths(tmp_path)) as run:
-            assert time.monotonic() - began < 0.5, "a job waits for W&B to start"
+            entered.set()
             server.wait_for(lambda: server.runs and server.runs[0].files)
+            assert all(answers), "a job waits for W&B to start"
             strike(trouble, server)
             began = time.monotonic()
-            for item in range(5000):  # more than the service's socket takes
+            for item in range(5000):  # more than the service's socket takes: a call that waits hangs here
                 run.log({"item": item})
                 run.save(saved, tmp_path)
-            assert time.monotonic() - began < 1, "a job waits for a log"
-            began = time.monotonic()
             if stopped:
                 raise Stopped("told to")
     except Stopped:
         assert stopped
-    limit_s = stop_s if stopped else finish_s
-    assert time.monotonic() - began < limit_s + KILLED_LIMIT_S + SLACK_S
+    assert time.monotonic() - began < HANG_S, "a job waits for the server"
     assert not services()
     assert study.tracking._given_up == [TRAIN.job_id]
 
     # the next language of the pack does not try it again, and is kept here
-    began = time.monotonic()
+    asked = len(server.requests)
     with track(ONLINE, TRAIN, JobPaths(tmp_path / "next")) as run:
         run.log({"item": 1})
-    assert time.monotonic() - began < finish_s + SLACK_S
+    assert len(server.requests) == asked
     (file,) = run_files(tmp_path / "next")
     assert [row["item"] for row in read_run(file).history] == [1]
 
@@ -154,7 +151,7 @@ def strike(trouble: str, server: WandbServer) -> None:
         case "failing":
             server.failing = True
         case "slow":
-            server.delay_s = 60
+            server.delay_s = 2 * HANG_S
         case _:
             (service,) = services()
             os.kill(service.pid, signal.SIGSTOP if trouble == "hanging service" else signal.SIGKILL)
@@ -194,7 +191,7 @@ def test_a_service_that_hangs_does_not_keep_the_process_from_its_end(
             assert process.stdout is not None
             service = psutil.Process(int(process.stdout.readline()))
             assert process.stdout.readline() == "the job's own end\n"
-            assert process.wait(5) == 0
+            assert process.wait(HANG_S) == 0
         finally:
             process.kill()
             if service is not None:
@@ -207,10 +204,7 @@ def test_without_a_server_w_and_b_has_more_time_than_with_one(
 ) -> None:
     monkeypatch.setattr(study.tracking, "FINISH_LIMIT_S", 1.0)
     with track(TrackingConfig(mode="offline", project="tests"), TRAIN, JobPaths(tmp_path)) as run:
-        deadline = time.monotonic() + 60
-        while not services() or not list(tmp_path.glob("wandb/offline-run-*/files")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        eventually(lambda: services() and list(tmp_path.glob("wandb/offline-run-*/files")), "the run begins")
         (service,) = services()
         service.suspend()
         threading.Timer(4, service.resume).start()
@@ -228,13 +222,11 @@ def test_a_service_that_hears_of_nothing_is_ended(
     import wandb
 
     monkeypatch.setattr(study.tracking, "SERVICE_LIMIT_S", 1)
-    assert wandb.Api(timeout=20).default_entity
+    assert wandb.Api(timeout=60).default_entity
     (service,) = services()
     service.suspend()
-    begin = time.monotonic()
-    end_service()
-    assert time.monotonic() - begin < 1 + KILLED_LIMIT_S + SLACK_S
+    end_service()  # it would hang here
     assert services() == []
-    assert wandb.Api(timeout=20).default_entity, "another one is started"
+    assert wandb.Api(timeout=60).default_entity, "another one is started"
     end_service()
     assert services() == []

@@ -28,6 +28,7 @@ from study.paths import JobPaths
 from study.resources import Resources
 from study.specs import Hyperparameters, Source, TrainSpec
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
+from tests.waiting import HANG_S
 
 STEPS = 8
 NUM_EXAMPLES = 20  # eight steps of eight are more than three epochs: the order must be found again, too
@@ -42,7 +43,6 @@ HYPER = Hyperparameters(
     warmup_ratio=0.25,
 )
 COMPARED = ("step", "loss", "nll", "grad_norm", "learning_rate")
-TIMEOUT_S = 120
 KILLED = -signal.SIGKILL
 
 processes = multiprocessing.get_context("forkserver")
@@ -116,8 +116,8 @@ def start(
 
 
 def end(folder: Path, started: list[ForkServerProcess]) -> list[Outcome]:
-    """Wait for the ranks of an attempt; one that is left behind is killed after two minutes."""
-    deadline = time.monotonic() + TIMEOUT_S
+    """Wait for the ranks of an attempt; one that is left behind is killed after HANG_S."""
+    deadline = time.monotonic() + HANG_S
     found = []
     for rank, process in enumerate(started):
         process.join(max(0.0, deadline - time.monotonic()))

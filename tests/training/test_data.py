@@ -7,7 +7,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from study.errors import JobError
 from study.sources import embedded_source
 from study.specs import TrainSpec
 from tests.training.toys import EXAMPLES, FIXTURES, fixture, spec_of, toy_tokenizer
+from tests.waiting import HANG_S, eventually
 from training import data
 from training.data import TokenDataset, token_dataset
 from training.encoding import encoder
@@ -279,13 +279,9 @@ def test_two_processes_at_once_tokenise_once(tmp_path: Path) -> None:
         for me in "ab"
     ]
     try:
-        end = time.monotonic() + 120
-        while len(list(tmp_path.glob("ready-*"))) < 2:
-            assert time.monotonic() < end
-            assert all(child.poll() is None for child in children), children[0].stderr
-            time.sleep(0.02)
+        eventually(lambda: len(list(tmp_path.glob("ready-*"))) == 2, "both have begun")
         (tmp_path / "go").touch()
-        said = [child.communicate(timeout=120) for child in children]
+        said = [child.communicate(timeout=HANG_S) for child in children]
     finally:
         for child in children:
             child.kill()

@@ -15,8 +15,9 @@ from study.job import Job
 from study.resources import Resources
 from study.specs import ARCHITECTURES, Hyperparameters, Scratch, Source, TrainSpec
 from tests.evaluation.tiny import make_llama
-from tests.training.attempts import TIMEOUT_S, processes
+from tests.training.attempts import processes
 from tests.training.toys import KINDS, toy_tokenizer
+from tests.waiting import HANG_S
 from training import export, model, zero
 from training.encoding import encoder
 from training.messages import Message, renderer
@@ -183,7 +184,7 @@ def _train_and_export(folder: Path, zero_stage: int) -> None:
 def test_what_was_trained_is_what_was_exported(tmp_path: Path, zero_stage: int) -> None:
     process = processes.Process(target=_train_and_export, args=(tmp_path, zero_stage))
     process.start()
-    process.join(TIMEOUT_S)
+    process.join(HANG_S)
     assert process.exitcode == 0
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert load_file(tmp_path / "model" / "model.safetensors")["kept"].tolist() == [0, 1, 2]

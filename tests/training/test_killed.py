@@ -13,6 +13,7 @@ import pytest
 
 from tests.training import accidents
 from tests.training.attempts import KILLED, assert_same_run, end, finish, paths_of, start
+from tests.waiting import eventually
 
 STEPS = 30
 KILLS = 10
@@ -59,8 +60,9 @@ def wait_for_the_loop(folder: Path, started: list[ForkServerProcess]) -> None:
 
 
 def wait_until(condition: Callable[[], bool], started: list[ForkServerProcess]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert all(process.is_alive() for process in started)
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    def gets_on() -> bool:
+        came = condition()
+        assert came or all(process.is_alive() for process in started)
+        return came
+
+    eventually(gets_on, "the attempt gets on", every_s=0.001)

@@ -23,6 +23,7 @@ from tests.training.attempts import (
     paths_of,
     start,
 )
+from tests.waiting import eventually
 from tests.wandb_reader import read_finished_run, run_files
 
 Undisturbed = Callable[..., Path]
@@ -46,10 +47,7 @@ def test_a_signal_from_outside_that_comes_at_any_moment(
 ) -> None:
     how: dict[str, Any] = {"ranks": 2, "zero_stage": 2}
     started = start(tmp_path, inputs, **how, accident=accidents.slow_steps)
-    deadline = time.monotonic() + 60
-    while not paths_of(tmp_path).metrics.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(paths_of(tmp_path).metrics.exists, "the first step is logged", every_s=0.01)
     time.sleep(0.15)
     assert started[1].pid is not None
     os.kill(started[1].pid, signal.SIGTERM)
