@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.aggregate import BUCKETS, Cell
-from analysis.diagrams import bucket_of
 from analysis.differences import DifferenceRow
-from analysis.labels import Setting
+from analysis.labels import Setting, bucket_of
 
 ALPHA = 0.05
 NAMES = {

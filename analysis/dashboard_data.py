@@ -13,9 +13,17 @@ from typing import Any
 
 from analysis.aggregate import BUCKETS, Cell, Shard, Study, Summary, Test, summarise
 from analysis.dashboard_claims import claims
-from analysis.diagrams import bucket_of, language_text
 from analysis.differences import difference_rows
-from analysis.labels import COMPARED, Setting, axis_text, settings, short_value, varied_axes
+from analysis.labels import (
+    COMPARED,
+    Setting,
+    axis_text,
+    bucket_of,
+    language_text,
+    settings,
+    short_value,
+    varied_axes,
+)
 from analysis.measure import CONFIDENCES, METRIC_NAMES
 from study.bins import NUM_BINS, Bins, merge_bins
 from study.languages import LANGUAGES

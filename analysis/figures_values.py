@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from analysis.diagrams import bucket_of, language_text
 from analysis.figures_data import METRICS, NOT_PLANNED, Matrix, Response, Value
 from analysis.figures_style import (
     BUCKET_COLOURS,
@@ -25,6 +24,7 @@ from analysis.figures_style import (
     number,
     panels,
 )
+from analysis.labels import bucket_of, language_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

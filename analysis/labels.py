@@ -1,4 +1,4 @@
-"""What people call cells, and which cells belong side by side."""
+"""What people call cells and languages, and which cells belong side by side."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis.aggregate import Cell, Study, Test
+from study.languages import LANGUAGES
 
 SHORT_AXES = {"learning_rate": "lr", "label_smoothing": "ε"}
 COMPARED = ("label_smoothing", "seed")
@@ -111,3 +112,13 @@ def short_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return str(value).rstrip("/").split("/")[-1]
+
+
+def bucket_of(code: str) -> str:
+    """The resource bucket of a language, `other` where the project's table lacks it."""
+    return LANGUAGES[code].bucket if code in LANGUAGES else "other"
+
+
+def language_text(code: str) -> str:
+    """`Swahili (sw)`."""
+    return f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code

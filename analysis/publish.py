@@ -1,24 +1,22 @@
-"""`publish`: a study's tables and diagrams as a W&B report and a workspace, next to the runs they come from.
+"""`publish`: a study's tables and figures as a W&B report and a workspace, next to the runs they come from.
 
-A run of type `analyse` holds the diagrams and the files, named by what they say: the same results are one
+A run of type `analyse` holds the figures and the files, named by what they say: the same results are one
 run, however often they are published. The report is found by its title and the workspace by its name; both
 are written anew each time, so what people change in them by hand is lost.
 """
 
 from __future__ import annotations
 
-import re
+import hashlib
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.aggregate import BUCKETS, Shard, Study, load_study, summarise
 from analysis.dashboard import findings, write_dashboard
-from analysis.diagrams import error_figure, level_figure
+from analysis.figures import write_figures
 from analysis.labels import Setting, constants, settings
-from analysis.reliability import reliability_figure
 from analysis.summary import note
 from analysis.tables import table_rows, write_tables
 from analysis.wandb_runs import ASK_TIMEOUT_S, asking_server, patient
@@ -31,19 +29,9 @@ from study.tracking import end_service
 if TYPE_CHECKING:
     from rich.console import Console
 
-FIGURES = {
-    "accuracy and confidence": level_figure,
-    "calibration error": error_figure,
-    "reliability": reliability_figure,
-}
+SHOWN = ("slopes", "reliability-buckets", "response")
+"""How the names of the figures begin that are published; the dashboard has all."""
 COLUMNS = {"accuracy": "acc", "confidence_renormalised": "conf.", "ece_renormalised": "ECE"}
-# W&B shows a chart on white or on black, so these are between the two
-PALETTE = {
-    "ink": "#6b7585", "muted": "#7d8797", "panel": "rgba(128,128,128,0.08)", "grid": "rgba(128,128,128,0.2)",
-    "line": "rgba(128,128,128,0.5)", "s0": "#7f8896", "s1": "#e0623a", "s2": "#3d8fe0", "s3": "#35a368",
-    "s4": "#9a6fda", "s5": "#b8921a", "s6": "#d05a9f", "s7": "#2aa0a8",
-}  # fmt: skip
-COLOUR = re.compile(r"@(\w+)")
 MAX_TITLE = 128
 
 
@@ -59,11 +47,11 @@ class Published:
 
 @dataclass(frozen=True)
 class _Content:
-    """What is published. figures: by the key of the run's history that shows it. files: below the study."""
+    """What is published. figures: PNG files, each shown under its name. files: below the study."""
 
     study: Study
     settings: tuple[Setting, ...]
-    figures: Mapping[str, Any]
+    figures: tuple[Path, ...]
     files: tuple[str, ...]
     run_id: str
 
@@ -130,27 +118,13 @@ def _place(study_dir: Path, project: str | None, default_entity: str) -> tuple[s
 def _content(study_dir: Path) -> _Content:
     study = load_study(study_dir)
     found = tuple(settings(study))
-    figures = {
-        " · ".join(filter(None, (setting.label.replace("/", "-"), kind))): _painted(draw(study, setting))
-        for setting in found
-        for kind, draw in FIGURES.items()
-    }
-    run_id = digest({"study": study.name, "rows": table_rows(study), "figures": figures})
+    written = write_figures(study_dir, formats=("png",), study=study)
+    figures = tuple(path for path in written if path.name.startswith(SHOWN))
+    drawn = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in figures}
+    run_id = digest({"study": study.name, "rows": table_rows(study), "figures": drawn})
     paths = [*write_tables(study_dir, study=study).values(), write_dashboard(study_dir, study=study)]
     files = tuple(path.relative_to(study_dir).as_posix() for path in paths)
     return _Content(study, found, figures, files, run_id)
-
-
-def _painted(value: Any) -> Any:
-    """A figure whose colours, which it only names, are those of PALETTE."""
-    if isinstance(value, str):
-        named = COLOUR.fullmatch(value)
-        return PALETTE.get(named.group(1), value) if named else value
-    if isinstance(value, list | tuple):
-        return [_painted(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _painted(item) for key, item in value.items()}
-    return value
 
 
 def _is_there(content: _Content, api: Any, place: str) -> bool:
@@ -162,13 +136,12 @@ def _is_there(content: _Content, api: Any, place: str) -> bool:
             raise
         return False
     names = [file.name for run in runs if run.state == "finished" for file in run.files(per_page=500)]
-    num_figures = sum(name.startswith("media/plotly/") for name in names)
+    num_figures = sum(name.startswith("media/images/") for name in names)
     return num_figures >= len(content.figures) and set(content.files) <= set(names)
 
 
 def _log(content: _Content, study_dir: Path, entity: str, project: str) -> None:
-    """Make the run with the diagrams, the tables and the dashboard."""
-    import plotly.graph_objects as go
+    """Make the run with the figures, the tables and the dashboard."""
     import wandb
 
     with tempfile.TemporaryDirectory(prefix="calsweep-publish-") as scratch, asking_server():
@@ -184,7 +157,7 @@ def _log(content: _Content, study_dir: Path, entity: str, project: str) -> None:
             tags=["analyse"],
             settings=wandb.Settings(console="off", x_disable_stats=True, silent=True),
         )
-        run.log({key: wandb.Plotly(go.Figure(figure)) for key, figure in content.figures.items()})
+        run.log({path.stem: wandb.Image(str(path)) for path in content.figures})
         for name in content.files:
             run.save(str(study_dir / name), base_path=str(study_dir), policy="now")
         run.finish()
@@ -196,7 +169,7 @@ def _save_report(content: _Content, api: Any, entity: str, project: str) -> str:
 
     study = content.study
     whole = wr.Runset(
-        entity=entity, project=project, name="diagrams", filters=expr.And(expr.Metric("ID") == content.run_id)
+        entity=entity, project=project, name="figures", filters=expr.And(expr.Metric("ID") == content.run_id)
     )
     blocks: list[Any] = [
         wr.P(text) for text in (study.description, " · ".join(constants(study)), note(study)) if text
@@ -263,8 +236,10 @@ def _charts(content: _Content) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     return [
-        wr.MediaBrowser(title=key, media_keys=[key], layout=wr.Layout(x=0, y=16 * place, w=24, h=16))
-        for place, key in enumerate(content.figures)
+        wr.MediaBrowser(
+            title=path.stem, media_keys=[path.stem], layout=wr.Layout(x=0, y=16 * place, w=24, h=16)
+        )
+        for place, path in enumerate(content.figures)
     ]
 
 
@@ -326,6 +301,6 @@ def _numbers(shards: list[Shard]) -> list[str]:
 
 def print_published(published: Published, console: Console) -> None:
     """Where it is."""
-    state = "with new diagrams" if published.is_new_run else "with the diagrams that were there"
+    state = "with new figures" if published.is_new_run else "with the figures that were there"
     for text in (f"report, {state}: {published.report}", f"workspace: {published.workspace}"):
         console.print(text, soft_wrap=True, highlight=False, markup=False)
