@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,13 +184,19 @@ def _num_cores() -> int:
 def _each(
     function: Callable[[CellWork], list[Shard]], work: Sequence[CellWork], num_processes: int
 ) -> Iterator[list[Shard]]:
-    """`map`, over processes where there are several."""
+    """`map`, over processes where there are several; UserError where one of them is killed."""
     if num_processes == 1:
         yield from map(function, work)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of Arrow hold
     with _one_blas_thread(), ProcessPoolExecutor(num_processes, mp_context=context) as pool:
-        yield from pool.map(function, work)
+        try:
+            yield from pool.map(function, work)
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that reads records was killed, mostly for want of memory",
+                remedy="try again where there is more of it, or with fewer cores (taskset -c 0)",
+            ) from None
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import sys
 from dataclasses import replace
 
@@ -10,10 +12,12 @@ import numpy as np
 import pytest
 
 from analysis import cells, loading
-from analysis.aggregate import load_study
+from analysis.aggregate import Shard, load_study
+from analysis.cells import CellWork
 from analysis.differences import difference_rows
 from analysis.loading import load_studies
 from analysis.tables import write_tables
+from study.errors import UserError
 
 from .studies import StudyFolder, random_letters, sweep
 
@@ -149,6 +153,18 @@ def test_many_records_go_to_several_processes(folder: StudyFolder, monkeypatch: 
         monkeypatch.setattr(loading, "WORTH_PROCESSES", worth)
         load_study(folder.root)
     assert asked == [1, 3, 1]  # 3 cells, 150 examples
+
+
+def killed(work: CellWork) -> list[Shard]:
+    os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory ends
+    raise AssertionError
+
+
+def test_a_killed_reader_is_one_sentence(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep(folder, seeds=1, languages=["en"])
+    monkeypatch.setattr(loading, "load_cell", killed)
+    with pytest.raises(UserError, match="a process that reads records was killed, mostly for want of memory"):
+        load_studies([folder.root], num_processes=2)
 
 
 def test_progress_is_for_terminals(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
