@@ -44,7 +44,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> list
     # one, as a check, behind the whole.
     firsts = [query.context + query.answers[0] for query in queries]
     wholes = token_ids(tokenizer, firsts)
-    lines = [query.context[query.context.rfind("\n") + 1 :] for query in queries]
+    # with the line breaks it ends in: an answer that begins with one may make one token with them
+    lines = [query.context[query.context.rstrip().rfind("\n") + 1 :] for query in queries]
     behind_line = _answers_behind(tokenizer, list(zip(lines, (q.answers for q in queries), strict=True)))
     encoded = []
     for query, context, whole, answers in zip(queries, contexts, wholes, behind_line, strict=True):
@@ -130,8 +131,7 @@ def fit(
         return list(encoded)
     fitting, too_long = [], []
     for one, query in zip(encoded, queries, strict=True):
-        # the last token of an answer is predicted and never read
-        length = len(one.context) + max(len(ids) for ids in one.answers) - 1
+        length = _length(one)
         over, kept = length - limit, int(one.context[0] == bos)
         if over <= 0:
             fitting.append(one)
@@ -140,10 +140,27 @@ def fit(
         else:
             too_long.append((query.name, length))
     if too_long:
-        names = ", ".join(name for name, _ in too_long[:NAMED])
-        raise JobError(
-            f"{len(too_long)} items are longer than the model's context of {limit} tokens "
-            f"(the longest has {max(length for _, length in too_long)}): {names}; give fewer shots, or "
-            "evaluate.too_long: cut"
-        )
+        context = f"the model's context of {limit} tokens"
+        raise JobError(f"{_longer(too_long, context)}; give fewer shots, or evaluate.too_long: cut")
     return fitting
+
+
+def require_one_embedding(encoded: Sequence[Encoded], queries: Sequence[Query], limit: int | None) -> None:
+    """Raises JobError, with a count, when some queries exceed the `limit` tokens up to which a model keeps
+    its rotary embedding: their scores, or those of their neighbours in a batch, would not be its own.
+    """
+    lengths = [(query.name, _length(one)) for one, query in zip(encoded, queries, strict=True)]
+    longer = [(name, length) for name, length in lengths if limit is not None and length > limit]
+    if longer:
+        place = f"the {limit} tokens up to which the model keeps its rotary embedding (longrope)"
+        raise JobError(f"{_longer(longer, place)}; longer ones are not handled: give fewer shots")
+
+
+def _length(one: Encoded) -> int:
+    # the last token of an answer is predicted and never read
+    return len(one.context) + max(len(ids) for ids in one.answers) - 1
+
+
+def _longer(longer: Sequence[tuple[str, int]], place: str) -> str:
+    longest, names = max(length for _, length in longer), ", ".join(name for name, _ in longer[:NAMED])
+    return f"{len(longer)} items are longer than {place} (the longest has {longest}): {names}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,14 +24,21 @@ def read_own_part(
     """A part left by an earlier attempt of this very job, and what it says it belongs to.
 
     The model's name may have changed since: a local folder may move and stay the same job.
-    Raises RecordError when it is torn, belongs to another job, or holds other questions than its name says.
+    Raises RecordError when it is torn, belongs to another job, or holds other questions than its name says or
+    values that no job writes.
     """
     try:
         table, found = records.read_part(path)
-    except pa.ArrowInvalid as error:
-        raise RecordError(f"{path}: torn ({error}); remove it and the parts after it") from None
-    if replace(found, model=info.model) != info:
-        raise RecordError(f"{path}: belongs to {found}, this job is {info}")
+        if replace(found, model=info.model) != info:
+            raise RecordError(f"{path}: belongs to {found}, this job is {info}")
+        _require_answers(path, table, asked, info.protocol)
+    except RecordError as error:
+        # of a job that goes on; of a complete one, whose parts are listed, a part removed would be missed
+        raise RecordError(f"{error}; remove it and the parts after it: they are scored again") from None
+    return table, found
+
+
+def _require_answers(path: Path, table: pa.Table, asked: Sequence[Asked], protocol: str) -> None:
     lo, hi = records.part_range(path)
     expected = [(item.example_id, rotation, item.label) for item, rotation in asked[lo:hi]]
     columns = (table[name].to_pylist() for name in ("example_id", "rotation", "label"))
@@ -38,7 +47,18 @@ def read_own_part(
         raise RecordError(
             f"{path}: its examples, rotations or labels are not questions {lo} to {hi} of this shard"
         )
-    return table, found
+    for row, (item, _) in zip(table.to_pylist(), asked[lo:hi], strict=True):
+        count, mass, tokens = len(item.options), row["option_mass"], row["option_num_tokens"]
+        if protocol == "letter":
+            fits = mass is not None and 0 <= mass <= 1 and tokens is None
+        else:
+            fits = mass is None and tokens is not None and len(tokens) == count and min(tokens) > 0
+        if not fits or len(row["scores"]) != count or not all(map(math.isfinite, row["scores"])):
+            raise RecordError(f"{path}: {_told(row)} for '{row['example_id']}', an item of {count} options")
+
+
+def _told(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {row[name]}" for name in ("scores", "option_mass", "option_num_tokens"))
 
 
 def check_complete(folder: Path, asked: Sequence[Asked]) -> list[Path]:

@@ -18,8 +18,16 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.encoding import Encoded, Query, encode, fit, require_letters
-from evaluation.forward import Prefix, answer_log_probs, check_head, num_inputs, prefix_of, takes_trees
+from evaluation.encoding import Encoded, Query, encode, fit, require_letters, require_one_embedding
+from evaluation.forward import (
+    Prefix,
+    answer_log_probs,
+    check_head,
+    num_inputs,
+    one_embedding,
+    prefix_of,
+    takes_trees,
+)
 from evaluation.prefixes import Shared, shared_prefixes
 from study.errors import JobError
 
@@ -99,6 +107,7 @@ class Scorer:
             cut=self.too_long == "cut",
             bos=self.tokenizer.bos_token_id,
         )
+        require_one_embedding(encoded, queries, one_embedding(self.models[0]))
         if self.shares:
             summed = self._sums(encoded)
         else:  # one sequence for each answer

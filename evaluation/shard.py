@@ -29,7 +29,7 @@ from study.errors import CalsweepError, Stopped
 from study.files import digest, write_atomic, write_json
 from study.job import Job
 from study.paths import JobPaths, items_file
-from study.specs import EvalSpec, identity
+from study.specs import EvalSpec, Source, identity
 from study.tracking import Run, track
 from study.weights import UNREADABLE, cannot_load, cannot_load_tokenizer, require_all, weights_at
 
@@ -39,6 +39,7 @@ PART_SIZE = 256
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Progress: TypeAlias = Callable[[Job, int, int], None]
+Check: TypeAlias = Callable[[Source], None]
 
 
 def evaluate(
@@ -49,6 +50,7 @@ def evaluate(
     items: Path,
     batch_tokens: int,
     tracking: TrackingConfig,
+    check: Check | None = None,
     on_progress: Progress | None = None,
 ) -> list[tuple[Job, CalsweepError]]:
     """Score every job that is not done, behind one load of the model they share; returns those that failed.
@@ -58,6 +60,7 @@ def evaluate(
     model_path: a folder, a GGUF file or a hub id; revision: a hub commit, None for the others.
     items: the folder for the tables of items, which all jobs of a study share.
     batch_tokens: padded tokens per forward pass.
+    check: called with the source of a job's benchmark before it is read; what it raises fails that job.
     on_progress: called with (job, items done, items in all) at the start of a job and after each part.
     Raises JobError when the model cannot be used, Stopped when told to stop with work left. Finished parts
     survive whatever fails, and the next attempt goes on behind them.
@@ -77,6 +80,8 @@ def evaluate(
         try:
             tags = (spec.benchmark.name, spec.language, spec.protocol)
             with track(tracking, job, folder, tags=tags) as run:
+                if check is not None:
+                    check(spec.benchmark.source)
                 _run_shard(job, spec, folder, items, scorer, run, on_progress)
         except Stopped:  # no failure of this language
             raise

@@ -106,8 +106,8 @@ def _run(paths: StudyPaths, jobs: list[Job]) -> None:
     spec = jobs[0].spec
     assert isinstance(spec, TrainSpec | EvalSpec)
     model_path, revision = _weights(paths, spec.model)
-    _require_unchanged(spec.dataset if isinstance(spec, TrainSpec) else spec.benchmark.source)
     if isinstance(spec, TrainSpec):
+        _require_unchanged(spec.dataset)
         from training.train import train
 
         train(
@@ -129,6 +129,7 @@ def _run(paths: StudyPaths, jobs: list[Job]) -> None:
             items=paths.items,
             batch_tokens=resources.batch_tokens,
             tracking=tracking,
+            check=_require_unchanged,  # each in its turn: a task may hold several benchmarks
         )
         for job, error in failures:
             _report(paths.job(job.job_id), error)

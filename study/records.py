@@ -127,14 +127,15 @@ def parts(folder: Path) -> list[Path]:
 def read_part(path: Path) -> tuple[pa.Table, ShardInfo]:
     """One part and what it belongs to.
 
-    Raises RecordError for a torn file, another schema version, other columns or types, or a row count that
-    denies its name.
+    Raises RecordError for a torn file, text that is not UTF-8, another schema version, other columns or
+    types, or a row count that denies its name.
     """
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # pages have no checksum
+        raw = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
-    raw = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise RecordError(
             f"{path}: schema version {raw.get('schema_version')!r}, this program reads {SCHEMA_VERSION}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,10 +22,8 @@ def read_rows(file: Path) -> list[Row]:
     Raises RecordError naming the file, and the line of what is not JSON.
     """
     if file.suffix == ".parquet":
-        try:
+        with reading_parquet(file):
             return list(pq.read_table(file).to_pylist())
-        except pa.ArrowInvalid as error:
-            raise RecordError(f"{file}: not readable as Parquet ({error})") from None
     rows: list[Row] = []
     try:
         with file.open(encoding="utf-8") as stream:
@@ -36,12 +35,23 @@ def read_rows(file: Path) -> list[Row]:
     return rows
 
 
+@contextmanager
+def reading_parquet(file: Path) -> Iterator[None]:
+    """Raise RecordError, which names the file, for what pyarrow raises: a torn file, a page, a text in it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{file}: not readable as Parquet ({' '.join(str(error).split())})") from None
+
+
 def parse_line(line: str, where: str) -> Row:
     """A line of a .jsonl file; raises RecordError, which begins with `where`, for anything but an object."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise RecordError(f"{where}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        raise RecordError(f"{where}: not readable as JSON ({str(error).partition(';')[0]})") from None
     if not isinstance(row, dict):
         raise RecordError(f"{where}: not a JSON object")
     return row

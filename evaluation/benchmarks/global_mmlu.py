@@ -24,9 +24,12 @@ def parse(row: Mapping[str, Any], where: str) -> Item | None:
     The columns that analysis slices by may be missing; `quality` and `share_equal_to_english` are the
     embedded benchmark's.
     where: file and row, for messages.
-    Raises RecordError for a missing column, a value that is blank or no text, or an answer outside A to D.
+    Raises RecordError for a missing column, a value that is blank or no text, a fifth option, or an answer
+    outside A to D.
     """
-    options = filled_options([cell(row, column, where) for column in OPTION_COLUMNS], where)
+    for column in OPTION_COLUMNS:
+        cell(row, column, where)
+    options = filled_options(row, OPTION_COLUMNS, where)
     if options is None or len(options) != len(OPTION_COLUMNS):
         return None
     return Item(

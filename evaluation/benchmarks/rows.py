@@ -25,9 +25,13 @@ def split_rows(benchmark: Benchmark, language: str) -> tuple[str, list[Row]]:
     source, split = benchmark.source, benchmark.split
     if source.kind == "local":
         file = _local_file(Path(source.name), language)
-        place, rows = str(file), _in_split(_read(file), split)
-    else:
-        place, rows = _elsewhere(benchmark, language, split)
+        place, read = str(file), _read(file)
+        rows = _in_split(str(file), read, split)
+        if not rows:
+            there = ", ".join(sorted({repr(row["split"]) for row in read}))
+            raise JobError(f"{place}: no rows in split '{split}'; the file has {there}")
+        return place, rows
+    place, rows = _elsewhere(benchmark, language, split)
     if not rows:
         raise JobError(f"{place}: no rows in split '{split}'")
     return place, rows
@@ -60,7 +64,7 @@ def _local_shots(folder: Path, language: str, evaluated: str) -> tuple[str, list
             found.append((f"{file}, split '{name}'", rows))
         if (folder / name).is_dir():
             beside = _local_file(folder / name, language)
-            found.append((str(beside), _in_split(_read(beside), name)))
+            found.append((str(beside), _in_split(str(beside), _read(beside), name)))
     if len(found) > 1:
         raise JobError(f"shots in several places, keep one: {', '.join(place for place, _ in found)}")
     if not found or not found[0][1]:
@@ -77,13 +81,21 @@ def _elsewhere(benchmark: Benchmark, language: str, split: str) -> tuple[str, li
     if source.kind == "hub":
         return f"{source.name} ({language}, {split})", _hub_rows(benchmark, language, split)
     if source.kind == "embedded":
-        return f"{source.name} ({language})", _in_split(_embedded_rows(source.name, language), split)
+        place = f"{source.name} ({language})"
+        return place, _in_split(place, _embedded_rows(source.name, language), split)
     raise JobError(f"benchmark '{benchmark.name}': a source of kind '{source.kind}' holds no items")
 
 
-def _in_split(rows: Iterable[Row], split: str) -> list[Row]:
-    """Rows of the split; a file without a split column is one split."""
-    return [row for row in rows if row.get("split", split) == split]
+def _in_split(place: str, rows: Iterable[Row], split: str) -> list[Row]:
+    """Rows of the split; a file without a split column is one split. Raises RecordError for a null there."""
+    found = []
+    for number, row in enumerate(rows, start=1):
+        own = row.get("split", split)
+        if own is None:
+            raise RecordError(f"{place}, row {number}: split is null; name it, or leave the column out")
+        if own == split:
+            found.append(row)
+    return found
 
 
 def _embedded_rows(name: str, language: str) -> list[Row]:

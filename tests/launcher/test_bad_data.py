@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from launcher import causes
@@ -35,7 +37,7 @@ grid: {model: [MODELS]}
 evaluate:
   benchmarks: [{name: mine, path: STUDY, schema: global_mmlu}]
   dtype: fp32
-  languages_per_task: 9
+  languages_per_task: 99
   MORE
 tracking: {mode: disabled}
 """
@@ -79,6 +81,14 @@ def write(folder: Path, **languages: list[dict[str, Any]]) -> None:
         (folder / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
 
 
+def write_damaged(file: Path) -> None:
+    """A Parquet file with 20 bytes of a page overwritten: its size and footer are as they were."""
+    pq.write_table(pa.Table.from_pylist(rows(count=200)), file)
+    content = bytearray(file.read_bytes())
+    content[100:120] = b"\xff" * 20
+    file.write_bytes(content)
+
+
 def make_models(folder: Path) -> None:
     tokenizer = make_tokenizer(bos=True)
     save(make_llama(), tokenizer, folder / "good")
@@ -94,11 +104,20 @@ def make_models(folder: Path) -> None:
 
 
 def make_data(folder: Path) -> None:
+    half_text = "\ud83d"  # of a character that JSON spells as two, the first
     without_column, wrong_answer, doubled = rows(), rows(), rows()
     del without_column[4]["option_c"]
     wrong_answer[7]["answer"] = "E"
     doubled[5]["sample_id"] = doubled[2]["sample_id"]
-    write(folder / "bad", en=rows(), sw=rows(), de=without_column, fr=wrong_answer, es=doubled, it=[])
+    half, half_id = rows(), rows()
+    half[3]["question"] += half_text
+    half_id[3]["sample_id"] += half_text
+    write(
+        folder / "bad",
+        en=rows(), sw=rows(), de=without_column, fr=wrong_answer, es=doubled, it=[], ja=half, ko=half_id,
+    )  # fmt: skip
+    write_damaged(folder / "bad" / "pt.parquet")
+    (folder / "bad" / "hi.jsonl").write_text('{"sample_id": ' + "9" * 5000 + "}\n")
     write(folder / "chat", en=[*rows(), *rows("dev", 4)], sw=rows())
 
 
@@ -121,7 +140,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bad(folder: Path) -> Swept:
-    """Four models on six languages: of the good model, and of the languages, two are as they should be."""
+    """Four models on ten languages: of the good model, and of the languages, two are as they should be."""
     return sweep_of(folder, "bad", "good nan torn mute", "num_shots: 0")
 
 
@@ -136,6 +155,10 @@ DATA = {
     "fr": r"FOLDER/bad/fr\.jsonl, split 'test', row 8: answer is 'E', expected one of A, B, C, D.*",
     "es": r"FOLDER/bad/es\.jsonl, split 'test', row 6: id 'test/2' occurs a second time.*",
     "it": r"FOLDER/bad/it\.jsonl: holds no rows.*",
+    "ja": r"FOLDER/bad/ja\.jsonl, split 'test', row 4: question holds half a character .*",
+    "ko": r"FOLDER/bad/ko\.jsonl, split 'test', row 4: sample_id holds half a character .*",
+    "pt": r"FOLDER/bad/pt\.parquet: not readable as Parquet \(.*",
+    "hi": r"FOLDER/bad/hi\.jsonl, line 1: not readable as JSON \(.* has 5000 digits\)",
 }
 NOT_FINITE = r"item 'test/0': scores \[nan, .*\].* not finite; check the weights.*, or try .*fp32"
 TORN = r"cannot load the model FOLDER/models/torn: .*incomplete.*"
@@ -200,7 +223,7 @@ def complete(swept: Swept) -> Iterator[tuple[str, str]]:
 def test_the_other_shards_are_complete_and_the_sweep_exits_1(bad: Swept, chat: Swept) -> None:
     assert list(complete(bad)) == [("good", "en"), ("good", "sw")]
     assert list(complete(chat)) == [("chatty", "en")]
-    for swept, missing in ((bad, "22 of 24"), (chat, "3 of 4")):
+    for swept, missing in ((bad, "38 of 40"), (chat, "3 of 4")):
         assert swept.done.returncode == 1
         assert "Traceback" not in swept.done.stdout + swept.done.stderr
         (analysis,) = read_plan(swept.paths).of_kind("analyse")
