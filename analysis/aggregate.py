@@ -6,7 +6,7 @@ and nothing missing becomes 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,8 @@ from study.errors import RecordError
 from study.files import digest
 
 __all__ = [
-    "BUCKETS", "UNREADABLE", "Average", "Cell", "Shard", "Study", "Summary", "Test", "load_study",
-    "resource_order", "summarise",
+    "BUCKETS", "UNREADABLE", "Average", "Cell", "Shard", "Study", "Summary", "Test", "combined_hash",
+    "load_study", "resource_order", "summarise",
 ]  # fmt: skip
 
 
@@ -70,12 +70,19 @@ class Summary:
 
     @property
     def record_hash(self) -> str | None:
-        """Of one shard its own, of several 16 hex over theirs with the job ids; None without metrics."""
+        """As `combined_hash`; None without metrics."""
         if self.metrics is None:
             return None
-        if len(self.shards) == 1:
-            return self.shards[0].record_hash
-        return digest(sorted([shard.job_id, shard.record_hash] for shard in self.shards))
+        return combined_hash(
+            {shard.job_id: shard.record_hash for shard in self.shards if shard.record_hash is not None}
+        )
+
+
+def combined_hash(hashes: Mapping[str, str]) -> str:
+    """Of the records of several jobs, job id -> their hash: 16 hex over all; of one job its own."""
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return digest(sorted([job_id, record_hash] for job_id, record_hash in hashes.items()))
 
 
 def summarise(shards: Sequence[Shard], average: Average = "macro") -> Summary:

@@ -115,10 +115,14 @@ def _mass(answers: Answers) -> Row:
 def _tokens(here: CellRecords, language: str) -> Row:
     """Tokens of a prompt, and how many of them there are for one of the same prompts in English."""
     ids, tokens = _prompt_tokens(here.answers[language].table)
+    if (tokens < 1).any():  # -1 where nobody counted: an import without the model's tokenizer
+        return {"token_premium_missing": "nobody counted the tokens of its prompts"}
     result: Row = {"prompt_tokens": float(np.mean(tokens))}
     if "en" not in here.answers:
         return {**result, "token_premium_missing": "no records of en"}
     ids_en, tokens_en = _prompt_tokens(here.answers["en"].table)
+    if (tokens_en < 1).any():
+        return {**result, "token_premium_missing": "nobody counted the tokens of en"}
     if set(ids) != set(ids_en):
         return {**result, "token_premium_missing": "other items than en"}
     return {**result, "token_premium": token_premium(tokens, ids, tokens_en, ids_en)}

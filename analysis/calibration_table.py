@@ -21,13 +21,15 @@ from analysis.uncertainty import NUM_REPLICATES
 from study.bins import NUM_BINS
 
 BINS = {"num_bins": NUM_BINS, "bin_scheme": "equal_width", "bin_edges": "(lo, hi]"}
+BINS_NOTE = f"Bins of the ECE: {NUM_BINS} of equal width, (lo, hi], 0 in the first."
 INTERVALS = (
     f"Intervals: 95%, from {NUM_REPLICATES:,} bootstrap replicates, paired by example id over all cells; "
     "seeds add their spread by Student's t; of an ECE without its upward bias, which the ECE itself has: it "
-    "may lie above its interval, most where it is near its floor."
+    "may lie above its interval, most where it is near its floor. Of answers that are all right, or "
+    "all wrong, the accuracy has Clopper and Pearson's."
 )
 NOTE = (
-    f"Bins of the ECE: {NUM_BINS} of equal width, (lo, hi], 0 in the first. raw: probability over the full "
+    f"{BINS_NOTE} raw: probability over the full "
     "vocabulary; renormalised (ren.): over the options. ECE floor: about the ECE of a perfectly calibrated "
     f"model with the same confidences. {INTERVALS} macro: mean over languages; micro: over examples. n: "
     "examples, of one seed. NLL in nats. A dash: missing, or an axis that the cell does not have."

@@ -12,7 +12,7 @@ from analysis.aggregate import Cell, Shard, Study, Test, resource_order
 from analysis.measure import PerExample, Scored, per_example, read_scored
 from analysis.reading import read_records
 from analysis.temperature import Sample
-from study.errors import RecordError, UserError
+from study.errors import RecordError
 from study.files import digest, read_json
 from study.paths import StudyPaths, items_file
 from study.specs import Benchmark, Source, identity
@@ -71,7 +71,8 @@ class Reader:
 
         Raises RecordError for records that have changed since the study was loaded.
         """
-        shards = by_language(self.study, test, cell)
+        ordered = sorted(self.study.select(test, cell), key=lambda shard: resource_order(shard.language))
+        shards = {shard.language: shard for shard in ordered}
         found = {code: self._answers(shard) for code, shard in shards.items() if not shard.missing}
         return CellRecords(test, cell, shards, found)
 
@@ -121,23 +122,6 @@ class Reader:
                     yield here, before
                     if not _smoothing(cell):
                         before = {**before, UNSMOOTHED: here}
-
-
-def by_language(study: Study, test: Test, cell: Cell) -> dict[str, Shard]:
-    """The shards of a cell with its seed, from rich languages to poor.
-
-    Raises UserError where a language is there twice.
-    """
-    found: dict[str, Shard] = {}
-    for shard in sorted(study.select(test, cell), key=lambda shard: resource_order(shard.language)):
-        if shard.language in found:
-            raise UserError(
-                f"has two jobs for one cell and language, {found[shard.language].job_id} and {shard.job_id}",
-                where=f"study '{study.name}'",
-                remedy="evaluate each benchmark and split once",
-            )
-        found[shard.language] = shard
-    return found
 
 
 def validation_of(study: Study, test: Test) -> Test | None:

@@ -1,7 +1,8 @@
 """The command line of the analysis: `python -m analysis tables|dashboard|figures|verify STUDY_DIR`, ...
 
-Exit codes: 0 written, compared or verified, also where shards are missing (each is marked, and their number
-printed); 1 the tables do not follow from the records, or records cannot be used; 2 a mistake.
+Exit codes: 0 written, compared or verified, also where shards are missing or cannot be used (each is marked,
+and told); 1 `verify` found tables that do not follow from the records, or records that cannot be used, or
+something was not taken over by `pull` or an import; 2 a mistake, or a place that cannot be read or written.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough; else Python would complain again as it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # `tables` is a file, the disk is full, ...
+        if error.filename is None:
+            raise
+        place = error.filename2 or error.filename  # the second is where a finished file was to go
+        print(f"analysis: {place}: {error.strerror}; mend that, and run this again", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -102,7 +102,7 @@ def compare(a_dir: Path, b_dir: Path) -> Comparison:
     Raises UserError where one is not a study, they have no result in common, or they asked other items.
     """
     a, b = load_studies([a_dir, b_dir])
-    ours, theirs = _by_place(a, a_dir), _by_place(b, b_dir)
+    ours, theirs = ({shard.place: shard for shard in study.shards} for study in (a, b))
     pairs, rest = [], []
     for place in dict.fromkeys([*ours, *theirs]):
         one, other = ours.get(place), theirs.get(place)
@@ -118,24 +118,6 @@ def compare(a_dir: Path, b_dir: Path) -> Comparison:
             remedy="compare studies with the same model, axes, benchmark, split, protocol and language",
         )
     return Comparison(a, b, tuple(_rows(pairs)), tuple(_sentences(rest)))
-
-
-Place = tuple[Test, frozenset[tuple[str, Any]], str]
-
-
-def _by_place(study: Study, study_dir: Path) -> dict[Place, Shard]:
-    """The shards of a study by what they are of: the order of its axes says nothing."""
-    found: dict[Place, Shard] = {}
-    for shard in study.shards:
-        place = (shard.test, frozenset(shard.cell.axes), shard.language)
-        if place in found:
-            raise UserError(
-                f"has two jobs for one cell, {found[place].job_id} and {shard.job_id}",
-                where=str(study_dir),
-                remedy="compare studies with each benchmark once",
-            )
-        found[place] = shard
-    return found
 
 
 def _why_not(one: Shard | None, other: Shard | None) -> str:

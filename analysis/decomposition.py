@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.cell_records import Answers, CellRecords
 from analysis.diagnostics import decompose_change
@@ -57,15 +58,15 @@ def _why_not(language: str, here: CellRecords, earlier: CellRecords, name: str) 
     if language not in earlier.answers:
         shard = earlier.shards.get(language)
         return f"{name}: {shard.missing if shard else 'not planned'}"
-    ours, theirs = (cell.answers[language].scored.example_ids for cell in (here, earlier))
-    return None if np.array_equal(ours, theirs) else f"{name}: has its items in another order"
+    return None  # of one language all have asked the same: others were refused
 
 
 def _numbers(
     before: Answers, after: Answers, kind: str, metric: Callable[[FloatArray, FloatArray], float]
 ) -> Row:
     start, end = (
-        (one.examples.confidence[kind], one.examples.correct.astype(np.float64)) for one in (before, after)
+        (one.examples.confidence[kind][rows], one.examples.correct.astype(np.float64)[rows])
+        for one, rows in ((before, slice(None)), (after, _paired_rows(before, after)))
     )
     change = decompose_change(start, end, metric)
     return {
@@ -76,3 +77,12 @@ def _numbers(
         "from_confidence": change.from_confidence,
         "from_accuracy": change.from_accuracy,
     }
+
+
+def _paired_rows(before: Answers, after: Answers) -> slice | NDArray[np.int64]:
+    """The rows of `after` in the order in which `before` has their items."""
+    wanted, ids = before.scored.example_ids, after.scored.example_ids
+    if np.array_equal(wanted, ids):  # almost always
+        return slice(None)
+    order = np.argsort(ids)
+    return np.asarray(order[np.searchsorted(ids, wanted, sorter=order)], dtype=np.int64)

@@ -6,8 +6,8 @@ network. Records are read a cell at a time. The rows of slices, by far the most,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.aggregate import Study, load_study
@@ -17,7 +17,7 @@ from analysis.correlations import correlation_rows
 from analysis.decomposition import COLUMNS as DECOMPOSED
 from analysis.decomposition import decomposition_rows
 from analysis.labels import axis_names
-from analysis.longform import Row, with_seeds
+from analysis.longform import Row, with_hashes, with_seeds
 from analysis.manifest import MANIFEST_NAME, manifest
 from analysis.metric_table import COLUMNS as MEASURED
 from analysis.metric_table import metric_rows
@@ -37,6 +37,11 @@ METRICS, TEMPERATURE, DECOMPOSITION, ANSWERING, SLICES, CORRELATIONS = (
     "slices",
     "correlations",
 )
+FILES = (
+    *(f"{name}.csv" for name in (METRICS, TEMPERATURE, DECOMPOSITION, ANSWERING, CORRELATIONS)),
+    *(f"{TEMPERATURE}.md", f"{SLICES}.csv"),
+)
+"""The tables that are written, beside the manifest."""
 SHOWN_SLICE = "cultural_sensitivity"
 
 
@@ -48,7 +53,9 @@ class Diagnosis:
     rows: Mapping[str, list[Row]]
     """By table. Of slices just those by cultural sensitivity, over several languages."""
     selections: tuple[Selection, ...]
-    written: tuple[Path, ...]
+    contents: Mapping[str, str]
+    """The tables as text, by file name; empty where the study has no row for one."""
+    written: tuple[Path, ...] = ()
 
 
 def diagnose(
@@ -62,9 +69,21 @@ def diagnose(
 
     study: the study as loaded already. select_by: as for `select_learning_rates`. tell: called with the name
     of each cell as it is read. A table without rows (no cell is trained, say) is not there afterwards.
-    Raises UserError where the folder is not a study.
+    Raises UserError where the folder is not a study, RecordError where records change meanwhile.
     """
-    study = study or load_study(study_dir)
+    found = diagnosed(study_dir, study or load_study(study_dir), select_by=select_by, tell=tell)
+    return replace(found, written=_write(study_dir, found))
+
+
+def diagnosed(
+    study_dir: Path,
+    study: Study,
+    *,
+    select_by: str = MACRO,
+    tell: Callable[[str], object] = lambda text: None,
+) -> Diagnosis:
+    """The same, and nothing is written."""
+    hashes = {shard.job_id: shard.record_hash for shard in study.shards if shard.record_hash is not None}
     axes, reader = axis_names(study), Reader(study_dir, study)
     rows: dict[str, list[Row]] = {
         name: [] for name in (METRICS, TEMPERATURE, DECOMPOSITION, ANSWERING, SLICES, CORRELATIONS)
@@ -82,7 +101,7 @@ def diagnose(
             scaled += temperature_rows(here, fitted_on, axes)
             decomposed += decomposition_rows(here, before, axes)
             rows[ANSWERING] += answering_rows(here, axes)
-            sliced = list(slices_rows(reader, here, axes))
+            sliced = with_hashes(slices_rows(reader, here, axes), hashes)
             slices.append(_without_header(to_csv(study, sliced)) if slices else to_csv(study, sliced))
             rows[SLICES] += [r for r in sliced if r["sliced_by"] == SHOWN_SLICE and r["level"] != "language"]
         keys = ("benchmark", "split", "protocol", *axes, "level", "name")
@@ -92,6 +111,8 @@ def diagnose(
             decomposed, DECOMPOSED, [*keys, "compared_with", "metric", "confidence"]
         )
         rows[CORRELATIONS] += correlation_rows(study, test, axes)
+    for name in (METRICS, TEMPERATURE, DECOMPOSITION, ANSWERING, CORRELATIONS):
+        rows[name] = with_hashes(rows[name], hashes)
     contents = {
         f"{name}.csv": to_csv(study, rows[name]) if rows[name] else ""
         for name in (METRICS, TEMPERATURE, DECOMPOSITION, ANSWERING, CORRELATIONS)
@@ -99,20 +120,18 @@ def diagnose(
     contents[f"{TEMPERATURE}.md"] = to_markdown(study, rows[TEMPERATURE]) if rows[TEMPERATURE] else ""
     contents[f"{SLICES}.csv"] = "".join(slices)
     selections = select_learning_rates(study_dir, study, select_by)
-    return Diagnosis(study, rows, tuple(selections), _write(study_dir, study, contents, selections))
+    return Diagnosis(study, rows, tuple(selections), contents)
 
 
-def _write(
-    study_dir: Path, study: Study, contents: Mapping[str, str], selections: Sequence[Selection]
-) -> tuple[Path, ...]:
+def _write(study_dir: Path, found: Diagnosis) -> tuple[Path, ...]:
     folder = StudyPaths(Path(study_dir)).tables
-    for name, content in contents.items():
+    for name, content in found.contents.items():
         if content:
             write_atomic(folder / name, content)
         else:  # of an earlier plan
             (folder / name).unlink(missing_ok=True)
-    there = {name: content.encode() for name, content in contents.items() if content}
-    write_json(folder / MANIFEST_NAME, manifest(study_dir, study, selections, there))
+    there = {name: content.encode() for name, content in found.contents.items() if content}
+    write_json(folder / MANIFEST_NAME, manifest(study_dir, found.study, found.selections, there))
     return tuple(folder / name for name in [*there, MANIFEST_NAME])
 
 

@@ -11,19 +11,19 @@ from itertools import groupby
 from typing import Any
 
 from analysis.aggregate import Study
-from analysis.calibration_table import HEADINGS, INTERVALS, SECTIONS
+from analysis.calibration_table import BINS, BINS_NOTE, HEADINGS, INTERVALS, SECTIONS
 from analysis.differences import METRICS, difference_rows
 from analysis.labels import axis_names
 from analysis.summary import signed
 from analysis.typesetting import Column, Document, Section, field_text, sort_columns
 
 NOTE = (
-    "Differences a - b of the two cells of a contrast, over the same examples. raw: probability over the "
-    "full vocabulary; ren.: renormalised over the options. NLL in nats. Buckets and all: macro means over "
-    f"languages. {INTERVALS} Intervals of differences of ECEs allow for what bias may be left on either "
-    "side. *: p below .05 that there is no difference, two-sided, over languages after Holm's correction "
-    "within a contrast and metric; for buckets and all languages as it is. n: examples, of one seed; n "
-    "seeds: of a."
+    "Differences a - b of the two cells of a contrast, over the same examples. "
+    f"{BINS_NOTE} raw: probability over the full vocabulary; ren.: renormalised over the options. NLL in "
+    f"nats. Buckets and all: macro means over languages. {INTERVALS} Intervals of differences of ECEs allow "
+    "for what bias may be left on either side. *: p below .05 that there is no difference, two-sided, over "
+    "languages after Holm's correction within a contrast and metric; for buckets and all languages as it is. "
+    "n: examples, of one seed; n seeds: of a."
 )
 SIGNIFICANT = 0.05
 
@@ -35,7 +35,8 @@ def table_columns(study: Study) -> list[str]:
     axes = [axis for axis in axis_names(study) if axis != "seed"]
     return [
         *("benchmark", "split", "protocol", *axes, "contrast", "num_seeds", "level", "name", "metric"),
-        *("missing", "value", "low", "high", "p_value", "holm", "n", "job_ids_a", "job_ids_b"),
+        *("missing", "value", "low", "high", "p_value", "holm", "n", *BINS),
+        *("job_ids_a", "job_ids_b", "record_hash_a", "record_hash_b"),
     ]
 
 
@@ -58,8 +59,11 @@ def table_rows(study: Study) -> list[Row]:
             "p_value": row.p_value,
             "holm": row.holm,
             "n": row.n,
+            **BINS,
             "job_ids_a": list(row.job_ids_a),
             "job_ids_b": list(row.job_ids_b),
+            "record_hash_a": row.record_hash_a,
+            "record_hash_b": row.record_hash_b,
         }
         for row in difference_rows(study)
     ]
@@ -69,7 +73,11 @@ def for_people(study: Study, rows: Sequence[Row]) -> Document:
     """A row for each contrast and language, bucket or model, its metrics side by side."""
     together = [list(group) for _, group in groupby(rows, key=_of)]
     origins = [
-        f"jobs {' '.join(row['job_ids_a'])} against jobs {' '.join(row['job_ids_b'])}" for row, *_ in together
+        " against ".join(
+            f"records {row[f'record_hash_{side}'] or '-'} of jobs {' '.join(row[f'job_ids_{side}'])}"
+            for side in ("a", "b")
+        )
+        for row, *_ in together
     ]
     return Document(study, NOTE, list(_sections(together)), origins)
 
@@ -103,7 +111,10 @@ def _sections(together: Sequence[Sequence[Row]]) -> Iterator[Section]:
         yield Section(title, numbers, varied, same)
 
 
-SPREAD = ("value", "low", "high", "p_value", "holm", "job_ids_a", "job_ids_b")
+SPREAD = (
+    *("value", "low", "high", "p_value", "holm"),
+    *("job_ids_a", "job_ids_b", "record_hash_a", "record_hash_b"),
+)
 """Columns that for people are in the metric's, or below the tables."""
 
 

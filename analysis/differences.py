@@ -62,6 +62,9 @@ class DifferenceRow:
     """Of a; a base model has one."""
     job_ids_a: tuple[str, ...]
     job_ids_b: tuple[str, ...]
+    record_hash_a: str | None
+    """Of the records of each side, as the calibration table has it; None of a side that is missing."""
+    record_hash_b: str | None
 
 
 def contrasts(study: Study) -> list[Contrast]:
@@ -165,6 +168,8 @@ def _of_group(
             num_seeds=one.num_seeds if one else 0,
             job_ids_a=tuple(one.job_ids if one else ()),
             job_ids_b=tuple(other.job_ids if other else ()),
+            record_hash_a=one.record_hash if one else None,
+            record_hash_b=other.record_hash if other else None,
         )
         if missing is None:
             assert one is not None  # as the other: neither is missing

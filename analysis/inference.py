@@ -29,6 +29,8 @@ class Estimate:
     """As the tables have it: of the ECE, with its bias."""
     draws: FloatArray
     """(R,) replicates, of the ECE without its bias."""
+    num_items: int
+    """Different examples that it rests on: how little a sample without any spread may say."""
     ends: tuple[float, float] = (-math.inf, math.inf)
     """What the quantity cannot be below or above; intervals end there."""
     may_be_lowest: bool = False
@@ -36,7 +38,8 @@ class Estimate:
     bias_left: float = 0.0
     """Of a cell's binned error: the bias that its draws may still have. For `mean` and `difference`."""
     slack: tuple[float, float] = (0.0, 0.0)
-    """How far the truth may lie below and above the draws for bias, of a mean or a difference of cells."""
+    """How far the truth may lie below and above the draws: for bias, of a mean or a difference of cells, and
+    where all answers are right, or all wrong, of what mixes them with something else."""
     seeds: tuple[tuple[float, int], ...] = ()
     """(variance of the mean over seeds, degrees of freedom), of each group of seeds that it holds."""
 
@@ -56,17 +59,32 @@ def interval(estimate: Estimate, *, level: float = LEVEL, seed: int = 0) -> tupl
     """(low, high), two-sided, by percentiles of the replicates.
 
     A binned error that a calibrated model would show as well has an interval from 0. Means and differences of
-    binned errors are wider by the bias that may be left: it does not average out over languages. seed: of the
-    draws of the seeds' effect, where the estimate is a mean over seeds.
+    binned errors are wider by the bias that may be left: it does not average out over languages. Replicates
+    that are all 1, as of an accuracy, say too little: see `unseen`. seed: of the draws of the seeds' effect,
+    where the estimate is a mean over seeds.
     """
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1, not {level!r}.")
     draws = _with_seeds(estimate, seed)
     low, high = _percentiles(draws, level)
-    below, above = estimate.slack
+    below, above = np.maximum(estimate.slack, unseen(estimate, level=level))
     least, most = estimate.ends
     low = least if estimate.may_be_lowest else min(max(low - below, least), most)
-    return low, min(max(high + above, least), most)
+    return float(low), float(min(max(high + above, least), most))
+
+
+def unseen(estimate: Estimate, *, level: float = LEVEL) -> tuple[float, float]:
+    """(below, above): how far the truth may lie from replicates that are all at one end; else (0, 0).
+
+    N right answers of N leave room for wrong ones, a share of 1 - ((1 - level) / 2)^(1 / N) by Clopper and
+    Pearson's exact interval: with 30 of 30 the accuracy is at least .884. The difference of two cells that
+    answer everything alike stays 0.
+    """
+    (least, most), value = estimate.ends, float(estimate.draws[0])
+    if math.isinf(most - least) or value not in (least, most) or np.any(estimate.draws != value):
+        return 0.0, 0.0
+    reach = (most - least) * (1.0 - ((1.0 - level) / 2.0) ** (1.0 / estimate.num_items))
+    return (reach, 0.0) if value == most else (0.0, reach)
 
 
 def _percentiles(draws: FloatArray, level: float) -> tuple[float, float]:
@@ -85,19 +103,21 @@ def p_value(estimate: Estimate, *, seed: int = 0) -> float:
     """Two-sided, that the quantity is 0: of a normal, or where there are seeds of what makes the interval.
 
     Counting replicates beyond 0 would end at 2 / R: with 42 languages Holm's correction could never find
-    anything in 1,000. With the effects of seeds it ends at 1 / (20 R). 1 for equal cells, where nothing
-    varies. seed: as of `interval`.
+    anything in 1,000. With the effects of seeds it ends at 1 / (20 R). It is never below 2^(1 - N), that of
+    the exact sign test of N examples that all differ the same way: no test of so few can find less. 1 for
+    equal cells, where nothing varies. seed: as of `interval`.
     """
     centre = float(np.mean(estimate.draws))
     below, above = estimate.slack
     distance = max(centre - below, -centre - above, 0.0)
     if distance == 0.0:
         return 1.0
+    least = 2.0 ** (1 - estimate.num_items)
     if estimate.seeds:
         away = np.abs(_with_seeds(estimate, seed) - centre) >= distance
-        return float(1 + np.count_nonzero(away)) / (1 + len(away))
+        return max(least, float(1 + np.count_nonzero(away)) / (1 + len(away)))
     deviation = float(np.std(estimate.draws, ddof=1))
-    return 0.0 if deviation == 0.0 else math.erfc(distance / deviation / math.sqrt(2.0))
+    return least if deviation == 0.0 else max(least, math.erfc(distance / deviation / math.sqrt(2.0)))
 
 
 def _with_seeds(estimate: Estimate, seed: int) -> FloatArray:
@@ -140,6 +160,7 @@ def mean(estimates: Sequence[Estimate | None], weights: Sequence[float] | None =
     return Estimate(
         value=float(np.average([e.value for e in found], weights=weights)),
         draws=np.average([e.draws for e in found], axis=0, weights=weights),
+        num_items=min(e.num_items for e in found),
         ends=(min(e.ends[0] for e in found), max(e.ends[1] for e in found)),
         may_be_lowest=all(e.may_be_lowest for e in found),
         slack=(float(slack[0]), float(slack[1])),
@@ -162,7 +183,14 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
         raise ValueError("estimates have different numbers of replicates.")
     below = a.slack[0] + a.bias_left + b.slack[1]
     above = a.slack[1] + b.slack[0] + b.bias_left
-    return Estimate(a.value - b.value, a.draws - b.draws, slack=(below, above), seeds=a.seeds + b.seeds)
+    return Estimate(
+        value=a.value - b.value,
+        draws=a.draws - b.draws,
+        num_items=min(a.num_items, b.num_items),
+        ends=(a.ends[0] - b.ends[1], a.ends[1] - b.ends[0]),
+        slack=(below, above),
+        seeds=a.seeds + b.seeds,
+    )
 
 
 def compare(

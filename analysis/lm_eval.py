@@ -79,7 +79,8 @@ def import_lm_eval(
         shards += _shards(file, language, count, outcome)
     if not shards and not outcome.refused:
         raise UserError("holds no samples", where=str(folder), remedy="run lm_eval with --log_samples")
-    _write(shards, paths, outcome)
+    if shards:  # a plan of nothing is no study
+        _write(shards, paths, outcome)
     return outcome
 
 
@@ -149,8 +150,22 @@ def _shards(
         if (benchmark, code) in broken:
             why = f"{broken[benchmark, code]}, of the same benchmark and language, was refused"
             outcome.refused |= {member.task.name: why for member in members}
+        elif (doubled := _doubled(members)) is not None:
+            names = ", ".join(member.task.name for member in members)
+            why = f"item '{doubled}' occurs in more than one of {names}; import them into two studies"
+            outcome.refused |= {member.task.name: why for member in members}
         else:
             yield _shard(run, benchmark, split, code, protocol, members)
+
+
+def _doubled(members: Sequence[_Member]) -> str | None:
+    """An item that two tasks have."""
+    seen: set[str] = set()
+    for one in (prediction.example_id for member in members for prediction in member.predictions):
+        if one in seen:
+            return one
+        seen.add(one)
+    return None
 
 
 def _shard(
@@ -183,12 +198,6 @@ def _shard(
     }
     job_id = digest({"kind": "evaluate", "spec": {"model": model, **spec}})
     predictions = tuple(p for member in members for p in member.predictions)
-    ids = [p.example_id for p in predictions]
-    if len(set(ids)) != len(ids):
-        doubled = next(one for one in ids if ids.count(one) > 1)
-        raise RecordError(
-            f"{', '.join(names)}: item '{doubled}' occurs more than once; import them into two studies"
-        )
     return _Shard(job_id, model, spec, predictions)
 
 

@@ -107,8 +107,23 @@ def predictions_of(
             f"task {task.name}: its options are text, and how many tokens they have was not logged; "
             "give the model's tokenizer with --tokenizer"
         )
-    predictions = [_prediction(task, file, *one, letters=letters, count=count) for one in read]
+    ids = _example_ids(task, samples)
+    predictions = [
+        _prediction(task, file, example_id, *one, letters=letters, count=count)
+        for example_id, one in zip(ids, read, strict=True)
+    ]
     return ("letter" if letters else "option_text"), predictions
+
+
+def _example_ids(task: Task, samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The benchmark's own, where each document has one that no other has; else their places in the task."""
+    docs = [sample["doc"] if isinstance(sample["doc"], dict) else {} for sample in samples]
+    for key in IDS:
+        own = [str(doc[key]) for doc in docs if doc.get(key) is not None]
+        if len(set(own)) == len(docs):
+            return own
+    head = f"{task.subject}/" if task.subject else ""
+    return [f"{head}{sample['doc_id']}" for sample in samples]
 
 
 def _asked(sample: Mapping[str, Any], where: str) -> tuple[str, list[str], list[float]]:
@@ -135,6 +150,7 @@ def _asked(sample: Mapping[str, Any], where: str) -> tuple[str, list[str], list[
 def _prediction(
     task: Task,
     file: Path,
+    example_id: str,
     sample: Mapping[str, Any],
     prompt: str,
     options: Sequence[str],
@@ -147,10 +163,8 @@ def _prediction(
 
     doc: Mapping[str, Any] = sample["doc"] if isinstance(sample["doc"], dict) else {}
     counted = [] if count is None else [count(prompt, option) for option in options]
-    own = next((str(doc[key]) for key in IDS if doc.get(key) is not None), None)
-    document = f"{task.subject}/{sample['doc_id']}" if task.subject else str(sample["doc_id"])
     return Prediction(
-        example_id=own if own is not None else document,
+        example_id=example_id,
         subject=str(doc.get("subject") or task.subject or task.name),
         label=_label(file, sample, options, scores),
         scores=scores,

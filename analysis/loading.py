@@ -43,7 +43,8 @@ def load_study(study_dir: Path, *, num_processes: int | None = None) -> Study:
     """Read a study folder: its plan, and the records of every evaluate job that is complete.
 
     num_processes: by default as many as there are cores, where there is enough to read.
-    Raises UserError where the folder is not a study, has another plan version, or plans no evaluation.
+    Raises UserError where the folder is not a study, has another plan version, plans no evaluation, or the
+    same one twice.
     """
     return load_studies([study_dir], num_processes=num_processes)[0]
 
@@ -95,33 +96,28 @@ def _read_plan(paths: StudyPaths) -> _Plan:
     again = {"where": str(paths.plan), "remedy": "sweep the grid again"}
     try:
         plan = read_json(paths.plan)
-        known = plan["schema_version"] == PLAN_VERSION
-        jobs = [
-            {"job_id": job["job_id"], **plan["models"][job["model"]], "spec": plan["shards"][job["shard"]]}
-            for job in (plan["jobs"] if known else ())
-            if job["kind"] == "evaluate"
-        ]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        if plan["schema_version"] != PLAN_VERSION:
+            raise UserError("is not a plan of this version of calsweep", **again)
+        jobs = [job for job in plan["jobs"] if job["kind"] == "evaluate"]
+        shards = tuple(_planned(paths, plan, job) for job in jobs)
+        found = _Plan(paths, str(plan["study"]), plan.get("description") or "", shards)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"is not a plan ({error!r})", **again) from None
-    if not known:
-        raise UserError("is not a plan of this version of calsweep", **again)
-    if not jobs:
+    if not shards:
         raise UserError(
             "plans no evaluation", where=str(paths.plan), remedy="add evaluate.benchmarks to the grid"
         )
-    shards = tuple(_planned(paths, job) for job in jobs)
-    return _Plan(paths, str(plan["study"]), plan.get("description") or "", shards)
+    _refuse_doubles(found)
+    return found
 
 
-def _planned(paths: StudyPaths, job: Mapping[str, Any]) -> Planned:
+def _planned(paths: StudyPaths, plan: Mapping[str, Any], job: Mapping[str, Any]) -> Planned:
     """A shard without its numbers, and its spec. What is done is decided here, once: jobs may be running."""
-    spec, job_id = job["spec"], str(job["job_id"])
+    spec, job_id = plan["shards"][job["shard"]], str(job["job_id"])
     folder = paths.job(job_id)
     shard = Shard(
         job_id=job_id,
-        cell=Cell(
-            tuple((axis, _axis_value(value)) for axis, value in job["cell"].items() if value is not None)
-        ),
+        cell=Cell.of(plan["models"][job["model"]]["cell"]),
         benchmark=str(spec["benchmark"]["name"]),
         split=str(spec["benchmark"].get("split", "test")),
         protocol=str(spec["protocol"]),
@@ -134,9 +130,18 @@ def _planned(paths: StudyPaths, job: Mapping[str, Any]) -> Planned:
     return shard, spec
 
 
-def _axis_value(value: Any) -> Any:
-    """As a key and as text: `exclude_sources` has lists."""
-    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else value
+def _refuse_doubles(plan: _Plan) -> None:
+    """Two answers of one cell to one test would be averaged, as if they were seeds."""
+    found: dict[tuple[Any, ...], str] = {}
+    for shard, _ in plan.shards:
+        if shard.place in found:
+            what = ", ".join((*shard.test, shard.language))
+            raise UserError(
+                f"has two jobs for one cell and language, {found[shard.place]} and {shard.job_id} ({what})",
+                where=str(plan.paths.plan),
+                remedy="name each benchmark and split once in the grid",
+            )
+        found[shard.place] = shard.job_id
 
 
 def _first_readable(plan: _Plan) -> dict[Place, tuple[str, Scored]]:

@@ -2,21 +2,23 @@
 
 A row is a dict, and the rows of one table have the same keys in the same order. `missing` says why a row has
 no numbers; a mean with such a member is missing itself. All means are macro: each language counts the same.
+`num_bins`, `bin_scheme` and `bin_edges` are of the ECE (of others `analysis/metrics.py` says them), `job_ids`
+and `record_hash` say what a row was computed from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from analysis.aggregate import BUCKETS, Cell, Test
+from analysis.aggregate import BUCKETS, Cell, Test, combined_hash
 from analysis.tables import BINS
 from study.languages import LANGUAGES
 
 Row = dict[str, Any]
-LAST = ("num_bins", "job_ids")
+LAST = (*BINS, "job_ids")
 
 
 def named(test: Test, cell: Cell, axes: Sequence[str]) -> Row:
@@ -35,7 +37,7 @@ def finished(row: Row, numbers: Row | str, columns: Sequence[str], job_ids: Iter
         **row,
         "missing": numbers if isinstance(numbers, str) else None,
         **{column: told.get(column) for column in columns},
-        "num_bins": BINS["num_bins"],
+        **BINS,
         "job_ids": list(dict.fromkeys(job_ids)),
     }
 
@@ -65,6 +67,22 @@ def with_seeds(rows: Sequence[Row], columns: Sequence[str], keys: Sequence[str])
         *rows,
         *(_mean(m, columns, {"seed": None, "num_seeds": len(m)}, n=m[0].get("n")) for m in several),
     ]
+
+
+def with_hashes(rows: Iterable[Row], hashes: Mapping[str, str]) -> list[Row]:
+    """The rows with `record_hash`, over the records of those of their jobs that have some.
+
+    hashes: job id -> of its records. None where a row is missing because records of it are.
+    """
+    combined: dict[tuple[str, ...], str] = {}  # many rows are of the same jobs
+    found = []
+    for row in rows:
+        there = tuple(job_id for job_id in row["job_ids"] if job_id in hashes)
+        if there and there not in combined:
+            combined[there] = combined_hash({job_id: hashes[job_id] for job_id in there})
+        is_lost = row["missing"] and len(there) < len(row["job_ids"])
+        found.append({**row, "record_hash": None if is_lost else combined.get(there)})
+    return found
 
 
 def by_group(rows: Iterable[Row], axes: Sequence[str]) -> dict[tuple[Test, Cell], list[Row]]:

@@ -86,14 +86,24 @@ def _axes(cell: Cell) -> dict[str, Any]:
     return dict(cell.axes)
 
 
+def _made_with(file: Path) -> dict[str, Any]:
+    """What a job says in its env.json, or that this cannot be read: the records can be, all the same."""
+    problem = {}
+    try:
+        env = read_json(file) if file.is_file() else {}
+    except ValueError:  # cut off
+        env = None
+    if not isinstance(env, dict):
+        env, problem = {}, {"problem": f"{file.name} cannot be read"}
+    return {**{name: env.get(name) for name in ("code", "python", "versions")}, **problem}
+
+
 def _evaluated_with(paths: StudyPaths, study: Study) -> list[dict[str, Any]]:
     """The code and libraries that made the records, and how many jobs each; null where a job does not say."""
     counts: dict[str, dict[str, Any]] = {}
     for shard in study.shards:
         if shard.missing:
             continue
-        file = paths.job(shard.job_id).env
-        env = read_json(file) if file.is_file() else {}
-        made = {name: env.get(name) for name in ("code", "python", "versions")}
+        made = _made_with(paths.job(shard.job_id).env)
         counts.setdefault(canonical(made), {**made, "num_jobs": 0})["num_jobs"] += 1
     return [counts[key] for key in sorted(counts)]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from analysis import metrics
 from analysis.uncertainty import Resamples, Sums, sum_rows
-from study.bins import Bins, FloatArray, bin_predictions, error_over_bins
+from study.bins import Bins, FloatArray, bin_predictions, check_probabilities, error_over_bins
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +72,7 @@ class Scored:
     score: FloatArray
     """(N, C) nats, of the whole option (letter) or per token (option_text); -inf where there is no option."""
     option_mass: FloatArray | None
-    """(N,), 0..1; None where a record has none."""
+    """(N,), 0..1; None where no record has one."""
 
 
 def read_scored(table: pa.Table, protocol: str) -> Scored:
@@ -80,8 +80,9 @@ def read_scored(table: pa.Table, protocol: str) -> Scored:
 
     Rotated records become one row an item, in the order in which the items first come.
     Raises ValueError for an unknown protocol, no rows, fewer than two options, a label that is no option,
-    scores that are not finite, for option_text tokens that are missing or below 1 and any rotation, and for
-    an item without all its rotations or with another right option in one of them.
+    scores that are not finite, for option masses that are no probabilities or are there for some records
+    only, for option_text tokens that are missing or below 1 and any rotation, and for an item without all its
+    rotations or with another right option in one of them.
     """
     if protocol not in ("letter", "option_text"):
         raise ValueError(f"protocol must be letter or option_text, not {protocol!r}.")
@@ -100,8 +101,7 @@ def read_scored(table: pa.Table, protocol: str) -> Scored:
         flat = flat / tokens
     score = np.full((len(label), int(num_options.max())), -np.inf)
     score[np.arange(score.shape[1]) < num_options[:, None]] = flat
-    mass = table["option_mass"]
-    option_mass = None if mass.null_count else mass.to_numpy().astype(np.float64)
+    option_mass = _option_mass(table["option_mass"])
     ids = table["example_id"].to_numpy().astype(np.str_)
     scored = Scored(ids, label, num_options, score, option_mass)
     rotation = table["rotation"].to_numpy().astype(np.int64)
@@ -111,6 +111,15 @@ def read_scored(table: pa.Table, protocol: str) -> Scored:
         raise ValueError("records of option_text are rotated, which changes nothing under that protocol.")
     item = table["example_id"].combine_chunks().dictionary_encode()
     return _over_rotations(scored, rotation, item.indices.to_numpy().astype(np.int64), item.dictionary)
+
+
+def _option_mass(column: pa.ChunkedArray[Any]) -> FloatArray | None:
+    """(N,), or None where no record has one."""
+    if column.null_count == len(column):
+        return None
+    if column.null_count:
+        raise ValueError("option_mass is there for some records, and null for others.")
+    return check_probabilities(column.to_numpy(), "option_mass", num_dims=1)
 
 
 def _over_rotations(
@@ -202,7 +211,7 @@ def measure(scored: Scored, examples: PerExample | None = None) -> tuple[Metrics
         n=len(correct),
         chance=float(np.mean(1.0 / scored.num_options)),
         accuracy=metrics.accuracy(correct),
-        nll=_ragged_nll(found.log_probs, scored),
+        nll=metrics.nll(found.log_probs, scored.label),
         brier=metrics.brier(np.exp(found.log_probs), scored.label),
         option_mass=None if mass is None else float(np.mean(mass)),
         **values,
@@ -228,12 +237,3 @@ def _log_softmax(score: FloatArray) -> FloatArray:
     """Over the last axis; -inf stays -inf."""
     shifted = score - score.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), dtype=np.float64)
-
-
-def _ragged_nll(log_probs: FloatArray, scored: Scored) -> float:
-    """`metrics.nll` over examples that differ in their number of options: sums by number, divided once."""
-    total = 0.0
-    for count in np.unique(scored.num_options):
-        these = scored.num_options == count
-        total += metrics.nll(log_probs[these, :count], scored.label[these]) * int(these.sum())
-    return total / len(scored.label)

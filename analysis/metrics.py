@@ -185,14 +185,21 @@ def top_label_decomposition(
 def nll(log_probs: ArrayLike, labels: ArrayLike) -> float:
     """Negative log-likelihood of the labels, nats, mean over examples, 0 or more.
 
-    log_probs: (N, C), nats, finite, at most 0; the probabilities of a row sum to at most 1 (to less where
-    they are taken over a full vocabulary). labels: (N,), whole numbers 0..C-1.
+    log_probs: (N, C), nats, at most 0; the probabilities of a row sum to at most 1 (to less where they are
+    taken over a full vocabulary). -inf, a probability of 0, may stand anywhere but at a label, or where an
+    example has no such option. labels: (N,), whole numbers 0..C-1.
     """
-    lp = check_finite(log_probs, "log_probs", num_dims=2)
+    raw = np.asanyarray(log_probs)
+    if raw.dtype.kind == "f":  # the exponential of the least number is 0 too
+        raw = np.maximum(raw, np.finfo(raw.dtype).min)
+    lp = check_finite(raw, "log_probs", num_dims=2)
     y = _check_labels(labels, lp.shape)
     if lp.max() > OVERSHOOT or np.max(_row_sums(np.exp(lp))) > 1.0 + SUM_TOLERANCE:
         raise ValueError("log_probs must be at most 0, and their exponentials sum to at most 1 in each row.")
-    return float(-np.mean(np.minimum(lp[np.arange(len(y)), y], 0.0)))
+    of_labels = np.asarray(log_probs)[np.arange(len(y)), y].astype(np.float64)
+    if np.isneginf(of_labels).any():
+        raise ValueError("log_probs must be finite at the labels: a label of probability 0 has no NLL.")
+    return 0.0 - float(np.mean(np.minimum(of_labels, 0.0)))  # not -0.0
 
 
 def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:

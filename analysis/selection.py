@@ -134,18 +134,7 @@ def _trained(rate: float, cells: Sequence[Cell], trainings: Mapping[Cell, JobPat
 def _trainings(paths: StudyPaths) -> dict[Cell, JobPaths]:
     """The folder of each training by its cell."""
     jobs = [job for job in read_json(paths.plan)["jobs"] if job["kind"] == "train"]
-    return {_cell(job["cell"]): paths.job(str(job["job_id"])) for job in jobs}
-
-
-def _cell(axes: Mapping[str, Any]) -> Cell:
-    """As shards have it. JSON has no tuples, and a list cannot be a key."""
-    return Cell(
-        tuple(
-            (axis, tuple(value) if isinstance(value, list) else value)
-            for axis, value in axes.items()
-            if value is not None
-        )
-    )
+    return {Cell.of(job["cell"]): paths.job(str(job["job_id"])) for job in jobs}
 
 
 def _last_nll(folder: JobPaths) -> float | str:

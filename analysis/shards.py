@@ -31,6 +31,17 @@ class Cell:
 
     axes: tuple[tuple[str, Any], ...]
 
+    @classmethod
+    def of(cls, axes: Mapping[str, Any]) -> Cell:
+        """From a plan: an axis that is null is none, and a list (`exclude_sources` has them) is its text."""
+        return cls(
+            tuple(
+                (axis, (", ".join(map(str, value)) or "none") if isinstance(value, list) else value)
+                for axis, value in axes.items()
+                if value is not None
+            )
+        )
+
     def get(self, name: str) -> Any:
         """The value of an axis, None where the cell lacks it."""
         return dict(self.axes).get(name)
@@ -77,6 +88,11 @@ class Shard:
     def test(self) -> Test:
         """What was asked."""
         return (self.benchmark, self.split, self.protocol)
+
+    @property
+    def place(self) -> tuple[Test, frozenset[tuple[str, Any]], str]:
+        """What it is of, once in a study: the order of its axes says nothing."""
+        return (self.test, frozenset(self.cell.axes), self.language)
 
     @property
     def bucket(self) -> str:

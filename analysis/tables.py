@@ -41,8 +41,6 @@ class Table:
     note: str
     columns: Sequence[str]
     rows: Sequence[Row]
-    keys: Sequence[str]
-    """The columns that say what a row is of."""
     for_people: Callable[[Study, Sequence[Row]], Document]
 
 
@@ -50,13 +48,10 @@ def study_tables(study: Study) -> list[Table]:
     """The tables of a study, in the order in which they are written."""
     rows = table_rows(study)
     columns = list(rows[0])
-    # what a row is of: all before num_seeds are the test and the axes
-    keys = [*columns[: columns.index("num_seeds")], "level", "name", "average"]
-    calibration = Table(study, "calibration", NOTE, columns, rows, keys, calibration_table.for_people)
+    calibration = Table(study, "calibration", NOTE, columns, rows, calibration_table.for_people)
     rows, columns = difference_table.table_rows(study), difference_table.table_columns(study)
-    keys = [*columns[: columns.index("num_seeds")], "level", "name", "metric"]
     note = difference_table.NOTE
-    differences = Table(study, "differences", note, columns, rows, keys, difference_table.for_people)
+    differences = Table(study, "differences", note, columns, rows, difference_table.for_people)
     return [calibration, differences]
 
 
@@ -124,7 +119,9 @@ def _column(values: list[Any], name: str) -> pa.Array[Any]:
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         column = pa.array([None if value is None else str(value) for value in values])
     return (
-        column.cast(pa.int64() if name == "n" else pa.string()) if pa.types.is_null(column.type) else column
+        column.cast(pa.int64() if name in ("n", "num_bins") else pa.string())
+        if pa.types.is_null(column.type)
+        else column
     )
 
 

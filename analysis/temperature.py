@@ -13,6 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -163,7 +164,10 @@ def cross_fitted(
     log_probs = {code: np.full(sample.score.shape, np.nan) for code, sample in samples.items()}
     found: dict[str, list[float]] = {code: [] for code in samples}
     for fold in range(num_folds):
-        others = {code: _part(sample, folds[code] != fold) for code, sample in samples.items()}
+        fitted_on = (
+            samples if scheme != "english" else {code: samples[code] for code in samples if code == "en"}
+        )
+        others = {code: _part(sample, folds[code] != fold) for code, sample in fitted_on.items()}
         chosen = fit_temperatures(others, list(samples), scheme)
         for code, sample in samples.items():
             here = folds[code] == fold
@@ -177,6 +181,12 @@ def cross_fitted(
 
 
 def _folds(example_ids: Sequence[str] | NDArray[np.str_], num_folds: int) -> NDArray[np.int64]:
+    return _folds_of(tuple(np.asarray(example_ids).tolist()), num_folds)
+
+
+@lru_cache(maxsize=64)
+def _folds_of(example_ids: tuple[str, ...], num_folds: int) -> NDArray[np.int64]:
+    """Kept: items are parallel, so all languages, cells and schemes have the same."""
     return np.array([zlib.crc32(name.encode()) % num_folds for name in example_ids], dtype=np.int64)
 
 

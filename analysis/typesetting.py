@@ -68,18 +68,18 @@ def latex(document: Document) -> str:
             f"{study.name}, {section.title.lower()}. {_missing_text(study)} {document.note} "
             f"In every row: {section.same}."
         )
-        head = " & ".join(_latex_safe(column.heading) for column in section.columns) + r" \\"
+        head = " & ".join(latex_safe(column.heading) for column in section.columns) + r" \\"
         lines += [
             r"\begingroup\footnotesize\setlength{\tabcolsep}{4pt}",
             rf"\begin{{longtable}}{{{''.join('r' if c.is_number else 'l' for c in section.columns)}}}",
-            rf"\caption{{{_latex_safe(about)}}}\\",
+            rf"\caption{{{latex_safe(about)}}}\\",
             *(r"\toprule", head, r"\midrule", r"\endfirsthead"),
             *(r"\toprule", head, r"\midrule", r"\endhead"),
             *(r"\bottomrule", r"\endfoot"),
         ]
         for number, fields in _body(section):
             lines.append(f"% {document.origins[number - 1]}")
-            lines.append(" & ".join(map(_latex_safe, fields)) + r" \\")
+            lines.append(" & ".join(map(latex_safe, fields)) + r" \\")
         lines += [r"\end{longtable}", r"\endgroup"]
     return "\n".join(lines) + "\n"
 
@@ -113,7 +113,7 @@ def _pipe_safe(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
-def _latex_safe(text: str) -> str:
+def latex_safe(text: str) -> str:
     special = {
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",

@@ -30,13 +30,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.inference import Estimate
+from analysis.inference import Estimate, unseen
 from study.bins import (
     NUM_BINS,
     Bins,
@@ -236,16 +236,26 @@ def estimates(resamples: Resamples, several: Sequence[Sums]) -> list[dict[str, E
     found = []
     for sums in several:
         size, num_rows = next(totals), float(sums.size.sum())
+        num_items = int(np.count_nonzero(sums.size))
         of_cell: dict[str, Estimate] = {}
         for name, column in sums.means.items():
             value = float(column.sum()) / num_rows
-            of_cell[name] = Estimate(value, _divided(next(totals), size, value), ends=_ends(name))
+            draws = _divided(next(totals), size, value)
+            of_cell[name] = Estimate(value, draws, num_items, ends=_ends(name))
         for name, binned in sums.errors.items():
             signed_mean = float(np.abs(binned.residual.sum(axis=1)).sum()) / num_rows
-            of_cell[name] = _error(binned, sums.size, _divided(next(totals), size, signed_mean))
             right, sure = of_cell["accuracy"], of_cell[name.replace("ece", "confidence")]
-            gap = Estimate(sure.value - right.value, sure.draws - right.draws, ends=(-1.0, 1.0))
-            of_cell[name.replace("ece", "gap")] = gap
+            # where all are right, confidence varies and hides that accuracy is not known so well
+            below, above = unseen(right)
+            error = _error(binned, sums.size, _divided(next(totals), size, signed_mean))
+            of_cell[name] = replace(error, slack=(max(below, above),) * 2)
+            of_cell[name.replace("ece", "gap")] = Estimate(
+                sure.value - right.value,
+                sure.draws - right.draws,
+                num_items,
+                ends=(-1.0, 1.0),
+                slack=(above, below),
+            )
         found.append(of_cell)
     return found
 
@@ -283,6 +293,7 @@ def _error(binned: BinnedSums, size: FloatArray, draws: FloatArray) -> Estimate:
     return Estimate(
         value,
         draws - bias / num_rows,
+        int(np.count_nonzero(size)),
         ends=(0.0, 1.0),
         may_be_lowest=value <= _null_high(by_chance) / num_rows,
         bias_left=(more - bias) / num_rows,

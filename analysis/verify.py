@@ -1,25 +1,29 @@
-"""Do the tables of a study follow from its records? Each is computed again and compared, field by field."""
+"""Do the tables of a study follow from its records? Each is computed again and compared, field by field.
+
+The tables of `tables` and of `diagnose`, in every format that is there, and the manifest. What `diagnose`
+wrote is computed again only where some of it is there: its records are read a second time.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
-from analysis.aggregate import load_study
-from analysis.tables import FORMATS, Row, Table, study_tables, table_path
-from study.errors import RecordError, UserError
-
-TOLERANCE = 1e-12
-"""Absolute: another machine's exp may differ in its last place."""
-
-EXACT = ("job_ids", "job_ids_a", "job_ids_b", "record_hash")
-
-TextRow = Mapping[str, str]
+from analysis.aggregate import Study, load_study
+from analysis.diagnose import FILES, Diagnosis, diagnosed
+from analysis.manifest import MANIFEST_NAME, manifest
+from analysis.selection import CRITERIA, select_learning_rates
+from analysis.table_diff import TOLERANCE, differences, num_rows
+from analysis.tables import FORMATS, Table, study_tables, table_path, to_csv
+from analysis.temperature_table import NOTE
+from analysis.typesetting import latex_safe
+from study.errors import UserError
+from study.paths import StudyPaths
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Verification:
 
     files: tuple[Path, ...]
     num_rows: int
-    """Of the tables, as the records give them."""
+    """Of the tables, as the records give them; of `diagnose` those that are there."""
     num_shards: int
     num_missing: int
     """Shards that are not done, or failed: their rows are marked, which is no difference."""
@@ -47,132 +51,111 @@ class Verification:
 def verify(study_dir: Path) -> Verification:
     """Compare the tables that were written, in every format, with the records.
 
-    Raises UserError where the folder is not a study or has no tables.
+    Raises UserError where the folder is not a study or has no tables, RecordError where records change
+    meanwhile.
     """
     study = load_study(study_dir)
     tables = study_tables(study)
-    files = [
-        (path, name, table)
-        for table in tables
-        for name in FORMATS
-        if (path := table_path(study_dir, table.name, name)).is_file()
-    ]
-    if not files:
+    found: dict[Path, list[str]] = {}
+    for table in tables:
+        found |= _of_table(study_dir, table)
+    total = sum(len(table.rows) for table in tables)
+    folder = StudyPaths(Path(study_dir)).tables
+    if any((folder / name).is_file() for name in (*FILES, MANIFEST_NAME)):
+        diagnosis = diagnosed(study_dir, study)
+        found |= _of_diagnosis(study_dir, diagnosis)
+        contents = [content for name, content in diagnosis.contents.items() if name.endswith(".csv")]
+        total += sum(num_rows(content) for content in contents if content)
+    if not found:
         raise UserError(
             "has no tables to verify",
             where=str(study_dir),
             remedy=f"write them: python -m analysis tables {study_dir}",
         )
-    differences = [
-        f"{path.name}: {difference}"
-        for path, name, table in files
-        for difference in _differences(name, path.read_bytes(), table)
-    ]
     refused = [shard for shard in study.missing if shard.is_refused]
     return Verification(
-        files=tuple(path for path, _, _ in files),
-        num_rows=sum(len(table.rows) for table in tables),
+        files=tuple(found),
+        num_rows=total,
         num_shards=len(study.shards),
         num_missing=len(study.missing) - len(refused),
         num_refused=len(refused),
-        differences=tuple(differences),
+        differences=tuple(f"{path.name}: {said}" for path, several in found.items() for said in several),
         refused=tuple(str(shard.missing) for shard in refused),
     )
 
 
-def _differences(name: str, content: bytes, table: Table) -> Iterator[str]:
+def _of_table(study_dir: Path, table: Table) -> dict[Path, list[str]]:
+    """The differences of each of its files that are there."""
+    found = {}
+    for name, (suffix, render) in FORMATS.items():
+        path = table_path(study_dir, table.name, name)
+        if path.is_file():
+            in_full = suffix in (".csv", ".parquet")
+            expected = to_csv(table.study, table.rows, table.columns) if in_full else str(render(table))
+            found[path] = differences(
+                suffix,
+                path.read_bytes(),
+                expected,
+                note=(table.note, latex_safe(table.note)),
+                again=_again("tables", study_dir),
+            )
+    return found
+
+
+def _of_diagnosis(study_dir: Path, diagnosis: Diagnosis) -> dict[Path, list[str]]:
+    folder, again = StudyPaths(Path(study_dir)).tables, _again("diagnose", study_dir)
+    found = {}
+    for name, expected in diagnosis.contents.items():
+        path = folder / name
+        if path.is_file():
+            found[path] = differences(path.suffix, path.read_bytes(), expected, note=(NOTE,), again=again)
+    path = folder / MANIFEST_NAME
+    if path.is_file():
+        found[path] = list(_manifest_differences(study_dir, diagnosis.study, path))
+    return found
+
+
+def _again(command: str, study_dir: Path) -> str:
+    return f"write them again: python -m analysis {command} {study_dir}"
+
+
+def _manifest_differences(study_dir: Path, study: Study, path: Path) -> Iterator[str]:
+    """Of what follows from the records and the tables; the versions are those of another day and machine."""
     try:
-        if name in READERS:
-            yield from _compare_rows(READERS[name](content), table)
-        else:
-            rendered = FORMATS[name][1](table)
-            assert isinstance(rendered, str)
-            yield from _compare_lines(content.decode("utf-8"), rendered)
-    except (RecordError, UnicodeDecodeError, csv.Error) as error:
-        yield f"is not a table ({error})"
-
-
-def _from_csv(content: bytes) -> list[TextRow]:
-    """Raises RecordError for a row with more or fewer fields than the header."""
-    header, *lines = [*csv.reader(io.StringIO(content.decode("utf-8"), newline=""))] or [[]]
-    for number, fields in enumerate(lines, start=1):
-        if len(fields) != len(header):
-            raise RecordError(f"row {number} has {len(fields)} fields, the header {len(header)}")
-    return [dict(zip(header, fields, strict=True)) for fields in lines]
-
-
-def _from_parquet(content: bytes) -> list[TextRow]:
-    """Raises RecordError where it is not Parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(pa.BufferReader(content))
-    except (pa.ArrowException, OSError) as error:
-        raise RecordError(str(error).splitlines()[0]) from None
-    return [_as_text(row) for row in table.to_pylist()]
-
-
-READERS: dict[str, Callable[[bytes], list[TextRow]]] = {"csv": _from_csv, "parquet": _from_parquet}
-"""The formats in full precision. The others are compared as text."""
-
-
-def _as_text(row: Row) -> TextRow:
-    """As the CSV has it: missing is empty, job ids are separated by spaces."""
-    return {
-        name: "" if value is None else " ".join(value) if isinstance(value, list) else str(value)
-        for name, value in row.items()
-    }
-
-
-def _compare_rows(found: Sequence[TextRow], table: Table) -> Iterator[str]:
-    columns, keys = list(table.columns), table.keys
-    if found and list(found[0]) != columns:
-        yield f"has the columns {', '.join(found[0])}; the records give {', '.join(columns)}"
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
+        yield f"is not a manifest ({error})"
         return
-    left = {_key(row, keys): row for row in map(_as_text, table.rows)}
-    for row in found:
-        truth = left.pop(_key(row, keys), None)
-        if truth is None:
-            yield f"{_cell(row, keys)}: is not a row of this study, or there twice"
-            continue
-        wrong = [
-            f"{column} is {row[column] or 'empty'}, the records give {truth[column] or 'none'}"
-            for column in columns
-            if not _same(row[column], truth[column], exactly=column in EXACT)
-        ]
-        if wrong:
-            yield f"{_cell(row, keys)}: {'; '.join(wrong)}"
-    for row in left.values():
-        yield f"{_cell(row, keys)}: the row is missing"
+    if not isinstance(found, dict):
+        yield "is not a manifest"
+        return
+    choices = [
+        _as_json(manifest(study_dir, study, select_learning_rates(study_dir, study, by), {}))
+        for by in CRITERIA
+    ]
+    expected = choices[0]
+    for name in ("study", "description", "bins", "temperature", "records", "missing"):
+        if not _alike(found.get(name), expected[name]):
+            yield f"{name} is not what the records give; {_again('diagnose', study_dir)}"
+    if not any(_alike(found.get("learning_rates"), choice["learning_rates"]) for choice in choices):
+        yield f"learning_rates is not what the records give; {_again('diagnose', study_dir)}"
+    tables = found.get("tables")
+    for name, sha256 in tables.items() if isinstance(tables, dict) else ():
+        file = path.with_name(Path(name).name)
+        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+            yield f"{name} has not the SHA-256 that it had"
 
 
-def _key(row: TextRow, keys: Sequence[str]) -> tuple[str | float, ...]:
-    return tuple(row[name] if (number := _number(row[name])) is None else number for name in keys)
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
-def _cell(row: TextRow, keys: Sequence[str]) -> str:
-    return " ".join(f"{name}={row[name]}" for name in keys if row[name] not in ("", "none"))
-
-
-def _same(one: str, other: str, *, exactly: bool) -> bool:
-    if one == other or exactly:
-        return one == other
-    a, b = _number(one), _number(other)
-    return a is not None and b is not None and abs(a - b) <= TOLERANCE
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _compare_lines(found: str, expected: str) -> Iterator[str]:
-    lines = zip_longest(found.splitlines(), expected.splitlines())
-    for number, (line, truth) in enumerate(lines, start=1):
-        if line != truth:
-            said, gives = ("nothing" if text is None else f"'{text}'" for text in (line, truth))
-            yield f"line {number} is {said}, the records give {gives}"
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two JSON values are, but for the last places of numbers."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return bool(one == other)

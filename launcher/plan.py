@@ -50,7 +50,7 @@ def build_plan(grid: Grid) -> Plan:
         raise UserError(
             "asks for no training and no evaluation", where=where, remedy="add evaluate.benchmarks"
         )
-    _refuse_doubles(models, trains, evaluations, where)
+    _refuse_doubles(models, trains, where)
     needed = {need for job in trains for need in job.needs}
     needed |= {need for model, _ in evaluated for need in needs_of(model)}
     used_prepared = {job.job_id: job for job in prepared.values() if job.job_id in needed}
@@ -122,6 +122,7 @@ def _train_jobs(grid: Grid, models: Mapping[str, Source]) -> Iterator[Job]:
 
 def _shards(grid: Grid) -> list[EvalSpec]:
     result: list[EvalSpec] = []
+    listed: dict[tuple[str, str, str], int] = {}
     evaluate = grid.config.evaluate
     for index, config in enumerate(grid.benchmarks):
         where = f"{grid.path.name}: evaluate.benchmarks[{index}]"
@@ -130,6 +131,17 @@ def _shards(grid: Grid) -> list[EvalSpec]:
             codes = languages.resolve(config.languages, benchmark_languages(benchmark))
         except UserError as error:
             raise UserError(error.what, where=f"{where}.languages", remedy=error.remedy) from None
+        # how many items there are, or where they lie, makes no other test: tables would average both
+        again = [code for code in codes if (benchmark.name, benchmark.split, code) in listed]
+        if again:
+            first = listed[benchmark.name, benchmark.split, again[0]]
+            raise UserError(
+                f"{benchmark.split} of {benchmark.name} is in evaluate.benchmarks[{first}] already, "
+                f"for {', '.join(again)}",
+                where=where,
+                remedy="remove one, or give it a study of its own",
+            )
+        listed |= {(benchmark.name, benchmark.split, code): index for code in codes}
         try:
             result += [_shard(evaluate, benchmark, code) for code in codes]
         except UserError as error:
@@ -161,9 +173,7 @@ def _refuse_too_many(trains: int, models: int, shards: int, where: str) -> None:
         )
 
 
-def _refuse_doubles(
-    sources: Mapping[str, Source], trains: Sequence[Job], evaluations: Sequence[Job], where: str
-) -> None:
+def _refuse_doubles(sources: Mapping[str, Source], trains: Sequence[Job], where: str) -> None:
     """Two names of one thing would be one job under two cells, counted twice in every mean."""
     seen: dict[str, str] = {}
     for name, source in sources.items():
@@ -171,15 +181,12 @@ def _refuse_doubles(
         if key in seen:
             raise UserError(f"'{name}' is '{seen[key]}'", where=f"{where}: grid.model", remedy="remove one")
         seen[key] = name
-    for section, jobs in (("grid", trains), ("evaluate.benchmarks", evaluations)):
-        if len({job.job_id for job in jobs}) == len(jobs):
-            continue
-        names: dict[str, str] = {}
-        for job in jobs:
-            if job.job_id in names:
-                raise UserError(
-                    f"'{job.name}' is the same job as '{names[job.job_id]}'",
-                    where=f"{where}: {section}",
-                    remedy="remove one",
-                )
-            names[job.job_id] = job.name
+    names: dict[str, str] = {}
+    for job in trains:
+        if job.job_id in names:
+            raise UserError(
+                f"'{job.name}' is the same job as '{names[job.job_id]}'",
+                where=f"{where}: grid",
+                remedy="remove one",
+            )
+        names[job.job_id] = job.name

@@ -59,6 +59,17 @@ def test_a_folder_that_is_no_study(command: str, tmp_path: Path, capsys: pytest.
         assert "is not a study (no plan.json)" in error
 
 
+@pytest.mark.parametrize("command", ["tables", "diagnose"])
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    command: str, folder: StudyFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep(folder, seeds=1, languages=["en"], count=20)
+    (folder.root / "tables").write_text("a file where a folder belongs")
+    assert main([command, str(folder.root)]) == 2
+    error = capsys.readouterr().err
+    assert error == f"analysis: {folder.root / 'tables'}: File exists; mend that, and run this again\n"
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["tables"], ["table", "x"], ["tables", "x", "--format", "xlsx"], ["compare", "x"]]
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from analysis.diagnose import diagnose
+from analysis.lm_eval import import_lm_eval
 from analysis.longform import Row
 from study.records import Prediction
 
@@ -95,6 +97,30 @@ def test_other_items_than_english_have_no_premium(folder: StudyFolder) -> None:
     folder.add({"model": "m"}, "sw", [shown(0, 0, k) for k in range(4)])
     row = rows_of(folder)["sw"]
     assert (row["token_premium"], row["token_premium_missing"]) == (None, "other items than en")
+
+
+def test_prompts_whose_tokens_nobody_counted_have_no_number(folder: StudyFolder) -> None:
+    for language, tokens in (("en", 10), ("sw", 25), ("yo", -1)):
+        folder.add({"model": "m"}, language, [shown(0, 0, 0, tokens=10), shown(0, 0, 1, tokens=tokens)])
+    rows = rows_of(folder)
+    assert (rows["sw"]["prompt_tokens"], rows["sw"]["token_premium"]) == (17.5, 1.75)
+    assert (rows["yo"]["prompt_tokens"], rows["yo"]["token_premium"]) == (None, None)
+    assert rows["yo"]["token_premium_missing"] == "nobody counted the tokens of its prompts"
+
+
+def test_an_import_from_lm_eval_without_a_tokenizer_can_be_diagnosed(tmp_path: Path) -> None:
+    import_lm_eval(Path(__file__).with_name("lm_eval_output"), tmp_path / "s")
+    rows = diagnose(tmp_path / "s").rows["diagnostics"]
+    assert {row["name"]: row["n"] for row in rows} == {"en": 7, "sw": 4}
+    assert {row["prompt_tokens"] for row in rows} == {None}
+
+
+def test_english_whose_tokens_nobody_counted_gives_no_premium(folder: StudyFolder) -> None:
+    for language, tokens in (("en", -1), ("sw", 25)):
+        folder.add({"model": "m"}, language, [shown(0, 0, k, tokens=tokens) for k in range(3)])
+    row = rows_of(folder)["sw"]
+    assert (row["prompt_tokens"], row["token_premium"]) == (25.0, None)
+    assert row["token_premium_missing"] == "nobody counted the tokens of en"
 
 
 def test_option_text_has_no_mass(folder: StudyFolder) -> None:

@@ -185,14 +185,6 @@ def test_nothing_in_common(both: tuple[StudyFolder, StudyFolder]) -> None:
         compare(a.root, b.root)
 
 
-def test_two_jobs_for_one_cell_are_refused(both: tuple[StudyFolder, StudyFolder]) -> None:
-    a, b = both
-    for folder in (a, b, b):
-        folder.add(CELL, "en", random_letters("x", 6, 2.0, 0.6, 0.9))
-    with pytest.raises(UserError, match=r"b: has two jobs for one cell, 0{16} and 0{15}1; "):
-        compare(a.root, b.root)
-
-
 # --- the command
 # ---------------------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ from analysis.cell_records import UNSMOOTHED, Reader
 from analysis.cli import main
 from analysis.longform import finished, with_macro, with_seeds
 from analysis.selection import CRITERIA
-from study.errors import UserError
 from study.languages import LANGUAGES
 
 from .studies import StudyFolder, letter, sweep
@@ -160,14 +159,6 @@ def test_cells_are_read_once_and_after_what_they_are_compared_with(folder: Study
         assert set(before) == (set() if smoothing is None else {"base", *([UNSMOOTHED] if smoothing else [])})
         if smoothing:
             assert before[UNSMOOTHED].cell.get("seed") == here.cell.get("seed")
-
-
-def test_two_jobs_for_one_cell_are_a_mistake(folder: StudyFolder) -> None:
-    for _ in range(2):
-        folder.add({"model": "m"}, "en", [letter([0.6, 0.3], 0)])
-    study = load_study(folder.root)
-    with pytest.raises(UserError, match="two jobs for one cell and language"):
-        Reader(folder.root, study).read(study.tests()[0], study.runs()[0])
 
 
 @given(st.dictionaries(st.sampled_from([*sorted(LANGUAGES), "xx"]), st.floats(0, 1) | st.none(), min_size=1))

@@ -20,7 +20,7 @@ def estimate(value: float, spread: float = 0.1, size: int = 1000, seed: int = 0)
     """Replicates with exactly this mean and deviation."""
     draws = np.random.default_rng(seed).normal(size=size)
     draws = (draws - draws.mean()) / draws.std(ddof=1)
-    return Estimate(value, value + spread * draws)
+    return Estimate(value, value + spread * draws, num_items=2850)
 
 
 def test_means_carry_what_is_missing() -> None:
@@ -79,24 +79,26 @@ def test_bias_that_may_be_left_widens_means_and_differences() -> None:
 
 def test_intervals_end_at_what_cannot_be() -> None:
     draws = np.linspace(-1.0, 1.0, 1001)
-    assert inference.interval(Estimate(0.0, draws)) == pytest.approx((-0.95, 0.95))
-    assert inference.interval(Estimate(0.0, draws), level=0.5) == pytest.approx((-0.5, 0.5))
-    assert inference.interval(Estimate(0.0, draws, ends=(0.0, 3.5))) == pytest.approx((0.0, 0.95))
-    assert inference.interval(Estimate(0.0, draws + 3, ends=(0.0, 3.5))) == pytest.approx((2.05, 3.5))
-    assert inference.interval(Estimate(0.0, draws + 3, ends=(0.0, 3.5), may_be_lowest=True))[0] == 0.0
-    assert inference.interval(Estimate(0.0, draws - 3, ends=(0.0, 3.5))) == (0.0, 0.0)
+    whole = Estimate(0.0, draws, 400)
+    assert inference.interval(whole) == pytest.approx((-0.95, 0.95))
+    assert inference.interval(whole, level=0.5) == pytest.approx((-0.5, 0.5))
+    assert inference.interval(replace(whole, ends=(0.0, 3.5))) == pytest.approx((0.0, 0.95))
+    above = replace(whole, draws=draws + 3, ends=(0.0, 3.5))
+    assert inference.interval(above) == pytest.approx((2.05, 3.5))
+    assert inference.interval(replace(above, may_be_lowest=True))[0] == 0.0
+    assert inference.interval(replace(above, draws=draws - 3)) == (0.0, 0.0)
     with pytest.raises(ValueError, match="level"):
-        inference.interval(Estimate(0.0, draws), level=95)
+        inference.interval(whole, level=95)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=300), st.floats(0.01, 0.99))
 def test_percentiles_are_numpys(draws: list[float], level: float) -> None:
-    found = inference.interval(Estimate(0.0, np.array(draws)), level=level)
+    found = inference.interval(Estimate(0.0, np.array(draws), 400), level=level)
     assert found == pytest.approx(tuple(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])), abs=1e-6)
 
 
 def test_an_interval_over_seeds_is_students() -> None:
-    whole = Estimate(0.5, np.full(5000, 0.5), seeds=((0.01, 2),))
+    whole = Estimate(0.5, np.full(5000, 0.5), 400, seeds=((0.01, 2),))
     low, high = inference.interval(whole)
     assert high - 0.5 == pytest.approx(0.1 * stats.t.ppf(0.975, 2), rel=0.05)
     assert 0.5 - low == pytest.approx(0.1 * stats.t.ppf(0.975, 2), rel=0.05)
@@ -107,7 +109,37 @@ def test_p_values() -> None:
     assert inference.p_value(estimate(0.0)) == 1.0
     same = estimate(0.3)
     assert inference.p_value(inference.difference(same, same)) == 1.0
-    assert inference.p_value(Estimate(0.3, np.full(1000, 0.3))) == 0.0
+
+
+@pytest.mark.parametrize("num_items", [1, 2, 3, 5, 6, 30])
+def test_few_items_that_all_agree_are_not_certain(num_items: int) -> None:
+    """SciPy's exact binomial: the interval of a share of 1, the sign test of all right against all wrong."""
+    of_all = stats.binomtest(num_items, num_items)
+    right = Estimate(1.0, np.ones(1000), num_items, ends=(0.0, 1.0))
+    wrong = replace(right, value=0.0, draws=np.zeros(1000))
+    for level in (0.95, 0.8):
+        exact = of_all.proportion_ci(level, method="exact")
+        assert inference.interval(right, level=level) == pytest.approx((exact.low, 1.0))
+        assert inference.interval(wrong, level=level) == pytest.approx((0.0, 1.0 - exact.low))
+        # the share of differences of +1, of which each of the others may be -1
+        ends = inference.interval(inference.difference(right, wrong), level=level)
+        assert ends == pytest.approx((2.0 * exact.low - 1.0, 1.0))
+    same = inference.difference(right, right)
+    assert (*inference.interval(same), inference.p_value(same)) == (0.0, 0.0, 1.0)
+    for apart in (inference.difference(right, wrong), inference.difference(wrong, right)):
+        assert inference.p_value(apart) == pytest.approx(of_all.pvalue)
+        over = replace(apart, seeds=((0.0, 2),))
+        assert inference.p_value(over) == pytest.approx(max(of_all.pvalue, 1 / 20_001))
+        # the interval leaves out 0 where the test finds a difference
+        low, high = inference.interval(apart)
+        assert (low > 0.0 or high < 0.0) == (of_all.pvalue < 0.05)
+
+
+def test_few_items_never_find_more_than_the_sign_test() -> None:
+    """Differences of .29, .3 and .31 in three items: by a normal they would be beyond any doubt."""
+    draws = np.random.default_rng(1).choice([0.29, 0.3, 0.31], size=(1000, 3)).mean(axis=1)
+    assert inference.p_value(Estimate(0.3, draws, 3)) == stats.binomtest(3, 3).pvalue == 0.25
+    assert inference.p_value(Estimate(0.3, draws, 10**6)) == 0.0
 
 
 @pytest.mark.parametrize("seeds", [((0.02, 2),), ((0.02, 2), (0.03, 4))])

@@ -51,6 +51,40 @@ def test_a_shard_that_asked_other_items_is_refused(folder: StudyFolder) -> None:
         assert (shard.metrics, shard.bins, shard.estimates, shard.record_hash) == (None,) * 4
 
 
+def test_two_jobs_for_one_cell_and_language_are_refused(both: tuple[StudyFolder, StudyFolder]) -> None:
+    """A benchmark that a grid lists twice: a mean over both would be of neither test."""
+    a, b = both
+    for folder, cell in ((a, {"model": "m"}), (b, {"model": "m", "seed": 0}), (b, {"seed": 0, "model": "m"})):
+        folder.add(cell, "de", ROWS)
+        folder.add({"model": "other"}, "en" if folder is a else f"x{len(b.jobs)}", ROWS)
+    load_study(a.root)
+    told = (
+        f"{b.root / 'plan.json'}: has two jobs for one cell and language, 0000000000000000 and "
+        "0000000000000002 (cldr, test, letter, de); name each benchmark and split once in the grid"
+    )
+    for folders in ([b.root], [a.root, b.root]):
+        with pytest.raises(UserError) as refused:
+            load_studies(folders)
+        assert str(refused.value) == told
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"cell"', '"cel"'),
+        ('"protocol"', '"protocl"'),
+        ('"study"', '"stdy"'),
+        ('"cell": {', '"cell": [], "x": {'),
+    ],
+)
+def test_a_plan_that_lacks_something_is_one_sentence(folder: StudyFolder, old: str, new: str) -> None:
+    add(folder, 0.0, ROWS)
+    plan = folder.root / "plan.json"
+    plan.write_text(plan.read_text().replace(old, new))
+    with pytest.raises(UserError, match=r"plan\.json: is not a plan \(.*\); sweep the grid again$"):
+        load_study(folder.root)
+
+
 def test_an_axis_of_lists_is_told_as_text(folder: StudyFolder) -> None:
     for sources in ([], ["aya", "flan"]):
         cell = {"model": "m", "dataset": "d", "exclude_sources": sources, "seed": 0}

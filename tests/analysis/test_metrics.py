@@ -242,5 +242,6 @@ def test_nll_by_hand() -> None:
     assert metrics.nll(np.log([[0.5, 0.5], [0.9, 0.1]]), [0, 1]) == pytest.approx(
         -(math.log(0.5) + math.log(0.1)) / 2
     )
-    assert metrics.nll([[0.0, -50.0]], [0]) == 0.0
+    assert str(metrics.nll([[0.0, -50.0]], [0])) == "0.0"  # -0.0 would be printed as such
+    assert metrics.nll([[0.0, -math.inf], [-math.inf, -2.0]], [0, 1]) == 1.0  # others may be impossible
     assert metrics.nll([[-50.0, -0.1]], [0]) == 50.0  # raw scores over a full vocabulary sum to less than 1

@@ -128,9 +128,9 @@ def test_one_learning_rate_is_no_choice(folder: StudyFolder) -> None:
     assert found.reason == "nothing was selected: 5e-06 is the only learning rate"
 
 
-def log(folder: StudyFolder, rate: float, nlls: Sequence[float], *, done: bool = True) -> None:
+def log(folder: StudyFolder, rate: float, nlls: Sequence[float], *, done: bool = True, **axes: Any) -> None:
     """A test shard, and its training with a log."""
-    cell, job_id = trained(learning_rate=rate), f"training-{rate:g}"
+    cell, job_id = trained(learning_rate=rate, **axes), f"training-{rate:g}"
     folder.add(cell, "en", sure(0.9))
     plan = json.loads((folder.root / "plan.json").read_text())
     plan["jobs"] += [{"job_id": job_id, "kind": "train", "needs": [], "cell": cell, "spec": {}}]
@@ -156,6 +156,14 @@ def test_without_validation_the_end_of_the_training_decides_and_says_so(folder: 
     assert "training NLL" in found.criterion
     assert "not held out" in found.reason
     assert found.candidates[0].job_ids == ("training-5e-06",)
+
+
+@pytest.mark.parametrize("sources", [[], ["aya", "flan"]])
+def test_an_axis_of_lists_finds_its_training(folder: StudyFolder, sources: list[str]) -> None:
+    log(folder, RATES[0], [1.0], exclude_sources=sources)
+    log(folder, RATES[1], [0.5], exclude_sources=sources)
+    (found,) = select(folder)
+    assert (found.chosen, [one.value for one in found.candidates]) == (RATES[1], [1.0, 0.5])
 
 
 def test_a_training_without_a_log_selects_nothing(folder: StudyFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import inference, metrics, uncertainty
-from analysis.inference import Estimate
 from analysis.uncertainty import bootstrap, null_floor, resample
 from study.bins import bin_predictions, equal_width_edges, error_over_bins
 
@@ -27,6 +27,23 @@ def skill(rng: np.random.Generator, confidence: np.ndarray, slope: float) -> tup
 
 def draw_confidence(rng: np.random.Generator, size: int) -> np.ndarray:
     return 0.25 + 0.75 * rng.beta(3, 2, size)
+
+
+@pytest.mark.parametrize("chance", [0.95, 0.05])
+def test_a_cell_without_a_wrong_answer_covers_what_it_cannot_show(chance: float) -> None:
+    """30 questions, all right (or wrong) by luck: accuracy, gap and ECE of the model all lie inside."""
+    confidence = np.repeat([0.80, 0.81], 15)
+    gap = confidence - chance
+    resamples = resample(IDS[:30], num_replicates=200)
+    found = bootstrap(resamples, resamples.rows(IDS[:30]), confidence, np.full(30, chance > 0.5))
+    truth = {"accuracy": chance, "gap": float(gap.mean()), "ece": float(np.abs(gap).mean())}
+    for name, value in truth.items():
+        low, high = inference.interval(found[name])
+        assert low < value < high, name
+    # without what cannot be seen none of them would
+    for name, value in truth.items():
+        draws = found[name].draws
+        assert not draws.min() <= value <= draws.max(), name
 
 
 @pytest.mark.parametrize("slope", [0.4, 0.05, 0.0], ids=["over-confident", "near its floor", "calibrated"])
@@ -98,7 +115,7 @@ def test_coverage_over_three_seeds() -> None:
         assert whole is not None
         low, high = inference.interval(whole, seed=sample)
         covered += low <= 0.3 <= high
-        low, high = inference.interval(Estimate(whole.value, whole.draws))
+        low, high = inference.interval(replace(whole, seeds=()))
         level_only_of_items += low <= 0.3 <= high
     assert 0.935 <= covered / REPLICATIONS <= 0.965
     assert level_only_of_items / REPLICATIONS < 0.6

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from study.specs import EvalSpec
 from tests.grids import plan_of
 from tests.launcher.plans import BASE_ALONE, GRID, mistake
 
@@ -57,12 +58,41 @@ def test_a_grid_that_asks_for_nothing(folder: Path) -> None:
         ("grid.model=[m,./m]", "grid.model: './m' is 'm'; remove one"),
         (
             "evaluate.benchmarks=[{name: cldr_lite, languages: [en]}, cldr_lite]",
-            "evaluate.benchmarks: 'm · cldr_lite en' is the same job as 'm · cldr_lite en'; remove one",
+            "evaluate.benchmarks[1]: test of cldr_lite is in evaluate.benchmarks[0] already, for en; "
+            "remove one, or give it a study of its own",
+        ),
+        (  # other items, and yet one test: its rows in the tables would be means over both
+            "evaluate.benchmarks=[cldr_lite, {name: cldr, num_items: 20, languages: [sw, en]}, "
+            "{name: cldr, num_items: 40, languages: [de, sw, en]}]",
+            "evaluate.benchmarks[2]: test of cldr is in evaluate.benchmarks[1] already, for en, sw; "
+            "remove one, or give it a study of its own",
+        ),
+        (  # of one name, wherever they lie
+            "evaluate.benchmarks=[{name: x, path: one, schema: global_mmlu}, "
+            "{name: x, path: other, schema: global_mmlu}]",
+            "evaluate.benchmarks[1]: test of x is in evaluate.benchmarks[0] already, for en; "
+            "remove one, or give it a study of its own",
         ),
     ],
 )
 def test_two_names_of_one_thing(folder: Path, override: str, sentence: str) -> None:
+    for name in ("one", "other"):
+        (folder / name).mkdir()
+        (folder / name / "en.jsonl").write_text(f'{{"question": "{name}"}}\n')
     assert mistake(folder, BASE_ALONE, override) == f"grid.yaml: {sentence}"
+
+
+def test_a_benchmark_may_be_listed_again_for_what_is_another_test(folder: Path) -> None:
+    listed = (
+        "evaluate.benchmarks=[{name: cldr, languages: [en]}, {name: cldr, languages: [sw], num_items: 9}, "
+        "{name: cldr, languages: [en], split: dev}, {name: cldr_lite, languages: [en]}]"
+    )
+    jobs = plan_of(folder, BASE_ALONE, listed).of_kind("evaluate")
+    specs = [job.spec for job in jobs if isinstance(job.spec, EvalSpec)]
+    tests = [(spec.benchmark.name, spec.benchmark.split, spec.language) for spec in specs]
+    assert tests == [
+        ("cldr", "test", "en"), ("cldr", "test", "sw"), ("cldr", "dev", "en"), ("cldr_lite", "test", "en"),
+    ]  # fmt: skip
 
 
 def test_two_datasets_that_are_one_and_two_prepared_models_that_are_one(folder: Path) -> None:

@@ -1,0 +1,163 @@
+"""What is different between a table that was written and the one that the records give.
+
+Tables in full precision are compared field by field, by what a row is of; those for people line by line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+
+from study.errors import RecordError
+
+TOLERANCE = 1e-12
+"""Of numbers: another machine's exp may differ in its last place."""
+SEARCHED = ("temperature", "confidence_after", "ece_after", "ece_floor_after", "nll_after")
+"""Follow from a T, whose search ends within 1e-10 of it."""
+SEARCH_TOLERANCE = 1e-9
+P_VALUES = ("p_value", "holm")
+P_TOLERANCE = 1e-9
+"""Relative: 1e-13 and 1e-40 are not the same."""
+EXACT = ("job_ids", "job_ids_a", "job_ids_b", "record_hash", "record_hash_a", "record_hash_b")
+"""Columns whose fields are text, also where they look like numbers."""
+
+
+def differences(suffix: str, content: bytes, expected: str, *, note: Sequence[str], again: str) -> list[str]:
+    """A sentence for each difference of a file.
+
+    suffix: of its name. expected: its text, of Parquet that of the CSV with the same rows; empty where the
+    study has no such table. note: what tables for people say in this version, in any of these forms.
+    again: how to write it again.
+    """
+    if not expected:
+        return [f"is of an earlier plan or version, the records give no such table; {again}"]
+    try:
+        if suffix == ".csv":
+            rows = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
+            return list(compare_rows(rows, expected, again))
+        if suffix == ".parquet":
+            return list(compare_rows(_from_parquet(content), expected, again))
+        text = content.decode("utf-8")
+    except (RecordError, UnicodeDecodeError, csv.Error) as error:
+        return [f"is not a table ({error})"]
+    if not any(form in text for form in note) and any(form in expected for form in note):
+        return [f"was made by another version, or has another note; {again}"]
+    return list(_compare_lines(text, expected))
+
+
+def num_rows(expected: str) -> int:
+    """Of a table as CSV."""
+    return sum(1 for _ in csv.reader(io.StringIO(expected, newline=""))) - 1
+
+
+def key_columns(columns: Sequence[str]) -> list[str]:
+    """The columns that say what a row is of: all before `missing` but the number of seeds."""
+    return [name for name in columns[: columns.index("missing")] if name != "num_seeds"]
+
+
+def _from_parquet(content: bytes) -> Iterator[list[str]]:
+    """The header and the rows as the CSV has them. Raises RecordError where it is not Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # no threads: one that still holds Python's bytes as the interpreter ends aborts the process
+        table = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise RecordError(str(error).splitlines()[0]) from None
+    yield table.column_names
+    for row in table.to_pylist():
+        yield [
+            "" if value is None else " ".join(value) if isinstance(value, list) else str(value)
+            for value in row.values()
+        ]
+
+
+def compare_rows(found: Iterator[list[str]], expected: str, again: str) -> Iterator[str]:
+    """found: the header, then the rows; their order says nothing.
+
+    Just what is not the same in the same place is kept: slices of a study are many. Raises RecordError for a
+    row with more or fewer fields than the header.
+    """
+    given = csv.reader(io.StringIO(expected, newline=""))
+    header, columns = next(found, []), next(given)
+    if header != columns:
+        yield f"was made by another version ({_columns_text(header, columns)}); {again}"
+        return
+    keys = [columns.index(name) for name in key_columns(columns)]
+    written: list[list[str]] = []
+    left: dict[tuple[str | float, ...], list[str]] = {}
+    for number, (row, truth) in enumerate(zip_longest(found, given), start=1):
+        if row is not None and len(row) != len(columns):
+            raise RecordError(f"row {number} has {len(row)} fields, the header {len(columns)}")
+        if row == truth:
+            continue
+        if row is not None:
+            written.append(row)
+        if truth is not None:
+            left[_key(truth, keys)] = truth
+    for row in written:
+        expected_row = left.pop(_key(row, keys), None)
+        if expected_row is None:
+            yield f"{_name(row, columns, keys)}: is not a row of this study, or there twice"
+            continue
+        wrong = [
+            f"{column} is {said or 'empty'}, the records give {gives or 'none'}"
+            for column, said, gives in zip(columns, row, expected_row, strict=True)
+            if not same(said, gives, column)
+        ]
+        if wrong:
+            yield f"{_name(row, columns, keys)}: {'; '.join(wrong)}"
+    for row in left.values():
+        yield f"{_name(row, columns, keys)}: the row is missing"
+
+
+def _columns_text(header: Sequence[str], columns: Sequence[str]) -> str:
+    lacking = [name for name in columns if name not in header]
+    foreign = [name for name in header if name not in columns]
+    told = [
+        f"{word} the columns {', '.join(names)}"
+        for word, names in (("lacks", lacking), ("has", foreign))
+        if names
+    ]
+    return "; ".join(told) or "its columns are in another order"
+
+
+def _key(row: Sequence[str], keys: Sequence[int]) -> tuple[str | float, ...]:
+    return tuple(row[place] if (number := _number(row[place])) is None else number for place in keys)
+
+
+def _name(row: Sequence[str], columns: Sequence[str], keys: Sequence[int]) -> str:
+    return " ".join(f"{columns[place]}={row[place]}" for place in keys if row[place] not in ("", "none"))
+
+
+def same(one: str, other: str, column: str) -> bool:
+    """Whether two fields of a column are, but for the last places of numbers."""
+    if one == other or column in EXACT:
+        return one == other
+    a, b = _number(one), _number(other)
+    if a is None or b is None:
+        return False
+    if column in P_VALUES:
+        return math.isclose(a, b, rel_tol=P_TOLERANCE, abs_tol=1e-300)
+    tolerance = SEARCH_TOLERANCE if column in SEARCHED else TOLERANCE
+    return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _compare_lines(found: str, expected: str) -> Iterator[str]:
+    lines = zip_longest(found.splitlines(), expected.splitlines())
+    for number, (line, truth) in enumerate(lines, start=1):
+        if line != truth:
+            said, gives = ("nothing" if text is None else f"'{text}'" for text in (line, truth))
+            yield f"line {number} is {said}, the records give {gives}"
