@@ -8,13 +8,12 @@ something was not taken over by `pull` or an import; 2 a mistake, or a place tha
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from analysis import exchange
-from study.errors import CalsweepError
+from study.command import run_command
 
 TEXT_FORMATS = ("csv", "markdown", "latex")
 FORMATS = (*TEXT_FORMATS, "parquet")
@@ -26,22 +25,7 @@ MAX_NAMED = 100
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        code = _run(_parser().parse_args(arguments))
-        sys.stdout.flush()
-        return code
-    except CalsweepError as error:
-        print(f"analysis: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `| head` has seen enough; else Python would complain again as it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # `tables` is a file, the disk is full, ...
-        if error.filename is None:
-            raise
-        place = error.filename2 or error.filename  # the second is where a finished file was to go
-        print(f"analysis: {place}: {error.strerror}; mend that, and run this again", file=sys.stderr)
-        return 2
+    return run_command("analysis", lambda: _run(_parser().parse_args(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,22 +85,22 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.text import Text
 
     from analysis.aggregate import load_study
     from analysis.diagnose import diagnose
     from analysis.diagnose_summary import print_diagnosis
+    from study.terminal import make_console
 
     study = load_study(options.study_dir)  # it has a progress bar of its own
-    with Console(stderr=True).status("diagnosing") as status:
+    with make_console(stderr=True).status("diagnosing") as status:
         found = diagnose(
             options.study_dir,
             study=study,
             select_by=options.select_by,
             tell=lambda cell: status.update(Text(cell)),
         )
-    print_diagnosis(found, Console())
+    print_diagnosis(found, make_console())
     for path in found.written:
         print(path)
     for shard in found.study.missing:
@@ -162,9 +146,9 @@ def _write(options: argparse.Namespace) -> int:
         from analysis.tables import print_summary, write_tables
 
         if options.format is None:
-            from rich.console import Console
+            from study.terminal import make_console
 
-            print_summary(options.study_dir, Console(), study=study)
+            print_summary(options.study_dir, make_console(), study=study)
         formats = [options.format] if options.format else None
         written = list(write_tables(options.study_dir, formats=formats, study=study).values())
         if options.format:

@@ -31,9 +31,9 @@ def add_commands(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run one of COMMANDS; 1 where something was refused."""
-    from rich.console import Console
+    from study.terminal import make_console
 
-    console = Console()
+    console = make_console()
     if options.command == "pull":
         from analysis.pull import print_outcome, pull
 

@@ -60,9 +60,9 @@ def print_comparison(a_dir: Path, b_dir: Path, *, as_csv: bool = False) -> None:
         writer.writeheader()
         writer.writerows(rows)
     else:
-        from rich.console import Console
+        from study.terminal import make_console
 
-        _print_tables(found, Console(), a_dir, b_dir)
+        _print_tables(found, make_console(), a_dir, b_dir)
     for sentence in found.rest:
         print(f"not compared: {sentence}", file=sys.stderr)
 

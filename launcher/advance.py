@@ -77,7 +77,8 @@ def next_step(
     """What to submit now; changes nothing.
 
     automatic: nobody asked, so that failed jobs are run again only where that can help. chosen: of what is
-    missing, these jobs alone. own: the task that asks, which does not count as queued.
+    missing, these jobs alone; and an analysis among them even when it is complete. own: the task that asks,
+    which does not count as queued.
     """
     assert site.profile is not None
     submissions = with_arrays(ledger.read(paths.ledger), queue)
@@ -104,7 +105,7 @@ def next_step(
     batches, deferred = _batches(work, executions, site, queued, room)
     analysis, replaced = None, None
     for job in plan.of_kind("analyse"):
-        more = bool(batches or deferred)
+        more = bool(batches or deferred) or (chosen is not None and job.job_id in chosen)
         if (job.job_id in queued and not batches) or (paths.job(job.job_id).done.is_file() and not more):
             continue
         replaced = queued.get(job.job_id)
@@ -124,11 +125,21 @@ def take(step: Step, plan: Plan, paths: StudyPaths, site: Site, code: Path, *, l
     if step.replaced is not None:
         scheduler.cancel([step.replaced])
         placed = {job_id: task for job_id, task in placed.items() if task != step.replaced}
+
+    def hand_over(batch: Batch, dependency: str, begin: str | None = None) -> dict[str, str]:
+        """Submit one array; returns job id -> cluster task."""
+        assert site.profile is not None
+        _write_jobs(batch, step.executions, paths, site)
+        entry = sbatch.submit(
+            batch, dependency, paths, site.profile, code, study=plan.study, lock=lock, begin=begin
+        )
+        return {job_id: task for task, pack in entry.tasks.items() for job_id in pack}
+
     for index, batch in enumerate(step.batches):
         waits = sorted({placed[need] for need in batch.needs})
         condition = "afterok:" + ":".join(waits) if waits else ""
         try:
-            new = _hand_over(batch, step.executions, condition, None, plan, paths, site, code, lock)
+            new = hand_over(batch, condition)
         except QueueFullError as error:  # jobs of another study came in between
             logger.warning("the queue is full: %s", error)
             outcome.deferred += sum(len(rest.tasks) for rest in step.batches[index:])
@@ -143,37 +154,20 @@ def take(step: Step, plan: Plan, paths: StudyPaths, site: Site, code: Path, *, l
         condition = "afterany:" + ":".join(waits) if waits else ""
         begin = LOOK_AGAIN if outcome.deferred and not waits else None
         try:
-            outcome.submitted |= _hand_over(
-                step.analysis, step.executions, condition, begin, plan, paths, site, code, lock
-            )
+            outcome.submitted |= hand_over(step.analysis, condition, begin)
             outcome.goes_on = True
         except QueueFullError as error:
             logger.warning("the queue is full: %s", error)
     return outcome
 
 
-def _hand_over(
-    batch: Batch,
-    executions: Mapping[str, Execution],
-    dependency: str,
-    begin: str | None,
-    plan: Plan,
-    paths: StudyPaths,
-    site: Site,
-    code: Path,
-    lock: int | None,
-) -> dict[str, str]:
-    """Submit one array; returns job id -> cluster task."""
-    assert site.profile is not None
+def _write_jobs(batch: Batch, executions: Mapping[str, Execution], paths: StudyPaths, site: Site) -> None:
+    """What the jobs of an array read: their specs, and how they are to run."""
     jobs = [job for task in batch.tasks for job in task.jobs]
     write_specs(jobs, paths)
     for job in jobs:
         execution = executions.get(job.job_id) or Execution(batch.resources)
         write_execution(paths.job(job.job_id), execution, site)
-    entry = sbatch.submit(
-        batch, dependency, paths, site.profile, code, study=plan.study, lock=lock, begin=begin
-    )
-    return {job_id: task for task, pack in entry.tasks.items() for job_id in pack}
 
 
 def note_found_arrays(paths: StudyPaths, queue: Queue) -> None:

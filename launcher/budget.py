@@ -60,8 +60,11 @@ def to_json(result: Forecast) -> dict[str, Any]:
     }
 
 
-def print_forecast(result: Forecast, console: Console) -> None:
-    """A line for each kind, model and data; totals; what was guessed and what is not known."""
+def print_forecast(result: Forecast, console: Console, *, of_pilot: bool = False) -> None:
+    """A line for each kind, model and data; totals; what was guessed and what is not known.
+
+    of_pilot: it is what would measure it.
+    """
     if not result.lines:
         return
     table = Table(title="forecast", title_justify="left", title_style="bold", box=None, pad_edge=False)
@@ -95,7 +98,8 @@ def print_forecast(result: Forecast, console: Console) -> None:
     unknown = list(dict.fromkeys(reason for line in result.lines for reason in line.unknown))
     if unknown:
         _notes("not known:", unknown, console)
-        console.print("  --pilot measures one cell, with few steps", highlight=False)
+        if not of_pilot:
+            console.print("  --pilot measures one cell, with few steps", highlight=False)
 
 
 def _short(model: str) -> str:

@@ -1,7 +1,7 @@
 """The command line: `calsweep sweep|status|watch|logs|explain|retry|cancel|gc|prefetch|sync|doctor|analyse`.
 
 Exit codes: 0 complete or submitted, 1 some cells failed, 2 usage or configuration error, 3 budget refused,
-130 interrupted.
+130 interrupted, 141 nobody reads what is printed.
 """
 
 from __future__ import annotations
@@ -11,25 +11,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.errors import BudgetError, CalsweepError
+from study.command import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _dispatch(arguments)
-    except CalsweepError as error:
-        print(f"calsweep: {error}", file=sys.stderr)
-        return 3 if isinstance(error, BudgetError) else 2
-    except OSError as error:  # `outputs` is no place to write, the disk is full, ...
-        if error.filename is None:
-            raise
-        print(f"calsweep: {error.filename}: {error.strerror}; give another folder", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("calsweep: interrupted; run the same command to go on", file=sys.stderr)
-        return 130
+    return run_command("calsweep", lambda: _dispatch(arguments))
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -31,6 +31,25 @@ LEAST = {
     "query_interval_s": 0,
     "gpu_tflops": 0,
 }
+OWN_SBATCH = {
+    **{key: f"write {key} outside sbatch" for key in ("partition", "account", "qos", "constraint")},
+    "array": "use array_parallelism and max_array_size",
+    "signal": "use warn_before_s",
+    "time": "use resources.<kind>.time_min",
+    "nodes": "use resources.<kind>.nodes",
+    **dict.fromkeys(("ntasks", "ntasks-per-node"), "use resources.<kind>.tasks_per_node"),
+    **dict.fromkeys(("cpus-per-task", "cpus-per-gpu"), "use resources.<kind>.cpus_per_task"),
+    **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu"), "use resources.<kind>.mem_gib"),
+    **dict.fromkeys(("gpus", "gpus-per-node", "gpus-per-task"), "use resources.<kind>.gpus_per_node"),
+    **dict.fromkeys(
+        (
+            "job-name", "output", "error", "open-mode", "comment", "dependency", "kill-on-invalid-dep",
+            "requeue", "no-requeue", "parsable", "quiet", "test-only", "wait", "wrap",
+        ),
+        "remove it",
+    ),
+}  # fmt: skip
+"""Options of sbatch that the launcher gives or that change what sbatch answers, and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +63,8 @@ class ClusterProfile:
         limit at which a job is told to save and requeue. query_interval_s: SLURM is asked by `status` and
         `watch` at most once in so many seconds.
     python: the command that starts Python in a job, e.g. inside a container; None for the launcher's own.
-    sbatch: further sbatch options. setup: shell lines before the job. env: variables, taken literally.
+    sbatch: further sbatch options, none of OWN_SBATCH. setup: shell lines before the job. env: variables,
+        taken literally.
     gpu_tflops: what one GPU does in practice, for forecasts, in 10^12 floating point operations a second.
     resources: defaults of this site for each kind of job.
     """
@@ -143,6 +163,9 @@ def load_profile(path: Path) -> ClusterProfile:
             value = getattr(profile, key)
             if value is not None and not value >= least:
                 raise UserError("out of range", where=f"{path.name}: {key}", remedy=f"give {least} or more")
+        for key in profile.sbatch:
+            if (remedy := OWN_SBATCH.get(key.replace("_", "-"))) is not None:  # submitit takes either
+                raise UserError("is the launcher's to set", where=f"{path.name}: sbatch.{key}", remedy=remedy)
         check_resources(profile.resources, path.name)
     return profile
 

@@ -16,13 +16,13 @@ from launcher.explain import explanation_json, print_explanation, worst
 from launcher.job_logs import logs_of, other_ranks
 from launcher.matrix import print_status
 from launcher.status import status_json, survey
-from launcher.terminal import make_console, print_json, shown
 from study.config import load_grid
 from study.errors import UserError
 from study.gridfile import telling_lines
 from study.job import Job
 from study.paths import StudyPaths
 from study.plan import Plan, read_plan
+from study.terminal import make_console, print_json, shown
 
 TAIL_LINES = 30
 

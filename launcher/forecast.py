@@ -205,7 +205,7 @@ def _evaluation(group: _Group, spec: EvalSpec, known: _Known) -> Line:
     figures = [figure for pair, _ in counted for figure in pair]
     return _made(
         group, size, figures, resources, speed,
-        data=benchmark.name,
+        data=benchmark.label,
         tokens=tokens,
         flops=_product(2, size.value, tokens),
         hours=_product(seconds, 1 / 3600),

@@ -186,7 +186,7 @@ def _is_blocked(task: Task, waiting: Sequence[Task], running: Sequence[_Running]
 def _in_snapshot(code: Path) -> Iterator[None]:
     """Start processes in the snapshot: `python -m` puts the working directory first on their path."""
     before = {key: os.environ.get(key) for key in ("PYTHONPATH", "OMP_NUM_THREADS")}
-    os.environ["PYTHONPATH"] = str(code)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(code), before["PYTHONPATH"]]))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tasks run side by side: their threads would only fight
     with contextlib.chdir(code):
         try:

@@ -61,21 +61,22 @@ def _first_cell(plan: Plan) -> Job:
 
 
 def _benchmarks(grid: Grid, plan: Plan, first: Job) -> list[BenchmarkConfig]:
-    """Each benchmark in the first language that the plan has of it."""
-    languages: dict[str, str] = {}
+    """Each split of a benchmark in the first language that the plan has of it."""
+    languages: dict[tuple[str, str], str] = {}
     for job in plan.jobs:
         if isinstance(job.spec, EvalSpec):
-            languages.setdefault(job.spec.benchmark.name, job.spec.language)
+            languages.setdefault((job.spec.benchmark.name, job.spec.benchmark.split), job.spec.language)
             if len(languages) == len(grid.benchmarks):
                 break
-    named = {
-        config.name if config.path else config.name.partition("@")[0]: config for config in grid.benchmarks
+    splits = {
+        (config.name if config.path else config.name.partition("@")[0], config.split): config
+        for config in grid.benchmarks
     }
     return [
         dataclasses.replace(
-            config, languages=[languages[name]], num_items=min(config.num_items or NUM_ITEMS, NUM_ITEMS)
+            config, languages=[languages[split]], num_items=min(config.num_items or NUM_ITEMS, NUM_ITEMS)
         )
-        for name, config in named.items()
+        for split, config in splits.items()
     ]
 
 

@@ -6,6 +6,7 @@ the cluster profile: the hub's clients read HF_HOME and its like when they are i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -103,7 +104,7 @@ def _fetched(
         return
     given = site.profile.env if site.profile is not None else {}
     env = {key: value for key, value in {**os.environ, **given}.items() if key not in OFFLINE_SWITCHES}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     if not console.is_terminal:
         env["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     command = [sys.executable, "-c", "from launcher.prefetch import fetch_all; fetch_all()"]
@@ -113,8 +114,8 @@ def _fetched(
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            child.stdin.write(json.dumps([asdict(item) for item in items]))
-            child.stdin.close()
+            with contextlib.suppress(BrokenPipeError), child.stdin:  # one that has ended is told of below
+                child.stdin.write(json.dumps([asdict(item) for item in items]))
             count = 0
             for count, line in enumerate(child.stdout, start=1):
                 yield items[count - 1], json.loads(line)

@@ -95,7 +95,7 @@ def ask_ended(paths: StudyPaths, before: Look, tasks: Iterable[str], interval_s:
     told = scheduler.ask_ended([task.split("_")[0] for task in unknown]) or {}
     # accounting may lag behind: it calls running what has ended
     new = {task: told[task] for task in unknown & told.keys() if Entry(told[task], "", "").alive is None}
-    found = dataclasses.replace(before, ended={**before.ended, **new}, asked_ended=now)
+    found = dataclasses.replace(before, ended={**before.ended, **new}, asked_ended=time.time())
     _write(paths, found)
     return found
 

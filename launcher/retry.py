@@ -17,11 +17,11 @@ from launcher.cluster import read_site
 from launcher.status import ACTIVE, JobStatus, Survey, survey
 from launcher.sweeping import find_step, run_here, submit
 from launcher.tasks import missing_tasks
-from launcher.terminal import print_json
 from study.errors import UserError
 from study.job import KINDS
 from study.paths import StudyPaths
 from study.plan import Plan
+from study.terminal import print_json
 
 AGAIN = ("failed", "blocked", "stale")
 ENDING_TRIES, ENDING_POLL_S = 20, 2.0
@@ -51,9 +51,10 @@ def retry(
                 print_json({"study": paths.root.name, "folder": str(paths.root), "submitted": {}})
             return 0
         analyses = {job.job_id for job in plan.of_kind("analyse")}
-        for job_id in analyses:  # its tables are about to be out of date, or are: complete, it would not run
-            paths.job(job_id).done.unlink(missing_ok=True)
         if site.profile is None:
+            # its tables are about to be out of date, or are: complete, it would not run
+            for job_id in analyses:
+                paths.job(job_id).done.unlink(missing_ok=True)
             busy = {job.job_id for job in plan.jobs} - chosen - analyses
             tasks = missing_tasks(plan, paths, site.languages_per_task, busy)
             return run_here(plan, tasks, paths, site, options, console)

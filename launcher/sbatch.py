@@ -102,9 +102,9 @@ def _setup(folder: Path, profile: ClusterProfile, code: Path) -> list[str]:
     return [
         *profile.setup,
         *(f"export {key}={shlex.quote(str(value))}" for key, value in profile.env.items()),
-        # the job starts in the snapshot, and the snapshot comes before what is installed
+        # the job starts in the snapshot, and the snapshot comes before what is installed or on the path
         f"cd {shlex.quote(str(code))}",
-        f"export PYTHONPATH={shlex.quote(str(code))}",
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         # submitit looks for a file named by the task's id; what a killed attempt left would stop it
         f"rm -f {task}_*_result.pkl*",
         f"ln -sfn submitted.pkl {task}_submitted.pkl",
@@ -164,9 +164,9 @@ def _call(command: Sequence[str], entry: Submission, lock: int | None) -> str:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=300, pass_fds=() if lock is None else (lock,)
             )
-        except FileNotFoundError:
+        except OSError as error:  # not on the PATH, or not for compute nodes to run
             raise UserError(
-                "sbatch is not on the PATH",
+                f"sbatch cannot be run ({error.strerror})",
                 where="cluster",
                 remedy="run this on a login node, or cluster=local",
             ) from None

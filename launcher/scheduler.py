@@ -84,18 +84,28 @@ def ask_queue(*, tries: int | None = None) -> Queue:
     """One squeue call, tried again with back-off while the controller is busy or restarts.
 
     tries: how often at most; who has an older answer to fall back on need not wait.
-    Raises SchedulerBusyError when it does not answer: not knowing is not the same as an empty queue.
+    Raises SchedulerBusyError when it does not answer: not knowing is not the same as an empty queue. Raises
+    UserError when it tells jobs in other columns than those it was asked for.
     """
     command = ["squeue", "--noheader", "--array", "--states=all", "--me", "--format=%i|%T|%r|%k"]
     entries = {}
     for line in ask(command, tries=tries).splitlines():
-        task, state, reason, comment = line.strip().split("|", 3)
-        entries[task] = Entry(state, reason, comment)
+        task, *words = line.strip().split("|", 3)
+        if len(words) == 3:
+            entries[task] = Entry(*words)
+        elif task[
+            :1
+        ].isdigit():  # a job: who leaves it out submits it twice. Anything else is a site's notice
+            raise UserError(
+                f"squeue answers '{line.strip()}', without the columns {command[-1]}",
+                where="cluster",
+                remedy="see whether squeue is a wrapper here",
+            )
     return Queue(entries)
 
 
 def ask_ended(array_ids: Sequence[str]) -> dict[str, str] | None:
-    """One sacct call: task -> SLURM's state of its last run. None where there is no accounting."""
+    """One sacct call: task -> SLURM's state of its last run. None where accounting does not answer."""
     if not array_ids:
         return {}
     if shutil.which("sacct") is None:
@@ -108,11 +118,15 @@ def ask_ended(array_ids: Sequence[str]) -> dict[str, str] | None:
         "--format=JobID,State",
         f"--jobs={','.join(sorted(set(array_ids)))}",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-    if done.returncode != 0:  # accounting is off, or its database is down: the jobs' own markers remain
+    # accounting is off, slow, or its database is down: the jobs' own markers remain
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except (subprocess.TimeoutExpired, OSError):
         return None
-    pairs = (line.split("|") for line in done.stdout.splitlines() if "|" in line)
-    return {task: state.split()[0] for task, state in pairs}
+    if done.returncode != 0:
+        return None
+    told = (line.partition("|") for line in done.stdout.splitlines())
+    return {task: state.split()[0] for task, _, state in told if state.strip()}
 
 
 def cancel(tasks: Sequence[str]) -> None:

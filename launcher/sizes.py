@@ -209,7 +209,7 @@ def _sample(file: Path) -> list[Mapping[str, Any]] | str:
             with file.open(encoding="utf-8") as stream:
                 lines = (line for line in stream if line.strip())
                 rows = [json.loads(line) for line, _ in zip(lines, range(SAMPLE_ROWS), strict=False)]
-    except (OSError, ValueError) as error:  # pyarrow's and json's errors among them
+    except (OSError, ValueError, RecursionError) as error:  # pyarrow's and json's errors among them
         return f"{file} cannot be read ({(str(error).splitlines() or ['?'])[0]})"
     if not rows or not all(isinstance(row, dict) for row in rows):
         return f"{file} holds no rows"

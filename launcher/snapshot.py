@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from study.errors import UserError
 from study.files import HASH_LENGTH, write_json
+from study.paths import StudyPaths
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("study", "training", "evaluation", "analysis", "launcher")
@@ -40,14 +41,14 @@ class Snapshot:
 def take_snapshot(code: Path) -> Snapshot:
     """The project's files as they are, to be copied to `code/<content hash>/`.
 
-    In a git checkout those are the files that git tracks or would track: what .gitignore names is left out.
-    Elsewhere the packages' own. Raises UserError when they hold more than 50 MiB: then data lies among the
-    code.
+    In a git checkout those are the files that git tracks or would track: what .gitignore names is left out,
+    and so are studies, wherever in it they lie. Elsewhere the packages' own. Raises UserError when they hold
+    more than 50 MiB: then data lies among the code.
     """
     if (ROOT / MARKER).is_file():  # this is a snapshot, at work in a job
         return Snapshot({}, ROOT)
     files = _listed_by_git() or [path for package in PACKAGES for path in (ROOT / package).rglob("*")]
-    files = sorted(path for path in files if _is_code(path))
+    files = sorted(path for path in _outside_studies(files) if _is_code(path))
     sizes = {path: path.stat().st_size for path in files}
     if sum(sizes.values()) > MAX_BYTES:
         largest = max(files, key=sizes.__getitem__).relative_to(ROOT)
@@ -61,6 +62,14 @@ def take_snapshot(code: Path) -> Snapshot:
     for name, content in contents.items():
         total.update(f"{name.as_posix()}\0{len(content)}\0".encode() + content)
     return Snapshot(contents, code / total.hexdigest()[:HASH_LENGTH])
+
+
+def _outside_studies(files: Sequence[Path]) -> list[Path]:
+    """Files that are in no study's folder: what a study writes must not change the code that it runs."""
+    plan = StudyPaths(ROOT).plan.name
+    studies = {path.parent for path in files if path.name == plan}
+    studies -= {ROOT, *(ROOT / package for package in PACKAGES)}
+    return [path for path in files if studies.isdisjoint(path.parents)]
 
 
 def _is_code(path: Path) -> bool:

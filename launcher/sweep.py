@@ -10,10 +10,4 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from launcher.cli import main  # noqa: E402
 
 if __name__ == "__main__":
-    try:
-        code = main(["sweep", *sys.argv[1:]])
-    except ModuleNotFoundError as error:  # the system's Python instead of the project's
-        remedy = "run 'make setup', then 'source .venv/bin/activate'"
-        print(f"calsweep: {sys.executable} has no module '{error.name}'; {remedy}", file=sys.stderr)
-        code = 2
-    sys.exit(code)
+    sys.exit(main(["sweep", *sys.argv[1:]]))

@@ -23,7 +23,6 @@ from launcher.pilot import pilot_grid
 from launcher.plan import build_plan, resolved
 from launcher.snapshot import take_snapshot
 from launcher.tasks import Task, complete_jobs, missing_tasks
-from launcher.terminal import make_console, print_json, shown
 from study.config import Grid, load_grid
 from study.errors import UserError
 from study.files import read_json
@@ -32,6 +31,7 @@ from study.job import KINDS
 from study.paths import StudyPaths
 from study.plan import Plan, write_plan
 from study.specs import TrainSpec
+from study.terminal import make_console, print_json, shown
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def sweep(options: argparse.Namespace) -> int:
         if options.pilot:
             grid = pilot_grid(grid, plan)
             plan, site = build_plan(grid), load_site(grid)
-        _check_batches(plan, site)
+        _check_ranks(plan, site)
     paths = StudyPaths(grid.study_dir)
     console = make_console(stderr=options.json)
     if options.dry_run:
@@ -174,7 +174,7 @@ def _show(
 ) -> int:
     """The dry run."""
     print_matrix(tasks, console)
-    print_forecast(result, console)
+    print_forecast(result, console, of_pilot=options.pilot)
     calls = [] if step is None else list(scripts(step, plan, paths, site, take_snapshot(paths.code).folder))
     print_scripts(calls, console)
     if options.json:
@@ -191,22 +191,32 @@ def _show(
     return 0
 
 
-def _check_batches(plan: Plan, site: Site) -> None:
-    """Raise UserError now for a batch that the ranks could not share out, instead of hours later."""
-    seen: set[tuple[str, int]] = set()
+def _check_ranks(plan: Plan, site: Site) -> None:
+    """Raise UserError now for what the ranks of a training could not do, instead of hours later."""
     for kind in ("prepare", "train"):
-        mine = site.resources[kind]
-        for job in plan.of_kind(kind):
-            assert isinstance(job.spec, TrainSpec)
-            if (key := (kind, job.spec.hyper.global_batch_size)) in seen:
-                continue
-            seen.add(key)
-            if key[1] < mine.num_tasks:
-                raise UserError(
-                    f"{mine.num_tasks} ranks cannot share a global batch of {key[1]} examples",
-                    where=f"resources.{kind}",
-                    remedy="ask for fewer tasks, or raise global_batch_size",
-                )
+        mine, specs = site.resources[kind], [job.spec for job in plan.of_kind(kind)]
+        hypers = [spec.hyper for spec in specs if isinstance(spec, TrainSpec)]
+        if not hypers:
+            continue
+        if 0 < mine.gpus_per_node < mine.tasks_per_node:
+            raise UserError(
+                f"{mine.tasks_per_node} ranks a node cannot share {mine.gpus_per_node} GPUs",
+                where=f"resources.{kind}.gpus_per_node",
+                remedy="ask for as many GPUs as tasks_per_node, or for fewer tasks",
+            )
+        if mine.attention.startswith("flash") and any(hyper.dtype != "bf16" for hyper in hypers):
+            raise UserError(
+                f"{mine.attention} has no fp32",
+                where=f"resources.{kind}.attention",
+                remedy="write dtype: bf16, or attention: sdpa",
+            )
+        smallest = min(hyper.global_batch_size for hyper in hypers)
+        if smallest < mine.num_tasks:
+            raise UserError(
+                f"{mine.num_tasks} ranks cannot share a global batch of {smallest} examples",
+                where=f"resources.{kind}",
+                remedy="ask for fewer tasks, or raise global_batch_size",
+            )
 
 
 def _print_plan(

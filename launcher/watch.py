@@ -12,9 +12,9 @@ from rich.text import Text
 
 from launcher.matrix import age, counts_of, matrix, pace_lines, print_status, totals, trouble_lines
 from launcher.status import ACTIVE, STATES, Survey, is_held, running_json, survey
-from launcher.terminal import print_line_json
 from study.paths import StudyPaths
 from study.plan import read_plan
+from study.terminal import print_line_json
 
 EVERY_S = 2.0
 """Between two looks at the jobs' own markers. SLURM is asked as often as the profile says."""

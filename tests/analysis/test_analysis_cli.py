@@ -67,7 +67,8 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     (folder.root / "tables").write_text("a file where a folder belongs")
     assert main([command, str(folder.root)]) == 2
     error = capsys.readouterr().err
-    assert error == f"analysis: {folder.root / 'tables'}: File exists; mend that, and run this again\n"
+    place, remedy = folder.root / "tables", "mend that or name another place, and try again"
+    assert error == f"analysis: {place}: File exists; {remedy}\n"
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,10 @@ def test_as_a_module() -> None:
 
 def test_a_pipe_that_closes_early_is_no_traceback(folder: StudyFolder) -> None:
     sweep(folder, seeds=3)
-    command = f"{sys.executable} -m analysis tables {folder.root} --format csv | head -1"
+    tables = f"{sys.executable} -m analysis tables {folder.root}"
+    command = f"{tables} --format csv | head -1; {tables} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 141
     assert done.stdout.startswith("benchmark,split,")
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr

@@ -58,6 +58,35 @@ def test_dry_run_shows_everything_and_writes_nothing(
     assert tree(folder) == before
 
 
+def test_the_dry_run_of_a_pilot_does_not_advise_a_pilot(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advice = "--pilot measures one cell"
+    assert code_of("sweep", "grid.yaml", "--dry-run") == 0
+    assert advice in capsys.readouterr().out
+    assert code_of("sweep", "grid.yaml", "--dry-run", "--pilot") == 0
+    out = capsys.readouterr().out
+    assert "not known: " in out
+    assert advice not in out
+
+
+@pytest.mark.parametrize("output", ["--json", "--yes"])  # plain printing, and rich's
+def test_a_reader_that_has_seen_enough_makes_no_traceback(folder: Path, output: str) -> None:
+    """As for programs that SIGPIPE ends, the exit code is 128 + 13."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    grid = str(folder / "grid.yaml")
+    command = [sys.executable, "-m", "launcher.cli", "sweep", grid, "--dry-run", output]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=HANG_S
+        )
+    finally:
+        os.close(writing)
+    assert done.returncode == 141, done.stderr
+    assert "Error" not in done.stderr
+
+
 def test_dry_run_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("sweep", "grid.yaml", "--dry-run", "--json", "evaluate.languages_per_task=2") == 0
     told = json.loads(capsys.readouterr().out)

@@ -102,6 +102,27 @@ def test_every_benchmark_is_measured_in_one_language(folder: Path) -> None:
     assert [(spec.benchmark.name, spec.language) for spec in shards] == [("cldr_lite", "sw"), ("cldr", "af")]
 
 
+def test_every_split_is_measured_and_told_apart(folder: Path) -> None:
+    for language in ("en", "sw"):
+        rows = [{"question": "q", "split": split} for split in ("test", "validation")]
+        (folder / "b").mkdir(exist_ok=True)
+        (folder / "b" / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    benchmark = f"name: own, path: {folder / 'b'}, schema: global_mmlu"
+    text = "study: s\ngrid: {model: [m]}\nevaluate:\n  benchmarks:\n"
+    text += (
+        f"    - {{{benchmark}, languages: [sw]}}\n    - {{{benchmark}, split: validation, languages: [en]}}\n"
+    )
+    small, pilot, _ = pilot_of(folder, text)
+    shards = [job.spec for job in pilot.of_kind("evaluate") if isinstance(job.spec, EvalSpec)]
+    assert [(spec.benchmark.split, spec.language) for spec in shards] == [
+        ("test", "sw"),
+        ("validation", "en"),
+    ]
+    paths = StudyPaths(small.study_dir)
+    found = forecast(pilot, missing_tasks(pilot, paths, 1), paths, load_site(small))
+    assert [line.data for line in found.lines] == ["own", "own validation"]
+
+
 def test_a_study_of_base_models_alone_measures_one_of_them(folder: Path) -> None:
     text = "study: s\ngrid: {model: [m]}\nevaluate: {benchmarks: [{name: cldr, num_items: 7}]}\n"
     _, pilot, _ = pilot_of(folder, text)

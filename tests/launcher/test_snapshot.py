@@ -123,6 +123,34 @@ def test_in_a_checkout_it_is_what_git_would_track(project: Path, tmp_path: Path)
     assert not any("outputs" in name or "__pycache__" in name for name in found)
 
 
+def test_studies_in_the_checkout_are_no_code(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever jobs write: the copy stays the same, byte for byte, and there is room for it."""
+    subprocess.run(["git", "-C", str(project), "init", "--quiet"], check=True)
+    (project / ".gitignore").write_text("__pycache__/\n")
+    before = take_snapshot(project / "results" / "s" / "code").folder.name
+    monkeypatch.setattr(snapshot, "MAX_BYTES", 2**20)
+    for study in ("results/s", "results/s/pilot", "results/other", "analysis/strange", "s"):
+        folder = project / study
+        (folder / "jobs" / "x" / "model").mkdir(parents=True)
+        (folder / "plan.json").write_text("{}")
+        (folder / "jobs" / "x" / "model" / "weights").write_bytes(bytes(2**20 + 1))
+    copy = take_snapshot(project / "results" / "s" / "code").write()
+    assert copy.name == before
+    assert take_snapshot(project / "results" / "s" / "code").folder == copy  # nor is the copy itself
+    assert "analysis/__init__.py" in contents(copy)
+
+
+@pytest.mark.parametrize("place", ["", "analysis"])
+def test_a_study_that_is_the_checkout_or_a_package_leaves_the_code_where_it_is(
+    project: Path, tmp_path: Path, place: str
+) -> None:
+    subprocess.run(["git", "-C", str(project), "init", "--quiet"], check=True)
+    (project / place / "plan.json").write_text("{}")
+    assert "analysis/__init__.py" in contents(take_snapshot(tmp_path / "code").write())
+
+
 def test_a_job_that_goes_on_takes_the_copy_it_runs_from(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

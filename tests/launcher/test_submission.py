@@ -11,38 +11,16 @@ import pytest
 
 from launcher import ledger, sbatch, scheduler
 from launcher.advance import Outcome, next_step, take
-from launcher.cluster import Site, load_profile, load_site
+from launcher.cluster import OWN_SBATCH, Site
 from launcher.scheduler import ask_queue
-from study.config import load_grid
 from study.errors import UserError
 from study.files import locked, read_json, write_json
 from study.paths import StudyPaths
 from study.plan import Plan
-from tests.grids import grid_of, plan_of, write_grid
+from tests.grids import plan_of
 from tests.launcher.fake_slurm import FakeSlurm, install, queue_of
+from tests.launcher.submitting import GRID, PROFILE, flags, site_of
 
-GRID = """
-study: s
-prepare: {tiny: {dataset: cldr-pretrain}}
-grid: {model: [tiny], dataset: [cldr-instruct], label_smoothing: [0.0, 0.1, 0.2]}
-evaluate: {benchmarks: [{name: cldr_lite, languages: [en, sw]}]}
-cluster: site.yaml
-resources: {train: {mem_gib: 1.5}, evaluate: {time_min: 20}}
-"""
-PROFILE = """
-executor: slurm
-partition: gpu
-account: mine
-array_parallelism: 2
-python: apptainer exec image.sif python
-sbatch: {mail-type: FAIL, exclusive: true}
-srun_args: [--kill-on-bad-exit=1]
-setup: [module load cuda]
-env: {HF_HUB_OFFLINE: "1", WORDS: it's two}
-resources:
-  train: {nodes: 2, tasks_per_node: 4, gpus_per_node: 4, cpus_per_task: 8, mem_gib: 99, time_min: 30}
-  evaluate: {gpus_per_node: 1, time_min: 10}
-"""
 CODE = Path("/study's/code/abc")
 
 
@@ -60,43 +38,14 @@ def paths(tmp_path: Path) -> StudyPaths:
     return StudyPaths(tmp_path / "outputs" / "s")
 
 
-def site_of(folder: Path, profile: str = PROFILE, grid: str = GRID) -> Site:
-    (folder / "site.yaml").write_text(profile)
-    return load_site(grid_of(folder, grid))
-
-
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     return plan_of(tmp_path, GRID)
 
 
-def flags(call: dict[str, object]) -> dict[str, str]:
-    """The options of an sbatch call: those of its script, then those of the command line, which win."""
-    found = re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", str(call["script"]), re.MULTILINE)
-    arguments = call["arguments"]
-    assert isinstance(arguments, list)
-    given = [argument[2:].partition("=") for argument in arguments[:-1]]
-    return {**dict(found), **{key: value for key, _, value in given}}
-
-
 def send(plan: Plan, paths: StudyPaths, site: Site, *, automatic: bool = False) -> Outcome:
     step = next_step(plan, paths, site, ask_queue(), automatic=automatic)
     return take(step, plan, paths, site, CODE, lock=None)
-
-
-def test_resources_are_defaults_then_profile_then_grid(tmp_path: Path) -> None:
-    site = site_of(tmp_path)
-    train, evaluate, prepare = (site.resources[kind] for kind in ("train", "evaluate", "prepare"))
-    assert (train.nodes, train.tasks_per_node, train.mem_gib, train.num_tasks) == (2, 4, 1.5, 8)
-    assert (evaluate.gpus_per_node, evaluate.time_min, evaluate.nodes) == (1, 20, 1)
-    assert (prepare.nodes, prepare.time_min) == (1, 60)
-
-
-def test_a_quoted_number_of_nodes_is_a_number(tmp_path: Path) -> None:
-    grid = grid_of(
-        tmp_path, GRID.replace("cluster: site.yaml", "cluster: local"), "resources.train.nodes='2'"
-    )
-    assert load_site(grid).resources["train"].num_tasks == 2
 
 
 def test_the_script_of_a_training_array(
@@ -136,7 +85,7 @@ def test_the_script_of_a_training_array(
         "export HF_HUB_OFFLINE=1",
         """export WORDS='it'"'"'s two'""",
         """cd '/study'"'"'s/code/abc'""",
-        """export PYTHONPATH='/study'"'"'s/code/abc'""",
+        """export PYTHONPATH='/study'"'"'s/code/abc'${PYTHONPATH:+:$PYTHONPATH}""",
     ]
     command = text.split("# command\n")[1]
     assert command.startswith("export SUBMITIT_EXECUTOR=slurm\nsrun --unbuffered ")
@@ -144,6 +93,18 @@ def test_the_script_of_a_training_array(
         " --kill-on-bad-exit=1 --open-mode=append apptainer exec image.sif python -u -m submitit." in command
     )
     assert f"python -m launcher.aftermath {paths.root} 2 $code\nexit $code" in command
+
+
+def test_no_option_that_the_launcher_gives_may_be_given_by_a_profile(
+    fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
+) -> None:
+    """Those of real batch scripts and calls: a profile could only break what they say."""
+    send(plan, paths, site_of(tmp_path))
+    given = {key for call in fake.calls("sbatch") for key in flags(call)}
+    assert {"array", "dependency", "signal", "time"} <= given
+    of_the_profile = {"mail-type", "exclusive"}
+    for key in given - of_the_profile - {"wckey"}:  # submitit's own, which means nothing to us
+        assert key in OWN_SBATCH, key
 
 
 def test_everything_a_task_reads_lies_there_before_sbatch_is_called(
@@ -398,7 +359,8 @@ def test_without_sbatch(
     with pytest.raises(UserError) as caught:
         take(step, plan, paths, site, CODE, lock=None)
     assert str(caught.value) == (
-        "cluster: sbatch is not on the PATH; run this on a login node, or cluster=local"
+        "cluster: sbatch cannot be run (No such file or directory); "
+        "run this on a login node, or cluster=local"
     )
 
 
@@ -429,42 +391,3 @@ def test_an_enclosing_job_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [name in os.environ for name in ("SLURM_JOB_ID", "SBATCH_PARTITION", "SLURM_CONF")] == [
         False, False, True,
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("executor: pbs", "executor: 'pbs' is unknown; write slurm"),
-        ("max_array_size: 0", "max_array_size: out of range; give 1 or more"),
-        ("array_parallelism: 0", "array_parallelism: out of range; give 1 or more"),
-        ("acount: x", "acount: unknown key; did you mean 'account'?"),
-        ("setup: module load cuda", "setup: not a list; write [module load cuda]"),
-        ("setup: [{export A=b: c}]", "setup[0]: {'export A=b': 'c'} is not a text; put it in quotes"),
-        ("resources: {trian: {}}", "resources.trian: unknown kind of job; did you mean 'train'?"),
-        ("resources: {train: {nodes: 0}}", "resources.train.nodes: out of range; give 1 or more"),
-    ],
-)
-def test_wrong_profiles(tmp_path: Path, line: str, sentence: str) -> None:
-    (tmp_path / "site.yaml").write_text(line + "\n")
-    with pytest.raises(UserError) as caught:
-        load_profile(tmp_path / "site.yaml")
-    assert str(caught.value) == f"site.yaml, line 1: {sentence}"
-
-
-def test_a_profile_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        load_site(load_grid(write_grid(tmp_path, GRID)))
-    assert str(caught.value) == (
-        "grid.yaml: cluster: no such profile ('site.yaml'); "
-        "write local, or a path such as slurm/profiles/testbed.yaml"
-    )
-
-
-@pytest.mark.parametrize("name", ["testbed", "example"])
-def test_the_profiles_that_ship_load_from_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    site = load_site(grid_of(tmp_path, GRID, f"cluster=slurm/profiles/{name}.yaml"))
-    assert site.profile is not None
-    assert site.profile.srun_args == ["--kill-on-bad-exit=1"]

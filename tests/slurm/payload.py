@@ -28,7 +28,7 @@ SHARD = '''
 """Scores nothing."""
 from study.files import append_line, write_json
 
-def evaluate(jobs, *, model_path, revision, items, batch_tokens, tracking, on_progress=None):
+def evaluate(jobs, *, model_path, revision, items, batch_tokens, tracking, check=None, on_progress=None):
     for job, folder in jobs:
         if not folder.done.exists():
             append_line(folder.root / "runs", "run")

@@ -36,7 +36,7 @@ FROZEN_SHARD = '''
 from study.files import append_line, write_json
 
 
-def evaluate(jobs, *, model_path, revision, items, batch_tokens, tracking, on_progress=None):
+def evaluate(jobs, *, model_path, revision, items, batch_tokens, tracking, check=None, on_progress=None):
     for job, folder in jobs:
         append_line(folder.root / "runs", "as submitted")
         write_json(folder.done, {})

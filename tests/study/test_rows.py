@@ -40,3 +40,23 @@ def test_torn_parquet(tmp_path: Path) -> None:
     file.write_bytes(b"PAR1 torn")
     with pytest.raises(RecordError, match=r"x\.parquet: not readable as Parquet"):
         read_rows(file)
+
+
+def test_a_damaged_page_of_parquet(tmp_path: Path) -> None:
+    """The end of the file, which is read first, is whole; the rows are not."""
+    file = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"a": [f"{i} {i * i}" for i in range(1000)]}), file)
+    content = bytearray(file.read_bytes())
+    content[40:1040] = bytes(1000)
+    file.write_bytes(content)
+    assert pq.ParquetFile(file).metadata.num_rows == 1000
+    with pytest.raises(RecordError, match=r"x\.parquet: not readable as Parquet \("):
+        read_rows(file)
+
+
+def test_a_text_of_parquet_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"a": ["find me"]}), file, compression="none", use_dictionary=False)
+    file.write_bytes(file.read_bytes().replace(b"find me", b"find \xff\xff"))
+    with pytest.raises(RecordError, match=r"x\.parquet: not readable as Parquet \("):
+        read_rows(file)

@@ -11,9 +11,15 @@ REPORT_WIDTH = 110
 """Columns where the output goes to a file: the tables need about 100."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """`| head` is dealt with in one place, `study.command`; rich would end the program with code 1."""
+        raise BrokenPipeError
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """A console as wide as the terminal, or wide enough for the tables where there is none."""
-    console = Console(stderr=stderr)
+    console = _Console(stderr=stderr)
     if not console.is_terminal:
         console.width = REPORT_WIDTH
     return console
