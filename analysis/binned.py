@@ -51,7 +51,7 @@ def floor(bins: Bins) -> float:
 
     By the normal approximation: a bin's accuracy then scatters around its mean confidence c with variance
     c (1 - c) / n_b, and E|x| of a normal is sqrt(2 / pi) of its deviation. An ECE near its floor says nothing
-    against the model. `analysis.uncertainty.null_floor` simulates it.
+    against the model.
     """
     confidence, count = bins.confidence[bins.filled], bins.count[bins.filled]
     return float(np.sum(np.sqrt(2.0 / np.pi * count * confidence * (1.0 - confidence))) / bins.num_examples)

@@ -127,18 +127,10 @@ def token_premium(
     return float(ours.sum() / english.sum())
 
 
-@dataclass(frozen=True, eq=False)
-class Slices:
-    """Rows of a cell by a property of their items."""
-
-    rows: Mapping[str, NDArray[np.int64]]
-    """Value -> places of its rows; sorted by value."""
-    num_without: int
-    """Rows whose item does not say, and that are in no slice."""
-
-
-def slice_rows(example_ids: Sequence[str], items: pa.Table, column: str) -> Slices:
+def slice_rows(example_ids: Sequence[str], items: pa.Table, column: str) -> dict[str, NDArray[np.int64]]:
     """Group rows by `column` of an items table: subject, category, cultural_sensitivity (CS or CA), quality.
+
+    Returns value -> places of its rows, sorted by value; a row whose item does not say is in no slice.
 
     items: as `evaluation.benchmarks.items_table` makes it. Raises ValueError for a column that is not text
     there, for an item that is there twice, and for a row whose item is not in the table.
@@ -157,7 +149,7 @@ def slice_rows(example_ids: Sequence[str], items: pa.Table, column: str) -> Slic
     values = items[column].combine_chunks().take(place).dictionary_encode()
     code = values.indices.fill_null(-1).to_numpy()
     groups = {str(name): np.flatnonzero(code == k) for k, name in enumerate(values.dictionary.to_pylist())}
-    return Slices(dict(sorted(groups.items())), int(np.sum(code == -1)))
+    return dict(sorted(groups.items()))
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _slices(
     answers: Answers, items: pa.Table, column: str, file: Path | None
 ) -> Mapping[str, NDArray[np.int64]]:
     try:
-        return slice_rows(answers.scored.example_ids.tolist(), items, column).rows
+        return slice_rows(answers.scored.example_ids.tolist(), items, column)
     except ValueError as error:
         raise RecordError(f"{file}: {error}") from None
 

@@ -55,16 +55,6 @@ class Scaled:
     """Of several folds, the geometric mean."""
 
 
-def fit_temperature(score: ArrayLike, label: ArrayLike) -> float:
-    """The T in 0.01..100 that minimises the NLL of softmax(score / T).
-
-    score: (N, C) nats, -inf where there is no option. label: (N,). The end of the range is the answer where
-    there is no minimum inside: all labels right (0.01: any T is too warm), or scores worse than chance (100).
-    Raises ValueError for NaN, an example without two options, and a label that is no option.
-    """
-    return _fit([_prepared(score, label)])
-
-
 def _prepared(score: ArrayLike, label: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """(C, N) scores below the best one, and (N,) that of the label."""
     s, y = _check(score, label)
@@ -119,7 +109,10 @@ def fit_temperatures(
 ) -> dict[str, float]:
     """T for each of `languages`, from `samples` by language code.
 
-    global: every example counts the same. Raises ValueError for an unknown scheme, NotFittedError where a
+    Each T is the one in 0.01..100 that minimises the NLL of softmax(score / T). The end of the range is the
+    answer where there is no minimum inside: all labels right (0.01: any T is too warm), or scores worse than
+    chance (100). global: every example counts the same. Raises ValueError for NaN, an example without two
+    options, and a label that is no option. Raises ValueError for an unknown scheme, NotFittedError where a
     language that the scheme fits on has no example.
     """
     if scheme not in SCHEMES:

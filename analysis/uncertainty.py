@@ -45,7 +45,6 @@ from study.bins import (
     bin_predictions,
     check_finite,
     check_predictions,
-    check_probabilities,
     error_over_bins,
     merge_bins,
 )
@@ -87,15 +86,6 @@ class Resamples:
         exact = np.rint(sums / unit) * unit
         blocks = range(0, len(self.counts), _BLOCK)
         return np.concatenate([self.counts[b : b + _BLOCK].astype(np.float64) @ exact for b in blocks])
-
-
-@dataclass(frozen=True)
-class NullFloor:
-    """The ECE that a perfectly calibrated model with these confidences shows by chance."""
-
-    mean: float
-    high: float
-    """95% of such models show less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,27 +144,6 @@ def resample(
     for replicate in counts:
         replicate[:] = np.bincount(rng.integers(0, len(ids), len(ids)), minlength=len(ids))
     return Resamples(ids, counts)
-
-
-def bootstrap(
-    resamples: Resamples,
-    rows: NDArray[np.int64],
-    confidence: ArrayLike,
-    correct: ArrayLike,
-    means: Mapping[str, ArrayLike] | None = None,
-    *,
-    num_bins: int = NUM_BINS,
-    scheme: str = "equal_width",
-) -> dict[str, Estimate]:
-    """Estimates of a cell: accuracy, confidence, gap, ece, and each of `means`.
-
-    rows: (N,), from `resamples.rows`. confidence, correct: (N,). means: name -> (N,) values to average, such
-    as each example's NLL. Bins stay those of the whole sample. Raises ValueError for bad or unequal input.
-    """
-    whole = sum_rows(
-        resamples, rows, {"": confidence}, correct, means or {}, num_bins=num_bins, scheme=scheme
-    )
-    return estimates(resamples, [whole])[0]
 
 
 def sum_rows(
@@ -314,30 +283,3 @@ def _null_high(spread: FloatArray) -> float:
     """95% of the sums of |N(0, s^2)| over bins are less, by a normal approximation."""
     mean = math.sqrt(2.0 / math.pi) * float(spread.sum())
     return mean + 1.645 * math.sqrt((1.0 - 2.0 / math.pi) * float((spread**2).sum()))
-
-
-def null_floor(
-    confidence: ArrayLike,
-    *,
-    num_bins: int = NUM_BINS,
-    scheme: str = "equal_width",
-    num_draws: int = 200,
-    seed: int = 0,
-) -> NullFloor:
-    """Simulate calibrated models: each example is correct with the probability of its confidence.
-
-    confidence: (N,). `analysis.binned.floor` is about the same mean, without simulation.
-    """
-    conf = check_probabilities(confidence, "confidence", num_dims=1)
-    bins: Bins = bin_predictions(conf, np.zeros(len(conf)), num_bins=num_bins, scheme=scheme)
-    ordered = np.sort(conf)  # bins are then runs of neighbours
-    starts = (np.cumsum(bins.count) - bins.count)[bins.filled]
-    expected = (bins.confidence * bins.count)[bins.filled]
-    rng = np.random.default_rng(seed)
-    errors = [
-        np.abs(
-            np.add.reduceat((rng.random(len(ordered)) < ordered).astype(np.int64), starts) - expected
-        ).sum()
-        for _ in range(num_draws)
-    ]
-    return NullFloor(float(np.mean(errors)) / len(conf), float(np.quantile(errors, 0.95)) / len(conf))

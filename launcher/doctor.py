@@ -9,16 +9,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launcher.cluster import load_site
 from launcher.plan import SCRATCH, build_plan
-from launcher.terminal import make_console, print_json
 from study.config import load_grid
-from study.errors import UserError
+from study.errors import JobError, UserError
 from study.gridfile import telling_lines
 from study.job import Job
 from study.paths import StudyPaths
@@ -26,9 +26,14 @@ from study.plan import Plan
 from study.resources import Resources
 from study.sources import embedded_source
 from study.specs import ARCHITECTURES, DTYPES, Hyperparameters, Scratch, TrainSpec
+from study.terminal import make_console, print_json
 
 RANKS = (1, 2)
 TIMEOUT_MIN = 30
+
+
+Found: TypeAlias = list[dict[str, Any]] | str
+"""A case's checks as JSON values; or why it cannot be checked."""
 
 
 class Case(NamedTuple):
@@ -43,7 +48,7 @@ class Case(NamedTuple):
 def doctor(options: argparse.Namespace) -> int:
     """Check the loss for each model and dtype of a study, or for the built-in architectures.
 
-    Returns 0 when every check passed, 1 otherwise.
+    Returns 0 when every check passed, 1 otherwise, also where a model cannot be checked.
     """
     # the loss is all that it looks at, so it need not be named
     rest = options.items[1:] if options.items[0] == "loss" else options.items
@@ -61,21 +66,24 @@ def doctor(options: argparse.Namespace) -> int:
     return int(not all(result["passed"] for result in results))
 
 
-def certify(cases: Sequence[Case]) -> list[list[dict[str, Any]]]:
-    """The checks of `training.certificate` for each case, as JSON values; every rank of a task runs this."""
+def certify(cases: Sequence[Case]) -> list[Found]:
+    """What `training.certificate` finds for each case; every rank of a task runs this."""
     from training import certificate, model, zero
 
     world = zero.join()
+    found: list[Found] = []
     try:
-        found = [
-            certificate.certify(
-                model.config_of(case.spec, case.model_path), case.spec.hyper, case.resources, world
-            )
-            for case in cases
-        ]
+        for case in cases:
+            try:
+                config = model.config_of(case.spec, case.model_path)
+                checks = certificate.certify(config, case.spec.hyper, case.resources, world)
+            except JobError as error:  # of the model, and so on every rank; the next may be well
+                found.append(str(error))
+            else:
+                found.append([certificate.to_dict(check) for check in checks])
     finally:
         zero.leave()
-    return [[certificate.to_dict(check) for check in checks] for checks in found]
+    return found
 
 
 def _built_in() -> Iterator[Case]:
@@ -122,6 +130,7 @@ def _weights(job: Job, plan: Plan) -> tuple[TrainSpec, str]:
 
 def _check(cases: Sequence[Case], console: Console) -> list[dict[str, Any]]:
     from submitit import LocalExecutor
+    from submitit.core.utils import UncompletedJobError
 
     # packed always: it costs nothing to know; without a GPU there are no kernels of one
     here: dict[str, Any] = (
@@ -131,17 +140,37 @@ def _check(cases: Sequence[Case], console: Console) -> list[dict[str, Any]]:
         case._replace(resources=dataclasses.replace(case.resources, packing=True, **here)) for case in cases
     ]
     checks: list[list[dict[str, Any]]] = [[] for _ in cases]
+    reasons = [""] * len(cases)
     with tempfile.TemporaryDirectory(prefix="calsweep-doctor-") as folder:
         for ranks in RANKS:
             with console.status(f"{len(cases)} models on {ranks} ranks"):
                 executor = LocalExecutor(folder)
                 executor.update_parameters(tasks_per_node=ranks, timeout_min=TIMEOUT_MIN)
-                for mine, found in zip(checks, executor.submit(certify, tried).results()[0], strict=True):
-                    mine += found
-    return [_result(case, found) for case, found in zip(cases, checks, strict=True)]
+                try:
+                    results: list[Found] = executor.submit(certify, tried).results()[0]
+                except UncompletedJobError as error:
+                    raise UserError(
+                        f"the checks break down on {ranks} ranks: {_reason(error)}",
+                        where="doctor loss",
+                        remedy="compare versions",
+                    ) from error
+                for number, found in enumerate(results):
+                    if isinstance(found, str):
+                        reasons[number] = found
+                    else:
+                        checks[number] += found
+    return [_result(*of_case) for of_case in zip(cases, checks, reasons, strict=True)]
 
 
-def _result(case: Case, checks: list[dict[str, Any]]) -> dict[str, Any]:
+def _reason(error: Exception) -> str:
+    """From a job's traceback, within what submitit says, the line of its last exception."""
+    trace = str(error).partition("You can check full logs")[0]
+    lines = [line for line in trace.splitlines() if line.strip(" -")]
+    behind = [number for number, line in enumerate(lines, start=1) if line.startswith(" ")]
+    return lines[min(behind[-1] if behind else 0, len(lines) - 1)].strip()
+
+
+def _result(case: Case, checks: list[dict[str, Any]], cannot_be_checked: str) -> dict[str, Any]:
     hyper = case.spec.hyper
     # a model that cannot be packed is no trouble to a study that does not pack
     counted = [check for check in checks if check["name"] != "packing" or case.resources.packing]
@@ -152,7 +181,8 @@ def _result(case: Case, checks: list[dict[str, Any]]) -> dict[str, Any]:
         "label_smoothing": hyper.label_smoothing,
         "logit_softcap": hyper.logit_softcap,
         "logit_temperature": hyper.logit_temperature,
-        "passed": all(check["passed"] for check in counted),
+        "passed": not cannot_be_checked and all(check["passed"] for check in counted),
+        "cannot_be_checked": cannot_be_checked or None,
         "checks": checks,
     }
 
@@ -181,5 +211,10 @@ def _print(results: Sequence[dict[str, Any]], console: Console) -> None:
         "Relative differences from plain float64 torch, each example alone; of gradients, the worst.",
         highlight=False,
     )
-    if not all(result["passed"] for result in results):
+    for result in results:
+        if result["cannot_be_checked"]:
+            name, why = (escape(result[key]) for key in ("model", "cannot_be_checked"))
+            text = f"[red]{name} {result['dtype']} cannot be checked[/]: {why}"
+            console.print(text, highlight=False, soft_wrap=True)
+    if not all(result["passed"] or result["cannot_be_checked"] for result in results):
         print("calsweep: this stack does not compute what it should; compare versions", file=sys.stderr)

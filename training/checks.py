@@ -1,15 +1,17 @@
-"""What a run relies on and an architecture may not do: tried on a few tokens before anything is trained."""
+"""What a run relies on and a model, or its data, may not do: found out before anything is trained."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from study.errors import JobError
+from training.data import TokenDataset
 
 TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.02}
 """Between two ways to compute the same logits, as a share of the largest."""
@@ -77,6 +79,31 @@ def check_dropout(lm: PreTrainedModel, rate: float) -> None:
         )
     if torch.equal(once, again):
         raise JobError(f"{type(lm).__name__} does not use its dropout: remove dropout from the grid")
+
+
+def check_data(
+    dataset: TokenDataset, name: str, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuse examples beyond the model's context, and tokens beyond its vocabulary.
+
+    With rotary positions the first would be trained without a word; the others are an index error somewhere.
+    name: of the dataset, for errors. lm: whole, not yet under ZeRO-3. Raises JobError.
+    """
+    longest = int(np.diff(dataset.offsets).max())
+    context = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise JobError(
+            f"{name}: an example has {longest} tokens, the model's context is {context}; "
+            f"write max_length_tokens: {context}"
+        )
+    known = len(lm.get_input_embeddings().weight)  # type: ignore[arg-type]
+    # the tokens, which may be many gigabytes, are read only where the tokenizer has some that are too large
+    if max(tokenizer.get_vocab().values()) >= known and (largest := int(dataset.tokens.max())) >= known:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise JobError(
+            f"{name}: the data have token {largest} ('{token}'), the model knows only {known}; "
+            "take the tokenizer that the model was trained with, or enlarge its embeddings"
+        )
 
 
 def softcap_of(lm: PreTrainedModel) -> float | None:

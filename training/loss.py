@@ -12,6 +12,7 @@ gradient, dL/dz's one large entry, stay in float32: what bf16 would round most i
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -70,14 +71,15 @@ def linear_losses(
     Args:
         hidden: (T, H), any floating dtype.
         weight: (V, H), the output head, same dtype.
-        labels: (T,), int64, already shifted; `ignore_index` marks rows without a target.
+        labels: (T,), int64 or int32, already shifted; `ignore_index` marks rows without a target.
         label_smoothing: eps in [0, 1).
-        softcap: Gemma-2's cap c on logits, c tanh(a / c); None for none.
-        temperature: what the logits, after any soft-cap, are divided by.
+        softcap: Gemma-2's cap c on logits, c tanh(a / c), finite; None for none.
+        temperature: what the logits, after any soft-cap, are divided by; finite.
         ignore_index: the label of a row that does not count.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit, or label_smoothing, softcap or temperature out of range.
+        ValueError: shapes or dtypes that do not fit, or label_smoothing, softcap or temperature out of range;
+            on CPU, a label outside [0, V). A GPU would have to be waited for; its kernels end the process.
     """
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -87,17 +89,21 @@ def linear_losses(
         raise ValueError(f"hidden {hidden.dtype} and weight {weight.dtype} must be of one dtype")
     if labels.shape != hidden.shape[:1]:
         raise ValueError(f"labels {tuple(labels.shape)} must be ({hidden.shape[0]},)")
+    if labels.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"labels {labels.dtype} must be int64 or int32")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing {label_smoothing} is not in [0, 1)")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap {softcap} is not positive")
-    if not temperature > 0:
-        raise ValueError(f"temperature {temperature} is not positive")
+    for name, value in (("softcap", softcap), ("temperature", temperature)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} {value} is not a positive number")
     is_target = labels != ignore_index
     num_tokens = is_target.sum()
     if _may_wait(hidden.device):  # many rows are prompt: leave them out
         rows = is_target.nonzero().squeeze(1)
         hidden, labels, is_target = hidden[rows], labels[rows], is_target[rows]
+        unknown = labels[(labels < 0) | (labels >= len(weight))]
+        if len(unknown):
+            raise ValueError(f"label {int(unknown[0])} is not in [0, {len(weight)}), nor is it ignore_index")
     else:  # they stay, as rows of 0 whose label is 0 (`where` gives them no gradient)
         hidden, labels = hidden.where(is_target[:, None], 0), labels.where(is_target, 0)
     gradients = torch.is_grad_enabled()  # within the function below it never is

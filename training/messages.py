@@ -68,6 +68,11 @@ def _text(row: Any, column: str, where: str) -> str:
     value = row.get(column) if isinstance(row, Mapping) else None
     if not isinstance(value, str):
         raise JobError(f"{where}: '{column}' is {value!r}, not a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a pair of surrogates
+        half = f"U+{ord(value[error.start]):X} at character {error.start + 1}"
+        raise JobError(f"{where}: '{column}' has half a character ({half}); correct or remove it") from None
     return value
 
 

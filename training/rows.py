@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.errors import JobError, RecordError, nearest
-from study.rows import Row, parse_line
+from study.rows import Row, parse_line, reading_parquet
 from study.sources import require_commit
 from study.specs import Hyperparameters, Source
 
@@ -127,25 +127,26 @@ def _hub(source: Source) -> _Table:
 
 
 def _parquet(file: Path) -> _Table:
-    try:
+    with reading_parquet(file):
         table = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise RecordError(f"{file}: not readable as Parquet ({error})") from None
 
     def sources() -> Sequence[str | None] | None:
         if "source" not in table.schema_arrow.names:
             return None
-        column: list[str | None] = table.read(columns=["source"])["source"].to_pylist()
+        with reading_parquet(file):
+            column: list[str | None] = table.read(columns=["source"])["source"].to_pylist()
         return column
 
     def read(indices: Indices) -> Iterator[PlacedRow]:
         begin = 0
-        for batch in table.iter_batches(batch_size=READ_AT_ONCE):
-            end = begin + batch.num_rows
-            part = indices[np.searchsorted(indices, begin) : np.searchsorted(indices, end)]
-            for place, row in zip(part.tolist(), batch.take(pa.array(part - begin)).to_pylist(), strict=True):
-                yield f"{file}, row {place}", row
-            begin = end
+        with reading_parquet(file):
+            for batch in table.iter_batches(batch_size=READ_AT_ONCE):
+                end = begin + batch.num_rows
+                part = indices[np.searchsorted(indices, begin) : np.searchsorted(indices, end)]
+                rows = batch.take(pa.array(part - begin)).to_pylist()
+                for place, row in zip(part.tolist(), rows, strict=True):
+                    yield f"{file}, row {place}", row
+                begin = end
 
     return _Table(table.metadata.num_rows, sources, read)
 

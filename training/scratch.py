@@ -26,11 +26,6 @@ def config_for(scratch: Scratch, tokenizer: PreTrainedTokenizerBase) -> PreTrain
     )
 
 
-def build(scratch: Scratch, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:
-    """An untrained model of the given shape for this tokenizer; the same seed gives the same weights."""
-    return build_from(config_for(scratch, tokenizer), seed=seed, attention=None)
-
-
 def build_from(config: PreTrainedConfig, *, seed: int, attention: str | None) -> PreTrainedModel:
     """An untrained model. attention: as transformers names it, None for its own choice."""
     torch.manual_seed(seed)

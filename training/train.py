@@ -23,7 +23,7 @@ from study.files import append_line, write_json
 from study.job import Job
 from study.paths import JobPaths
 from study.resources import Resources
-from study.specs import MAX_SEED, TrainSpec
+from study.specs import MAX_SEED, Hyperparameters, TrainSpec
 from study.tracking import Run, track
 from training import (
     batches,
@@ -43,6 +43,8 @@ from training.step import accumulate
 logger = logging.getLogger(__name__)
 LOG_EVERY_STEPS = 10
 PROGRESS_EVERY_S = 0.5
+PADDING = 0
+"""Nobody sees it: any token does that the model knows. The tokenizer's own may be one that it does not."""
 
 
 def train(
@@ -60,9 +62,9 @@ def train(
     with another number of ranks, to the same but for rounding.
 
     tokens: the folder that tokenised datasets are shared in.
-    Raises JobError when the data have no target, there are more ranks than examples in a batch, the loss is
-    not finite, or this stack computes another gradient than it should (training/certificate.py); Stopped, on
-    every rank and behind a checkpoint, when one was told to stop.
+    Raises JobError when the data have no target or do not fit the model, there are more ranks than examples
+    in a batch, the loss is not finite, or this stack computes another gradient than it should
+    (training/certificate.py); Stopped, on every rank and behind a checkpoint, when one was told to stop.
     """
     world = zero.join()
     with track(tracking, job, folder) if world.rank == 0 else contextlib.nullcontext() as run:
@@ -94,8 +96,10 @@ def _train(
     lm, tokenizer = model.load(spec, model_path, resources)
     checks.check_head(lm)
     dataset = data.token_dataset(spec, tokenizer, tokens)
+    if world.rank == 0:
+        _tell(dataset, hyper)
+    checks.check_data(dataset, spec.dataset.name, lm, tokenizer)
     steps = batches.num_steps(dataset, hyper)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
     certified = certificate.certify(lm.config, hyper, resources, world)
     if world.rank == 0:
@@ -122,7 +126,7 @@ def _train(
         global_batches = batches.global_batches(len(dataset), hyper, steps)
         for step, batch in enumerate(islice(global_batches, done, None), start=done + 1):
             learning_rate = engine.get_lr()[0]
-            done_now = accumulate(engine, dataset, batch, pad, resources, world)
+            done_now = accumulate(engine, dataset, batch, PADDING, resources, world)
             engine.step()
             meter.count(done_now)
             bar.update()
@@ -163,12 +167,25 @@ def _train(
     dist.barrier()
     return {
         "steps": steps,
-        "examples": len(dataset),
-        "tokens": dataset.num_tokens,
+        "rows": dataset.num_rows,
+        "excluded": dataset.num_excluded,
         "dropped": dataset.num_dropped,
+        "examples": len(dataset),
+        "truncated": dataset.num_truncated,
+        "tokens": dataset.num_tokens,
         **losses,
         "certificate": max(check.gradient_difference for check in certified),
     }
+
+
+def _tell(dataset: data.TokenDataset, hyper: Hyperparameters) -> None:
+    """Log what became of the rows."""
+    logger.info(
+        "%d rows: %d left out by source, %d without a target within %d tokens; "
+        "%d examples, of which %d are cut at %d tokens",
+        dataset.num_rows, dataset.num_excluded, dataset.num_dropped, hyper.max_length_tokens,
+        len(dataset), dataset.num_truncated, hyper.max_length_tokens,
+    )  # fmt: skip
 
 
 def _means(sums: Tensor, step: int) -> dict[str, float]:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from analysis import inference
 from analysis.inference import Estimate
-from analysis.uncertainty import Resamples, bootstrap, estimates, resample, sum_rows
+from analysis.uncertainty import Resamples, estimates, resample, sum_rows
 
+from .one_cell import bootstrap
 from .test_uncertainty import IDS, draw_confidence, skill
 
 

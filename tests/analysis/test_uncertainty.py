@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import inference, metrics, uncertainty
-from analysis.uncertainty import bootstrap, null_floor, resample
-from study.bins import bin_predictions, equal_width_edges, error_over_bins
+from analysis import inference, metrics
+from analysis.uncertainty import resample
+from study.bins import bin_predictions, equal_width_edges
+from tests.analysis.one_cell import bootstrap
 
 IDS = [f"q{i}" for i in range(400)]
 REPLICATIONS = 1000
@@ -249,27 +250,13 @@ def test_bad_input_raises() -> None:
 # -----------------------------------------------------------------------------------------------
 
 
-def test_the_null_floor_is_what_calibrated_models_show() -> None:
+def test_the_floor_is_what_calibrated_models_show() -> None:
     rng = np.random.default_rng(8)
     confidence = draw_confidence(rng, 588)
     shown = [metrics.ece(confidence, rng.uniform(size=588) < confidence) for _ in range(500)]
-    floor = null_floor(confidence, num_draws=500)
-    assert floor.mean == pytest.approx(np.mean(shown), rel=0.05)
-    assert floor.high == pytest.approx(np.quantile(shown, 0.95), rel=0.07)
     bins = bin_predictions(confidence, np.zeros(588))
-    assert floor.mean == pytest.approx(metrics.floor_over_bins(bins), rel=0.05)
-    assert floor == null_floor(confidence, num_draws=500)
-    assert floor != null_floor(confidence, num_draws=500, seed=1)
-
-
-@given(st.lists(st.sampled_from([0.0, 0.2, 1 / 3, 0.6, 1.0]), min_size=1, max_size=12), st.integers(0, 9))
-def test_the_null_floor_bins_as_the_ece_does(confidence: list[float], seed: int) -> None:
-    """One simulated model, drawn again here."""
-    ordered = np.sort(confidence)
-    correct = np.random.default_rng(seed).random(len(ordered)) < ordered
-    expected = error_over_bins(bin_predictions(ordered, correct))
-    assert null_floor(confidence, num_draws=1, seed=seed).mean == pytest.approx(expected, abs=1e-12)
+    assert metrics.floor_over_bins(bins) == pytest.approx(np.mean(shown), rel=0.05)
 
 
 def test_a_certain_model_has_no_floor() -> None:
-    assert null_floor([0.0, 1.0, 1.0]) == uncertainty.NullFloor(0.0, 0.0)
+    assert metrics.floor_over_bins(bin_predictions([0.0, 1.0, 1.0], [0, 1, 1])) == 0.0

@@ -111,8 +111,6 @@ def metrics_and_replicates(num_items: int) -> Times:
                 examples = per_example(shard)
                 every_metric(shard, examples)
                 sums.append(sum_examples(resamples, resamples.rows(ids), shard, examples))
-                for conf in examples.confidence.values():
-                    uncertainty.null_floor(conf)
             of_model += uncertainty.estimates(resamples, sums)
             watch.stop()
         watch.start()

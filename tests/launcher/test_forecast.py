@@ -37,7 +37,7 @@ from tests.study.headers import gguf_bytes
 from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 from training.data import token_dataset
-from training.scratch import build
+from training.scratch import build_from, config_for
 from training.wordlevel import cldr_tokenizer
 
 COMMIT = "a" * 40
@@ -87,7 +87,7 @@ def test_a_model_from_scratch_has_the_parameters_of_the_real_one(architecture: s
         num_heads=4,
         tie_word_embeddings=tied,
     )
-    real = build(shape, cldr_tokenizer(DEMO_SHARES), seed=0)
+    real = build_from(config_for(shape, cldr_tokenizer(DEMO_SHARES)), seed=0, attention=None)
     assert sizes.parameters(Source("scratch", "x", "0" * 12), shape).value == real.num_parameters()
 
 
@@ -128,7 +128,7 @@ def test_a_hub_model_is_looked_up_in_the_cache_first(tmp_path: Path, monkeypatch
     source = Source("hub", "org/llama-7b", COMMIT)
     assert sizes.parameters(source) == sizes.Figure(7e9, "the name org/llama-7b", estimate=True)
     folder = tmp_path / "models--org--llama-7b" / "snapshots" / COMMIT
-    real = build(Scratch(), cldr_tokenizer(["en"]), seed=0)
+    real = build_from(config_for(Scratch(), cldr_tokenizer(["en"])), seed=0, attention=None)
     real.save_pretrained(folder)
     assert sizes.parameters(source) == sizes.Figure(real.num_parameters(), "its weights")
 
@@ -328,7 +328,7 @@ for stage, dtype in ((2, "bf16"), (3, "bf16"), (1, "fp32"), (3, "fp32")):
     folder = Path(sys.argv[1], f"{stage}-{dtype}")
     folder.mkdir()
     hyper = Hyperparameters(dtype=dtype)
-    lm = scratch.build(Scratch(), tokenizer, seed=0)
+    lm = scratch.build_from(scratch.config_for(Scratch(), tokenizer), seed=0, attention=None)
     count, ids = lm.num_parameters(), torch.arange(32).reshape(2, 16)
     engine = zero.engine(model.LossModel(lm, hyper), hyper, Resources(zero_stage=stage), 5)
     zero.backward(engine, engine(ids, ids).loss_sum / 30, last=True)

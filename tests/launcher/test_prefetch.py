@@ -96,12 +96,12 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_llama(folder: Path) -> None:
     from study.specs import Scratch
-    from training.scratch import build
+    from training.scratch import build_from, config_for
     from training.wordlevel import cldr_tokenizer
 
     tokenizer = cldr_tokenizer(["en"])
     shape = Scratch(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2)
-    build(shape, tokenizer, seed=0).save_pretrained(folder)
+    build_from(config_for(shape, tokenizer), seed=0, attention=None).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     (folder / "original").mkdir()

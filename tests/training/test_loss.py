@@ -327,7 +327,7 @@ def test_refuses_wrong_arguments(shape: tuple[int, int, int], options: dict[str,
     rows, width, head_width = shape
     if options:
         head_width = width
-    with pytest.raises(ValueError, match=r"must be|not in|not positive"):
+    with pytest.raises(ValueError, match=r"must be|not in|not a positive"):
         linear_losses(
             torch.ones(rows, width),
             torch.ones(7, head_width),

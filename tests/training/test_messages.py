@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -180,6 +181,16 @@ def test_a_tokenizer_without_an_end_is_told(caplog: pytest.LogCaptureFixture) ->
     tokenizer.name_or_path = "org/endless"
     assert renderer("plain", tokenizer)(TALK[1:3], "x").text == "Hello\nAnswer: Hi"
     assert "org/endless: the tokenizer has no end-of-sequence token" in caplog.text
+
+
+def test_half_a_character_is_told_where_it_is() -> None:
+    r"""JSON can spell it: "\\ud83d" alone. No tokenizer takes it, and none says where it was."""
+    row = json.loads('{"instruction": "ab\\ud83d", "output": "c"}')
+    told = r"^x, line 7: 'instruction' has half a character \(U\+D83D at character 3\)"
+    with pytest.raises(JobError, match=told):
+        messages_of(row, "x, line 7")
+    whole = json.loads('{"instruction": "ab\\ud83d\\ude00", "output": "c"}')
+    assert messages_of(whole, "x")[0].content == "ab\U0001f600"
 
 
 # the tokenizer's own template

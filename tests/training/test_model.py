@@ -164,14 +164,17 @@ def test_what_cannot_be_loaded_is_one_sentence(
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_untrained_model_follows_from_shape_and_seed(architecture: str) -> None:
     shape, tokenizer = Scratch(architecture=architecture, hidden_size=32, num_heads=4), cldr_tokenizer(["en"])
-    one, same, other = (scratch.build(shape, tokenizer, seed=seed) for seed in (0, 0, 1))
+    one, same, other = (
+        scratch.build_from(scratch.config_for(shape, tokenizer), seed=seed, attention=None)
+        for seed in (0, 0, 1)
+    )
     assert one.config.model_type == architecture
     assert one.dtype == torch.float32
     assert torch.equal(hidden(one), hidden(same))
     assert not torch.equal(hidden(one), hidden(other))
     assert len(tokenizer) == one.config.vocab_size
     untied = Scratch(architecture=architecture, hidden_size=32, num_heads=4, tie_word_embeddings=False)
-    apart = scratch.build(untied, tokenizer, seed=0)
+    apart = scratch.build_from(scratch.config_for(untied, tokenizer), seed=0, attention=None)
     assert apart.num_parameters() - one.num_parameters() == 32 * len(tokenizer)
 
 
@@ -360,6 +363,6 @@ def test_llama_configs_are_what_they_were() -> None:
             pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
-    found = scratch.build(Scratch(hidden_size=32), tokenizer, seed=3)
+    found = scratch.build_from(scratch.config_for(Scratch(hidden_size=32), tokenizer), seed=3, attention=None)
     for name, tensor in want.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor), name

@@ -153,3 +153,22 @@ def test_rows_say_where_they_are(tmp_path: Path) -> None:
     source = Source("local", str(tmp_path / "rows.parquet"), "0" * 12)
     (where, row), _ = open_rows(source, Hyperparameters(num_examples=2, seed=3))
     assert where == f"{tmp_path / 'rows.parquet'}, row {row['a'] - 1}"
+
+
+@pytest.mark.parametrize(
+    ("column", "hyper"), [("instruction", {}), ("source", {"exclude_sources": ("a",)})], ids=["row", "source"]
+)
+def test_a_damaged_page_is_told(tmp_path: Path, column: str, hyper: dict[str, Any]) -> None:
+    """The end of the file, which is read first, is whole."""
+    file = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(NUMBERED), file)
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    (page,) = (
+        chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == column
+    )
+    content = bytearray(file.read_bytes())
+    begin, size = page.dictionary_page_offset, page.total_compressed_size
+    content[begin : begin + size] = bytes(size)
+    file.write_bytes(content)
+    with pytest.raises(RecordError, match=r"rows\.parquet: not readable as Parquet \("):
+        read(Source("local", str(file), "0" * 12), **hyper)

@@ -106,7 +106,7 @@ def test_first_step_equals_plain_torch(baseline: JobPaths, tmp_path: Path) -> No
 
     tokenizer = cldr_tokenizer(DEMO_SHARES)
     assert SPEC.scratch is not None
-    lm = scratch.build(SPEC.scratch, tokenizer, seed=0).double()
+    lm = scratch.build_from(scratch.config_for(SPEC.scratch, tokenizer), seed=0, attention=None).double()
     dataset = data.token_dataset(SPEC, tokenizer, tmp_path)
     losses, nlls = [], []
     for example in next(iter(batches.global_batches(len(dataset), HYPER, 1))):
