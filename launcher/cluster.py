@@ -138,17 +138,21 @@ def write_site(site: Site, path: Path) -> None:
 
 
 def read_site(path: Path) -> Site:
-    """The site of the latest sweep; raises UserError when there was none."""
+    """The site of the latest sweep; raises UserError when there was none, or its file is damaged."""
+    again = "run calsweep sweep on its grid"
     if not path.is_file():
-        raise UserError("was never swept", where=str(path.parent), remedy="run calsweep sweep on its grid")
-    data = read_json(path)
-    profile = data["profile"]
-    return Site(
-        profile=None if profile is None else ClusterProfile(**profile),
-        resources={kind: Resources(**values) for kind, values in data["resources"].items()},
-        tracking=TrackingConfig(**data["tracking"]),
-        languages_per_task=data["languages_per_task"],
-    )
+        raise UserError("was never swept", where=str(path.parent), remedy=again)
+    try:
+        data = read_json(path)
+        profile = data["profile"]
+        return Site(
+            profile=None if profile is None else ClusterProfile(**profile),
+            resources={kind: Resources(**values) for kind, values in data["resources"].items()},
+            tracking=TrackingConfig(**data["tracking"]),
+            languages_per_task=data["languages_per_task"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"is not what a sweep writes ({error!r})", where=str(path), remedy=again) from None
 
 
 def load_profile(path: Path) -> ClusterProfile:

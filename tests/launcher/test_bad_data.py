@@ -117,6 +117,7 @@ def make_data(folder: Path) -> None:
         en=rows(), sw=rows(), de=without_column, fr=wrong_answer, es=doubled, it=[], ja=half, ko=half_id,
     )  # fmt: skip
     write_damaged(folder / "bad" / "pt.parquet")
+    (folder / "bad" / "bn.jsonl").write_text("[" * 100_000 + "\n")
     (folder / "bad" / "hi.jsonl").write_text('{"sample_id": ' + "9" * 5000 + "}\n")
     write(folder / "chat", en=[*rows(), *rows("dev", 4)], sw=rows())
 
@@ -140,7 +141,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bad(folder: Path) -> Swept:
-    """Four models on ten languages: of the good model, and of the languages, two are as they should be."""
+    """Four models on eleven languages: of the good model, and of the languages, two are as they should be."""
     return sweep_of(folder, "bad", "good nan torn mute", "num_shots: 0")
 
 
@@ -158,6 +159,7 @@ DATA = {
     "ja": r"FOLDER/bad/ja\.jsonl, split 'test', row 4: question holds half a character .*",
     "ko": r"FOLDER/bad/ko\.jsonl, split 'test', row 4: sample_id holds half a character .*",
     "pt": r"FOLDER/bad/pt\.parquet: not readable as Parquet \(.*",
+    "bn": r"FOLDER/bad/bn\.jsonl, line 1: not readable as JSON \(.*",
     "hi": r"FOLDER/bad/hi\.jsonl, line 1: not readable as JSON \(.* has 5000 digits\)",
 }
 NOT_FINITE = r"item 'test/0': scores \[nan, .*\].* not finite; check the weights.*, or try .*fp32"
@@ -223,7 +225,7 @@ def complete(swept: Swept) -> Iterator[tuple[str, str]]:
 def test_the_other_shards_are_complete_and_the_sweep_exits_1(bad: Swept, chat: Swept) -> None:
     assert list(complete(bad)) == [("good", "en"), ("good", "sw")]
     assert list(complete(chat)) == [("chatty", "en")]
-    for swept, missing in ((bad, "38 of 40"), (chat, "3 of 4")):
+    for swept, missing in ((bad, "42 of 44"), (chat, "3 of 4")):
         assert swept.done.returncode == 1
         assert "Traceback" not in swept.done.stdout + swept.done.stderr
         (analysis,) = read_plan(swept.paths).of_kind("analyse")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster import load_profile, load_site
+from launcher.cluster import load_profile, load_site, read_site
 from study.config import load_grid
 from study.errors import UserError
 from tests.grids import grid_of, write_grid
@@ -80,3 +80,10 @@ def test_the_profiles_that_ship_load_from_anywhere(
     site = load_site(grid_of(tmp_path, GRID, f"cluster=slurm/profiles/{name}.yaml"))
     assert site.profile is not None
     assert site.profile.srun_args == ["--kill-on-bad-exit=1"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"profile": {"colour": "red"}}'])
+def test_a_damaged_site_is_one_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "site.json").write_text(content)
+    with pytest.raises(UserError, match=r"site\.json: is not what a sweep writes .*; run calsweep sweep on"):
+        read_site(tmp_path / "site.json")
