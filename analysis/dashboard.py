@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.aggregate import Study, load_study
-from analysis.dashboard_claims import claims
 from analysis.dashboard_data import COLUMNS, HEADLINES, missing_rows, page_data, to_json
-from analysis.differences import difference_rows
-from analysis.labels import Setting, constants
+from analysis.labels import constants
 from study.bins import NUM_BINS
 from study.files import write_atomic
 from study.paths import StudyPaths
@@ -50,12 +48,3 @@ def render(study: Study) -> str:
         data=to_json(page_data(study)),
         plotly=get_plotlyjs(),
     )
-
-
-def findings(study: Study, setting: Setting) -> list[str]:
-    """What changed between the cells of a setting, over all languages that were asked, in sentences."""
-    return [
-        f"{claim.title}: {sentence}"
-        for claim in claims(setting, difference_rows(study))
-        for sentence in claim.sentences.get("all", ())
-    ]

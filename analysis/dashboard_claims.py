@@ -6,10 +6,11 @@ A sentence never says more than its interval: one that holds 0 is no rise and no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from analysis.aggregate import BUCKETS, Cell
-from analysis.differences import DifferenceRow
+from analysis.aggregate import BUCKETS, Cell, Study, summarise
+from analysis.differences import DifferenceRow, difference_rows
+from analysis.inference import difference, interval
 from analysis.labels import Setting, bucket_of
 
 ALPHA = 0.05
@@ -35,27 +36,34 @@ class Claim:
     """By bucket, and `all`: a sentence for each metric."""
 
 
-def claims(setting: Setting, differences: Sequence[DifferenceRow]) -> list[Claim]:
-    """The claims of a setting, in the order of its contrasts.
-
-    differences: of the whole study. Levels without a language are left out.
-    """
+def claims(study: Study, setting: Setting) -> list[Claim]:
+    """The claims of a setting, in the order of its contrasts. Levels without a language are left out."""
     cells = {item.cell for item in setting.series}
     by_contrast: dict[tuple[Cell, Cell], list[DifferenceRow]] = {}
-    for row in differences:
+    for row in difference_rows(study):
         contrast = row.contrast
         if contrast.test == setting.test and {contrast.a, contrast.b} <= cells:
             by_contrast.setdefault((contrast.a, contrast.b), []).append(row)
     found = []
     for (a, b), rows in by_contrast.items():
         title = rows[0].contrast.label.replace(" - ", " against ")
-        sentences = {level: _sentences(rows, level) for level in LEVELS}
+        sentences = {level: _sentences(study, rows, level) for level in LEVELS}
         found.append(Claim(title, a, b, {level: said for level, said in sentences.items() if said}))
     return found
 
 
-def _sentences(rows: Sequence[DifferenceRow], level: str) -> list[str]:
+def findings(study: Study, setting: Setting) -> list[str]:
+    """What changed between the cells of a setting, over all languages that were asked, in sentences."""
+    return [
+        f"{claim.title}: {sentence}"
+        for claim in claims(study, setting)
+        for sentence in claim.sentences.get("all", ())
+    ]
+
+
+def _sentences(study: Study, rows: Sequence[DifferenceRow], level: str) -> list[str]:
     said: list[str] = []
+    biased: set[str] = set()
     for metric in NAMES:
         whole = [
             row for row in rows if row.metric == metric and row.level != "language" and row.name == level
@@ -66,19 +74,56 @@ def _sentences(rows: Sequence[DifferenceRow], level: str) -> list[str]:
             if row.metric == metric and row.level == "language" and level in ("all", bucket_of(row.name))
         ]
         if whole and members:
-            if whole[0].missing is not None and not said:
-                said.append(f"No mean: {whole[0].missing}.")
-            said.append(sentence(whole[0], members))
+            row = whole[0]
+            if row.missing is not None:
+                if not said:
+                    said.append(f"No mean {_over(len(members))} ({row.missing}).")
+                row = _over_common(study, row, members)
+            said.append(sentence(row, members))
+            biased |= _bias(row)
+    if biased:
+        said.append(
+            f"The bins of an ECE bias its change, here {' and '.join(sorted(biased))}; the interval is "
+            "without that bias, so it need not hold the value."
+        )
     return said
+
+
+def _over_common(study: Study, whole: DifferenceRow, members: Sequence[DifferenceRow]) -> DifferenceRow:
+    """The difference of the means over the languages that both cells have; `whole` where there is none."""
+    contrast, common = whole.contrast, {row.name for row in members if row.value is not None}
+    a, b = (
+        [shard for shard in study.select(contrast.test, cell) if shard.language in common]
+        for cell in (contrast.a, contrast.b)
+    )
+    if not common:
+        return whole
+    one, other = summarise(a), summarise(b)
+    ours, theirs = one.estimate(whole.metric), other.estimate(whole.metric)
+    assert ours is not None  # as the other: a language with a value has all of its shards
+    assert theirs is not None
+    paired = difference(ours, theirs)
+    low, high = interval(paired)
+    return replace(whole, value=paired.value, low=low, high=high)
+
+
+def _bias(row: DifferenceRow) -> set[str]:
+    """Where a value lies beyond its interval: which way its bins bias the change."""
+    if not row.metric.startswith("ece") or row.value is None or row.low is None or row.high is None:
+        return set()
+    return {"downward"} if row.value < row.low else {"upward"} if row.value > row.high else set()
 
 
 def sentence(whole: DifferenceRow, members: Sequence[DifferenceRow]) -> str:
     """One metric: the change of the macro mean, then in how many languages it is significant, and which way.
 
-    members: the languages of the mean.
+    whole: where it says that something is missing, over the members that have a value. members: the languages
+    of the mean.
     """
-    name, count = NAMES[whole.metric], len(members)
-    over = f"over {count} languages" if count > 1 else f"in {count} language"
+    name = NAMES[whole.metric]
+    over = _over(len(members))
+    if whole.missing is not None:
+        over = _over(sum(row.value is not None for row in members), "the ") + " that both have"
     value, low, high = whole.value, whole.low, whole.high
     if value is None:
         return f"{name}: {_counts(members)}."
@@ -97,6 +142,11 @@ def sentence(whole: DifferenceRow, members: Sequence[DifferenceRow]) -> str:
     return f"{start}; {_counts(members)}."
 
 
+def _over(count: int, which: str = "") -> str:
+    """`over 42 languages`; `which`: `the `."""
+    return f"over {which}{count} languages" if count != 1 else f"in {which}{count} language"
+
+
 def _counts(members: Sequence[DifferenceRow]) -> str:
     """`significantly up in 12 of 13, down in none (Holm, .05)`; what is missing was no language tested."""
     tested = [row for row in members if row.value is not None and row.holm is not None]
@@ -111,7 +161,7 @@ def _counts(members: Sequence[DifferenceRow]) -> str:
     elif up or down:
         text = f"significantly {'up' if up else 'down'} in {up or down} {of}"
     else:
-        text = f"significantly in none {of}"
+        text = f"no significant change in any {of}"
     return f"{text} (Holm, {_text(ALPHA, digits=2)})"
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from analysis.aggregate import BUCKETS, Cell, Shard, Study, Summary, Test, summarise
 from analysis.dashboard_claims import claims
-from analysis.differences import difference_rows
 from analysis.labels import (
     COMPARED,
     Setting,
@@ -65,7 +64,6 @@ def page_data(study: Study) -> dict[str, Any]:
     """The page's data."""
     found, tests, cells = settings(study), study.tests(), study.groups()
     chosen = choices(study, found)
-    differences = difference_rows(study)
     place = {cell: number for number, cell in enumerate(cells)}
     return {
         "num_bins": NUM_BINS,
@@ -93,7 +91,7 @@ def page_data(study: Study) -> dict[str, Any]:
                         "b": place[claim.b],
                         "levels": claim.sentences,
                     }
-                    for claim in claims(setting, differences)
+                    for claim in claims(study, setting)
                 ],
             }
             for setting, choice in zip(found, chosen, strict=True)

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,44 +36,61 @@ MAX_NAME = 120
 
 
 def write_figures(
-    study_dir: Path, *, formats: Sequence[str] = FORMATS, study: Study | None = None
+    study_dir: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    study: Study | None = None,
+    shown: tuple[str, ...] = ("",),
 ) -> Iterator[Path]:
     """Write `figures/` of a study folder; gives each path when its file is there.
 
-    The same study gives the same bytes. study: as loaded already. Raises UserError where the folder is not a
-    study.
+    The same study gives the same bytes. study: as loaded already. shown: only figures whose names begin with
+    one of these. Raises UserError where the folder is not a study.
     """
     study = study or load_study(study_dir)
     folder = StudyPaths(Path(study_dir)).figures
     taken: set[str] = set()
     for setting in (part for whole in settings(study) for part in _parts(whole)):
         with house_style():
-            figures = _figures(study, setting)
+            figures = _figures(study, setting, shown)
             written = _write(folder, figures, study.name, setting.label, formats, taken)
         yield from written
-    for response in prepare_responses(study):
+    for response in prepare_responses(study) if "response".startswith(shown) else ():
         with house_style():
             figures = {"response": plot_response(response)}
             written = _write(folder, figures, study.name, response.label, formats, taken)
         yield from written
 
 
-def _figures(study: Study, setting: Setting) -> dict[str, Figure]:
-    """All figures of a setting, by what they show."""
-    found = {}
-    buckets = {kind: prepare_diagrams(study, setting, kind, "bucket") for kind in CONFIDENCES}
+def _figures(study: Study, setting: Setting, shown: tuple[str, ...]) -> dict[str, Figure]:
+    """The figures of a setting whose names begin as asked, by what they show."""
+    found = {"confidence": partial(_histograms, study, setting), "slopes": partial(_slopes, study, setting)}
     for kind in CONFIDENCES:
-        languages = prepare_diagrams(study, setting, kind, "language")
-        found[f"reliability-languages-{kind}"] = plot_languages(languages)
-        found[f"reliability-buckets-{kind}"] = plot_buckets(buckets[kind])
-    found["confidence"] = plot_histograms(buckets["raw"], buckets["renormalised"])
-    matrices = {metric: prepare_matrix(study, setting, metric) for metric in METRICS}
-    found["slopes"] = plot_slopes(list(matrices.values()))
-    for kind in CONFIDENCES:
-        errors = matrices[f"ece_{kind}"]
-        changes = prepare_changes(errors) if errors.has_base else None
-        found[f"heatmap-ece-{kind}"] = plot_heat_map(errors, changes)
-    return found
+        found[f"reliability-languages-{kind}"] = partial(_languages, study, setting, kind)
+        found[f"reliability-buckets-{kind}"] = partial(_buckets, study, setting, kind)
+        found[f"heatmap-ece-{kind}"] = partial(_heat_map, study, setting, kind)
+    return {what: draw() for what, draw in found.items() if what.startswith(shown)}
+
+
+def _languages(study: Study, setting: Setting, kind: str) -> Figure:
+    return plot_languages(prepare_diagrams(study, setting, kind, "language"))
+
+
+def _buckets(study: Study, setting: Setting, kind: str) -> Figure:
+    return plot_buckets(prepare_diagrams(study, setting, kind, "bucket"))
+
+
+def _histograms(study: Study, setting: Setting) -> Figure:
+    return plot_histograms(*(prepare_diagrams(study, setting, kind, "bucket") for kind in CONFIDENCES))
+
+
+def _slopes(study: Study, setting: Setting) -> Figure:
+    return plot_slopes([prepare_matrix(study, setting, metric) for metric in METRICS])
+
+
+def _heat_map(study: Study, setting: Setting, kind: str) -> Figure:
+    errors = prepare_matrix(study, setting, f"ece_{kind}")
+    return plot_heat_map(errors, prepare_changes(errors) if errors.has_base else None)
 
 
 def _parts(setting: Setting) -> list[Setting]:

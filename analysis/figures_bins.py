@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_COLUMNS = 7
 MAX_SIDE_IN = 2.0
+RARE = 0.01
+"""A bin with a smaller share of the predictions says little: it is faded."""
 NOTE_IN = 0.1
 """A line of numbers above a panel."""
 
@@ -132,6 +134,8 @@ def plot_histograms(raw: Diagrams, renormalised: Diagrams) -> Figure:
 
 def _draw(axes: Axes, diagrams: Sequence[Diagram], *, side: float, first: int = 0) -> None:
     """The lines of some cells, and above the panel a line of numbers for each. side: inches."""
+    from matplotlib.colors import to_rgba
+
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.5, linestyle=":")
     prefix = "ECE " if len(diagrams) == 1 else ""
     for place, one in enumerate(diagrams):
@@ -139,9 +143,13 @@ def _draw(axes: Axes, diagrams: Sequence[Diagram], *, side: float, first: int = 
         if one.bins is not None:
             filled = one.bins.filled
             x, y = one.bins.confidence[filled], one.bins.accuracy[filled]
-            axes.plot(x, y, color=colour, linewidth=0.5, alpha=0.5)
-            area = (81 * side**2 * one.bins.weight[filled]).clip(1.5)
-            axes.scatter(x, y, s=area, color=colour, marker=marker, alpha=0.7, linewidths=0, clip_on=False)
+            share = one.bins.weight[filled]
+            is_rare = share < RARE
+            axes.plot(x, y, color=colour, linewidth=0.5, alpha=0.15)
+            axes.plot(x, np.where(is_rare, np.nan, y), color=colour, linewidth=0.5, alpha=0.5)
+            area = (81 * side**2 * share).clip(1.5)
+            faces = [to_rgba(colour, 0.2 if rare else 0.7) for rare in is_rare]
+            axes.scatter(x, y, s=area, color=faces, marker=marker, linewidths=0, clip_on=False)
         axes.annotate(
             _note(one, prefix), (0, 1), (0, 72 * NOTE_IN * (len(diagrams) - 1 - place) + 2),
             xycoords="axes fraction", textcoords="offset points", fontsize=TINY, color=colour,

@@ -170,6 +170,7 @@ def group_title(name: str) -> str:
 
 
 def number(value: float, *, signed: bool = False) -> str:
-    """Three decimals as in the tables, without the zero before the point: `.123`, `+.045`."""
+    """Three decimals as in the tables, without the zero before the point: `.123`, `+.045`, `−.045`."""
     text = f"{value:+z.3f}" if signed else f"{value:z.3f}"
-    return text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
+    text = text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
+    return text.replace("-", "−")

@@ -39,6 +39,7 @@ ROW_IN = 0.165
 def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
     """A panel a metric; a slot a language, from rich to poor, with its cells from left to right."""
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     languages, labels = matrices[0].languages, matrices[0].labels
     buckets = list(dict.fromkeys(bucket_of(code) for code in languages))
@@ -51,22 +52,24 @@ def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
     marks.append((Line2D([], [], color=GREY, linewidth=1.2), "ECE if calibrated"))
     marks.append(_interval_mark())
     if _some_missing(value for matrix in matrices for row in matrix.rows for value in row):
-        marks.append((_cross(), "missing"))
+        marks.append((Patch(**MISSING), "missing"))
     names = [label for _, label in marks]
     figure, grid = panels(
         len(matrices), 1, width=width, panel_height=1.3, top=legend_height(names, width) + 0.05, bottom=0.3,
         gap=(0.0, 0.08),
     )  # fmt: skip
     markers = [_marker(place) for place in range(len(labels))]
+    room = 0.62 / max(2, len(labels)) / (len(languages) + 0.2)
     offsets = [0.62 * (place / max(1, len(labels) - 1) - 0.5) for place in range(len(labels))]
     for row, matrix in enumerate(matrices):
         axes = grid[row][0]
+        axes.set_xlim(-0.6, len(languages) - 0.4)
         for slot, (code, values) in enumerate(zip(languages, matrix.rows, strict=True)):
             colour = BUCKET_COLOURS[bucket_of(code)]
             if slot % 2:
                 axes.axvspan(slot - 0.5, slot + 0.5, color="#f3f3f3", linewidth=0, zorder=0)
             x = [slot + offset for offset in offsets]
-            _draw_points(axes, x, values, colour=colour, markers=markers)
+            _draw_points(axes, x, values, colour=colour, markers=markers, room=room)
             if matrix.is_trained:
                 _join(axes, x, values, colour=colour)
             for at, value in zip(x, values, strict=True):
@@ -78,7 +81,6 @@ def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
         for edge in range(1, len(languages)):
             if bucket_of(languages[edge]) != bucket_of(languages[edge - 1]):
                 axes.axvline(edge - 0.5, color=GREY, linewidth=0.5)
-        axes.set_xlim(-0.6, len(languages) - 0.4)
         axes.set_xticks(
             range(len(languages)), languages if row == len(matrices) - 1 else [""] * len(languages)
         )
@@ -161,6 +163,7 @@ def plot_heat_map(matrix: Matrix, changes: Matrix | None) -> Figure:
 def plot_response(response: Response) -> Figure:
     """Means over languages, macro: a row a metric, a column a bucket, a line a smoothing factor."""
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     width = SINGLE_IN if len(response.groups) <= 2 else DOUBLE_IN
     marks: list[tuple[Any, str]] = [
@@ -174,7 +177,7 @@ def plot_response(response: Response) -> Figure:
         [value for lines in response.values.values() for line in lines for value in line]
         + list(response.base.values())
     ):
-        marks.append((_cross(), "missing"))
+        marks.append((Patch(**MISSING), "missing"))
     names = [label for _, label in marks]
     is_rate = response.axis == "learning_rate"
     is_steep = len(response.x) > 3
@@ -188,6 +191,7 @@ def plot_response(response: Response) -> Figure:
             if is_rate:
                 axes.set_xscale("log")
             axes.minorticks_off()
+            _pad_x(axes, response.x, is_log=is_rate)
             if (base := response.base.get((metric, group))) is not None and base.value is not None:
                 axes.axhline(base.value, color="black", linestyle="--", linewidth=0.8)
                 if base.low is not None and base.high is not None:
@@ -197,9 +201,9 @@ def plot_response(response: Response) -> Figure:
                 # side by side, or their intervals would hide each other
                 shift = 1.05 ** (place - (len(lines) - 1) / 2) if is_rate else 1.0
                 x, colour = [rate * shift for rate in response.x], COLOURS[place + 1]
-                _draw_points(axes, x, values, colour=colour, markers=[_marker(place + 1)] * len(x))
+                markers = [_marker(place + 1)] * len(x)
+                _draw_points(axes, x, values, colour=colour, markers=markers, room=0.05)
                 _join(axes, x, values, colour=colour)
-            _pad_x(axes, response.x, is_log=is_rate)
             axes.set_xticks(
                 response.x,
                 [f"{x:g}" for x in response.x] if row == len(METRICS) - 1 else [""] * len(response.x),
@@ -225,14 +229,26 @@ def _join(axes: Axes, x: Sequence[float], values: Sequence[Value], *, colour: st
 
 
 def _draw_points(
-    axes: Axes, x: Sequence[float], values: Sequence[Value], *, colour: str, markers: Sequence[dict[str, Any]]
+    axes: Axes,
+    x: Sequence[float],
+    values: Sequence[Value],
+    *,
+    colour: str,
+    markers: Sequence[dict[str, Any]],
+    room: float,
 ) -> None:
-    """Values with their intervals, and a cross at the bottom where one is missing."""
+    """Values with their intervals; where one is missing its place is hatched in its colour, edge to edge.
+
+    room: of a value, as a share of the axes' width, whose limits are set.
+    """
+    from matplotlib.patches import Rectangle
+
     for at, value, marker in zip(x, values, markers, strict=True):
         if value.value is None:
             if value.missing != NOT_PLANNED:
-                bottom = axes.get_xaxis_transform()
-                axes.plot([at], [0.04], "x", color=GREY, markersize=2.5, transform=bottom, clip_on=False)
+                centre, _ = axes.transAxes.inverted().transform(axes.transData.transform((at, 0.0)))
+                look = MISSING | {"edgecolor": colour, "zorder": 0.5, "transform": axes.transAxes}
+                axes.add_patch(Rectangle((centre - room / 2, 0.0), room, 1.0, **look))
             continue
         if value.low is not None and value.high is not None:
             axes.plot([at, at], [value.low, value.high], color=colour, linewidth=0.6, zorder=2)
@@ -315,12 +331,6 @@ def _marker(place: int) -> dict[str, Any]:
     """The first cell's is open, the others' are filled."""
     fill = {"markerfacecolor": "white", "markeredgewidth": 0.7} if place == 0 else {"markeredgewidth": 0.0}
     return {"marker": MARKERS[place], "markersize": 2.8, **fill}
-
-
-def _cross() -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], marker="x", markersize=3, color=GREY, linestyle="")
 
 
 def _interval_mark() -> tuple[Any, str]:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.aggregate import BUCKETS, Shard, Study, load_study, summarise
-from analysis.dashboard import findings, write_dashboard
+from analysis.dashboard import write_dashboard
+from analysis.dashboard_claims import findings
 from analysis.figures import write_figures
 from analysis.labels import Setting, constants, settings
+from analysis.measure import CONFIDENCES
 from analysis.summary import note
 from analysis.tables import table_rows, write_tables
 from analysis.wandb_runs import ASK_TIMEOUT_S, asking_server, patient
@@ -31,7 +33,20 @@ if TYPE_CHECKING:
 
 SHOWN = ("slopes", "reliability-buckets", "response")
 """How the names of the figures begin that are published; the dashboard has all."""
-COLUMNS = {"accuracy": "acc", "confidence_renormalised": "conf.", "ece_renormalised": "ECE"}
+COLUMNS = {
+    "accuracy": "accuracy",
+    "confidence_raw": "confidence, raw",
+    "confidence_renormalised": "confidence, renormalised",
+    "ece_raw": "ECE, raw",
+    "ece_floor_raw": "floor",
+    "ece_renormalised": "ECE, renormalised",
+    "ece_floor_renormalised": "floor",
+}
+"""Of the report's tables, behind n: a metric, and its heading."""
+TABLE_NOTE = (
+    "In brackets 95% intervals. An ECE is biased upward by its bins; its interval is not: it can lie below. "
+    "Floor: about the ECE of a perfectly calibrated model."
+)
 MAX_TITLE = 128
 
 
@@ -70,12 +85,15 @@ def publish(study_dir: Path, project: str | None = None) -> Published:
     _require_workspaces()
     import wandb
 
-    content = _content(study_dir)
+    wanted, name = _place(study_dir, project)
     with patient():
         try:
             with asking_server():
                 api: Any = wandb.Api(timeout=ASK_TIMEOUT_S)
-                entity, name = _place(study_dir, project, str(api.default_entity))
+                own = str(api.default_entity)  # whether somebody is logged in is known before the work
+                entity = wanted or own
+            content = _content(study_dir)
+            with asking_server():
                 is_new = not _is_there(content, api, f"{entity}/{name}")
             if is_new:
                 _log(content, study_dir, entity, name)
@@ -101,25 +119,25 @@ def _require_workspaces() -> None:
         ) from None
 
 
-def _place(study_dir: Path, project: str | None, default_entity: str) -> tuple[str, str]:
+def _place(study_dir: Path, project: str | None) -> tuple[str | None, str]:
+    """The entity, None for the user's own, and the project."""
     site = StudyPaths(study_dir).site
     tracking = read_json(site)["tracking"] if site.is_file() else {}
     if project is None:
         if not tracking.get("project"):
             remedy = "say where with --project ENTITY/PROJECT"
             raise UserError("was not swept here, so it has no project", where=str(study_dir), remedy=remedy)
-        return tracking.get("entity") or default_entity, tracking["project"]
+        return tracking.get("entity") or None, tracking["project"]
     entity, _, name = project.rpartition("/")
     if not name or "/" in entity:
         raise UserError("is no project", where=project, remedy="give ENTITY/PROJECT")
-    return entity or default_entity, name
+    return entity or None, name
 
 
 def _content(study_dir: Path) -> _Content:
     study = load_study(study_dir)
     found = tuple(settings(study))
-    written = write_figures(study_dir, formats=("png",), study=study)
-    figures = tuple(path for path in written if path.name.startswith(SHOWN))
+    figures = tuple(write_figures(study_dir, formats=("png",), study=study, shown=SHOWN))
     drawn = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in figures}
     run_id = digest({"study": study.name, "rows": table_rows(study), "figures": drawn})
     paths = [*write_tables(study_dir, study=study).values(), write_dashboard(study_dir, study=study)]
@@ -179,6 +197,7 @@ def _save_report(content: _Content, api: Any, entity: str, project: str) -> str:
         blocks += [
             wr.H2(setting.label or study.name),
             *(wr.P(sentence) for sentence in findings(study, setting)),
+            wr.P(TABLE_NOTE),
             wr.MarkdownBlock(markdown_table(study, setting)),
             wr.PanelGrid(
                 runsets=[
@@ -190,7 +209,7 @@ def _save_report(content: _Content, api: Any, entity: str, project: str) -> str:
                     )
                     for label, ids in _job_ids(study, setting).items()
                 ],
-                panels=[_scatter(), _bars()],
+                panels=_panels(),
             ),
         ]
     made = wr.Report(entity=entity, project=project, title=content.title, blocks=blocks, width="fluid")
@@ -215,7 +234,7 @@ def _save_workspace(content: _Content, entity: str, project: str) -> str:
         name=content.title,
         sections=[
             ws.Section(name="Diagrams", panels=_charts(content), is_open=True),
-            ws.Section(name="Evaluations", panels=[_scatter(), _bars()], is_open=True),
+            ws.Section(name="Evaluations", panels=_panels(), is_open=True),
         ],
         runset_settings=ws.RunsetSettings(filters=expr.And(expr.Metric("ID").isin([content.run_id, *ids]))),
     )
@@ -243,24 +262,26 @@ def _charts(content: _Content) -> list[Any]:
     ]
 
 
-def _scatter() -> Any:
+def _panels() -> list[Any]:
+    """Of each kind of confidence the accuracy against it, and the ECE."""
     import wandb_workspaces.reports.v2 as wr
 
-    # below the diagonal a model is over-confident
-    return wr.ScatterPlot(
-        title="accuracy against confidence",
-        x=wr.SummaryMetric("confidence_renormalised"),
-        y=wr.SummaryMetric("accuracy"),
-        layout=wr.Layout(x=0, y=0, w=12, h=10),
-    )
-
-
-def _bars() -> Any:
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.BarPlot(
-        title="ECE", metrics=[wr.Metric("ece_renormalised")], layout=wr.Layout(x=12, y=0, w=12, h=10)
-    )
+    panels: list[Any] = []
+    for row, kind in enumerate(CONFIDENCES):
+        # below the diagonal a model is over-confident
+        scatter = wr.ScatterPlot(
+            title=f"accuracy against confidence, {kind}",
+            x=wr.SummaryMetric(f"confidence_{kind}"),
+            y=wr.SummaryMetric("accuracy"),
+            layout=wr.Layout(x=0, y=10 * row, w=12, h=10),
+        )
+        bars = wr.BarPlot(
+            title=f"ECE, {kind}",
+            metrics=[wr.Metric(f"ece_{kind}")],
+            layout=wr.Layout(x=12, y=10 * row, w=12, h=10),
+        )
+        panels += [scatter, bars]
+    return panels
 
 
 def _job_ids(study: Study, setting: Setting) -> dict[str, list[str]]:
@@ -271,10 +292,11 @@ def _job_ids(study: Study, setting: Setting) -> dict[str, list[str]]:
 
 
 def markdown_table(study: Study, setting: Setting) -> str:
-    """A setting's cells side by side: macro means over all languages and over buckets, then each language.
+    """A setting's cells below each other: macro means over all languages and buckets, then each language.
 
-    Confidence and ECE are renormalised. What is missing has a reason instead of numbers.
+    With 95% intervals. What is missing has a reason instead of numbers.
     """
+    labels = [item.label for item in setting.series]
     present = [study.select(setting.test, item.cell) for item in setting.series]
     rows: list[tuple[str, list[list[Shard]]]] = [("all, macro", present)]
     for bucket in BUCKETS:
@@ -282,21 +304,27 @@ def markdown_table(study: Study, setting: Setting) -> str:
     for code in study.languages():
         name = f"{code} {LANGUAGES[code].name}" if code in LANGUAGES else code
         rows.append((name, [[s for s in shards if s.language == code] for shards in present]))
-    head = ["", *(f"{item.label}: {text}" for item in setting.series for text in COLUMNS.values())]
-    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
-    for name, columns in rows:
-        if any(columns):
-            lines.append([name, *(text for shards in columns for text in _numbers(shards))])
+    head = ["", "cell", "n", *COLUMNS.values()]
+    lines = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
+    for name, cells in rows:
+        if any(cells):
+            lines += [[name, label, *_numbers(shards)] for label, shards in zip(labels, cells, strict=True)]
     return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
 
 def _numbers(shards: list[Shard]) -> list[str]:
+    """n, then a text for each of COLUMNS."""
     if not shards:
-        return ["not planned", *[""] * (len(COLUMNS) - 1)]
+        return ["not planned", *[""] * len(COLUMNS)]
     summary = summarise(shards)
     if summary.metrics is None:
-        return [str(summary.missing), *[""] * (len(COLUMNS) - 1)]
-    return [f"{getattr(summary.metrics, metric):.3f}" for metric in COLUMNS]
+        return [str(summary.missing), *[""] * len(COLUMNS)]
+    texts = [str(summary.metrics.n)]
+    for metric in COLUMNS:
+        ends = summary.interval(metric)
+        within = "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+        texts.append(f"{getattr(summary.metrics, metric):.3f}{within}")
+    return texts
 
 
 def print_published(published: Published, console: Console) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from analysis.aggregate import load_study, summarise
-from analysis.dashboard import findings, render, write_dashboard
+from analysis.dashboard import render, write_dashboard
+from analysis.dashboard_claims import findings
 from analysis.dashboard_data import choices
 from analysis.labels import settings
 from analysis.tables import table_rows

@@ -166,9 +166,9 @@ def test_hover_and_arrow_keys_tell_n_interval_and_job(opened: Opened) -> None:
 def test_the_language_that_is_pointed_at_stands_out(opened: Opened) -> None:
     opened.show()
     opened.tab.run("document.getElementById('slopes').focus()")
-    opened.tab.press("End")
+    opened.tab.press("Home")
     lit = {trace["meta"] for trace in opened.traces("slopes") if trace["opacity"] == 1}
-    assert lit == {"yo"}
+    assert lit == {"de"}
     opened.tab.press("Escape")
     assert {trace["opacity"] for trace in opened.traces("slopes")} == {1}
 
@@ -204,9 +204,20 @@ def test_the_table_sorts_and_finds(opened: Opened) -> None:
         opened.tab.run("document.querySelectorAll('#numbers th')[4].getAttribute('aria-sort')")
         == "descending"
     )
+    found = "#numbers tbody th"
     opened.tab.run("document.getElementById('word').focus()")
     opened.tab.call("Input.insertText", text="yoruba")
-    assert opened.texts("#numbers tbody th") == ["Yoruba (yo)"] * 3
+    assert opened.texts(found) == ["Yoruba (yo)"] * 3
+    job = opened.row("yo", model="hub/small")["job_ids"][0]
+
+    def find(text: str) -> list[str]:
+        opened.tab.run("document.getElementById('word').select()")
+        opened.tab.call("Input.insertText", text=text)
+        return opened.texts(found)
+
+    assert find("Yoruba ε=0.1") == ["Yoruba (yo)"]
+    assert find(job) == ["Yoruba (yo)", "low, macro", "all, macro"]  # the rows that it is in
+    assert find(job[1:]) == find("jobs") == find("failed") == []
 
 
 def test_a_name_is_no_markup_of_a_figure(opened: Opened, folder: StudyFolder) -> None:

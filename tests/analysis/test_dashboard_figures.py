@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from analysis.dashboard import write_dashboard
+
 from .browser import CHROMIUM
 from .opened_dashboard import SMOOTHING, Opened, open_grid, short, tips
-from .studies import LANGUAGES
+from .studies import LANGUAGES, StudyFolder, random_letters
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
@@ -36,12 +38,17 @@ def test_the_figures_are_the_tables(opened: Opened) -> None:
         label: [opened.row(code, **cell) for code in codes] for label, cell in zip(labels, axes, strict=True)
     }
 
-    slopes = [trace for trace in opened.traces("slopes") if trace["name"].endswith(" resource")]
+    drawn = opened.traces("slopes")
+    slopes = [trace for trace in drawn if trace["meta"] in codes and trace["name"] != "names"]
     assert len(slopes) == len(metrics) * len(codes)
     for number, trace in enumerate(slopes):
         metric, place = metrics[number // len(codes)], number % len(codes)
         assert trace["meta"] == codes[place]
         assert trace["y"] == close_to([rows[label][place][metric] for label in labels])
+    means = [trace for trace in drawn if trace["name"] == "mean"]
+    panels = [(metric, bucket) for metric in metrics for bucket in ("high", "mid", "low")]
+    for (metric, bucket), trace in zip(panels, means, strict=True):
+        assert trace["y"] == close_to([opened.row(bucket, **cell)[metric] for cell in axes])
 
     for label in labels:
         for metric, trace in zip(metrics, opened.traces("dots", label), strict=True):
@@ -95,9 +102,62 @@ def test_missing_is_marked_with_its_reason_and_never_zero(opened: Opened) -> Non
         assert tip == f"<b>Swahili (sw) · tulu · lr=5e-05 · SFT ε=0.1</b><br>missing: failed<br>job {job}"
         assert (marks["x"], marks["y"]) == ([x], [y])
     for figure, expected in (("dots", 3), ("slopes", 0), ("by-rate", 3), ("by-smoothing", 3)):
-        dashes = [tip for tip in tips(opened.traces(figure, "missing")) if tip]
-        assert len(dashes) == expected, figure
-        assert all("<br>missing: " in tip for tip in dashes)
+        told = [tip for tip in tips(opened.traces(figure, "missing")) if tip]
+        assert len(told) == expected, figure
+        assert all("<br>missing: " in tip for tip in told)
+        # what stands there is the word: a mark among the values could be taken for one
+        assert opened.texts(f"#{figure} .textpoint text").count("missing") == expected
     assert opened.texts("#numbers tbody td.warn") == ["failed", "1 of 2 missing", "1 of 5 missing"]
     assert "of 5 missing" in " ".join(opened.texts("#headline td"))
     assert opened.texts("#reliability .annotation-text").count("4 of 5 shards") == 1
+
+
+def test_slopes_name_the_outermost_and_list_what_is_missing(opened: Opened) -> None:
+    opened.show(model="small", dataset="tulu", learning_rate="5e-05")
+    named = {(trace["yaxis"], trace["meta"]): trace["y"] for trace in opened.traces("slopes", "names")}
+    assert {code for _, code in named} == set(LANGUAGES) - {"sw"}
+    cell: dict[str, Any] = {
+        "model": "hub/small", "dataset": "tulu", "learning_rate": 5e-5, "label_smoothing": 0.1,
+    }  # fmt: skip
+    for (axis, code), (start, _, _) in named.items():
+        metric = ("accuracy", "confidence_raw", "ece_raw")[(int(axis[1:] or 1) - 1) // 3]
+        assert start == close_to(opened.row(code, **cell)[metric])
+    said = [text for text in opened.texts("#slopes .annotation-text") if "missing" in text]
+    assert said == ["Swahili (sw): missing at SFT ε=0.1"] * 3
+
+
+def test_rare_bins_are_faint_and_there(opened: Opened) -> None:
+    opened.show()
+    opened.unfold()
+    for figure in ("reliability", "small"):
+        curves = [t for t in opened.traces(figure) if t.get("mode") == "lines+markers"]
+        rare = 0
+        for whole, frequent in zip(curves[::2], curves[1::2], strict=True):
+            assert (whole["opacity"], frequent.get("opacity", 1)) == (0.25, 1)
+            for y, strong, *said in zip(
+                whole["y"], frequent["y"], whole["hovertext"], frequent["hovertext"], strict=True
+            ):
+                (text,) = filter(None, said)
+                count, n = (int(word) for word in text.split("<br>")[-1].split() if word.isdigit())
+                assert strong == (y if count >= 0.01 * n else None)
+                rare += strong is None
+        assert rare > 0 or figure == "small"
+
+
+def test_rates_have_one_form(opened: Opened, folder: StudyFolder) -> None:
+    for rate in (1e-4, 2.5e-4, 5e-6):
+        for smoothing in (0.0, 0.1):
+            cell = {"model": "m", "learning_rate": rate, "label_smoothing": smoothing}
+            folder.add(cell, "en", random_letters(f"{cell}", 20, 2.0, 0.5, 0.9))
+    opened.tab.open(write_dashboard(folder.root).as_uri())
+    opened.tab.draw()
+    forms = ["5e-06", "0.0001", "0.00025"]
+    assert opened.texts("#by-rate .xtick text") == forms
+    assert opened.texts("#by-smoothing .legendtext") == [f"lr={form}" for form in forms]
+    assert set(opened.texts("#filters [name=learning_rate] option")) == set(forms)
+    # what is drawn leaves no hole: the room for it is kept until then
+    heights = (
+        "[...document.querySelectorAll('.plot')].filter((one) => one.data && one.checkVisibility())"
+        ".map((one) => one.clientHeight - one.layout.height)"
+    )
+    assert max(opened.tab.run(heights)) < 1

@@ -118,10 +118,12 @@ def test_nothing_is_clipped_or_wider_than_the_page(tab: Tab, page: Path, width: 
 def test_the_names_of_42_languages_do_not_overlap(tab: Tab, page: Path, width: int) -> None:
     show(tab, page, width)
     names = {f"{LANGUAGES[code].name} ({code})" for code in CODES}
-    for figure in ("slopes", "dots", "heat"):
+    for figure, count in (("slopes", 18), ("dots", 42), ("heat", 42)):
         places: list[tuple[str, float, float, float]] = tab.run(BOXES % figure)
         found = [place for place in places if place[0] in names]
-        assert {place[0] for place in found} == names, figure
+        # the slopes have three of each end of a bucket, which are others in each metric
+        assert len({place[0] for place in found}) >= count, figure
+        assert len(found) == {"slopes": 3 * count, "dots": 3 * count, "heat": 2 * count}[figure], figure
         for (one, left, right, y), (other, other_left, other_right, other_y) in combinations(found, 2):
             if left < other_right and other_left < right:
                 assert abs(y - other_y) >= 11.0, (figure, one, other)  # px, the size of the letters

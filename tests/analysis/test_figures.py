@@ -1,27 +1,20 @@
-"""Figures: legible, with real fonts, the same bytes each time, and with what is missing marked."""
+"""Figures: legible, and with what is missing marked."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import sys
-import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from analysis.aggregate import Study, load_study
-from analysis.cli import FIGURE_FORMATS, main
-from analysis.figures import FORMATS, write_figures
 from analysis.figures_bins import plot_buckets, plot_histograms, plot_languages
 from analysis.figures_data import (
     METRICS,
+    Diagram,
+    Diagrams,
     Matrix,
     Value,
     prepare_changes,
@@ -31,6 +24,7 @@ from analysis.figures_data import (
 )
 from analysis.figures_style import DOUBLE_IN, SINGLE_IN, house_style, number
 from analysis.figures_values import plot_heat_map, plot_response, plot_slopes
+from study.bins import bin_predictions
 from study.languages import LANGUAGES as ALL_LANGUAGES
 
 from .studies import StudyFolder, random_letters, sweep
@@ -40,7 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-ROOT = Path(__file__).parents[2]
 GLOBAL_MMLU = [code for code, language in ALL_LANGUAGES.items() if language.in_global_mmlu]
 
 
@@ -173,7 +166,9 @@ def test_all_missing(folder: StudyFolder) -> None:
                 assert {y for y in drawn if y == y} <= diagonal, name
 
 
-def test_a_missing_value_breaks_the_line_and_is_crossed() -> None:
+def test_a_missing_value_breaks_the_line_and_its_place_is_hatched() -> None:
+    from matplotlib.patches import Rectangle
+
     languages, labels = ("en", "sw"), ("base", "SFT ε=0", "SFT ε=0.1")
     matrix = Matrix(
         "accuracy", languages, labels, (values(0.5, None, 0.4), values(0.3, 0.2, 0.1)), True, True
@@ -181,8 +176,14 @@ def test_a_missing_value_breaks_the_line_and_is_crossed() -> None:
     with house_style():
         figure = plot_slopes([matrix])
     (axes,) = figure.axes
-    crosses = [line for line in axes.lines if line.get_marker() == "x"]
-    assert len(crosses) == 1
+    (hatched,) = [one for one in axes.findobj(Rectangle) if one.get_hatch()]
+    # from edge to edge, in the middle of the first language: it is nowhere near a value
+    box = hatched.get_window_extent().transformed(axes.transAxes.inverted())
+    assert (box.y0, box.y1) == pytest.approx((0.0, 1.0))
+    ends = axes.transData.inverted().transform(hatched.get_window_extent().get_points())[:, 0]
+    assert -0.31 < ends[0] < ends[1] < 0.31
+    assert ends.mean() == pytest.approx(0.0)
+    assert "x" not in [line.get_marker() for line in axes.lines]
     lines = [
         np.asarray(line.get_ydata(), dtype=float)
         for line in axes.lines
@@ -201,83 +202,21 @@ def test_intervals_beyond_what_a_share_can_be_do_not_flatten_the_rest() -> None:
     assert -0.1 < low < high < 1.1
 
 
-def test_files_are_the_same_bytes_in_another_process(folder: StudyFolder) -> None:
-    sweep(folder, seeds=2, languages=["en", "sw", "yo"], skip=[(0.1, 1, "sw")])
-    paths = list(write_figures(folder.root))
-    first = {path.name: path.read_bytes() for path in paths}
-    assert sorted(first) == sorted(path.name for path in (folder.root / "figures").iterdir())
-    kinds = (
-        "confidence heatmap-ece-raw heatmap-ece-renormalised reliability-buckets-raw "
-        "reliability-buckets-renormalised reliability-languages-raw reliability-languages-renormalised "
-        "response slopes"
-    )
-    assert sorted({path.stem for path in paths}) == kinds.split()
-    shutil.rmtree(folder.root / "figures")
-    # with other hashes, and a style of the user's own that must not show
-    (folder.root / "matplotlibrc").write_text("font.size: 20\nlines.linewidth: 9\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis", "figures", "."], cwd=folder.root, capture_output=True, text=True,
-        env={"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7", "PATH": "/usr/bin", "HOME": str(folder.root)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [f"figures/{path.name}" for path in paths]
-    assert "1 of 15 shards are missing" in done.stderr
-    for name, content in first.items():
-        assert (folder.root / "figures" / name).read_bytes() == content, name
-
-
-def test_a_pdf_has_true_type_fonts_and_no_time(folder: StudyFolder) -> None:
-    sweep(folder, seeds=1, languages=["en", "sw"])
-    for path in write_figures(folder.root, formats=["pdf"]):
-        content = path.read_bytes()
-        streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.DOTALL)
-        whole = content + b"".join(inflated(stream) for stream in streams)
-        assert b"/CIDFontType2" in whole, path
-        assert b"/FontFile2" in whole, path
-        assert b"/Type3" not in whole, path
-        assert b"Date" not in whole, path
-        assert b"/Subtype /Image" not in whole.replace(b"/Subtype/Image", b"/Subtype /Image"), path
-
-
-def inflated(stream: bytes) -> bytes:
-    try:
-        return zlib.decompress(stream)
-    except zlib.error:
-        return b""
-
-
-def test_names_say_what_sets_settings_apart(folder: StudyFolder) -> None:
-    study = rates(folder, count=10)
-    some = [
-        shard
-        for shard in study.shards
-        if shard.cell.get("model") == "a/llama" and shard.cell.get("learning_rate") in (None, 1e-5, 1e-4)
-    ]
-    study = replace(study, shards=tuple(some))
-    names = [path.name for path in write_figures(folder.root, formats=["png"], study=study)]
-    assert len(set(names)) == len(names) == 2 * 8 + 1
-    assert {"slopes_lr-1e-05.png", "slopes_lr-0.0001.png", "response.png"} <= set(names)
-
-
-def test_models_that_share_a_name_do_not_share_a_file(folder: StudyFolder) -> None:
-    for model in ("a/$m$", "b/$m$"):  # a `$` is no formula
-        for lr in (1e-5, 1e-4):
-            for base in ({"model": model}, {"model": model, "learning_rate": lr, "label_smoothing": 0.0}):
-                folder.add(base, "en", random_letters(f"{base}", 10, 2.0, 0.5, 0.9))
-    folder.jobs = [job for place, job in enumerate(folder.jobs) if place % 4 != 2]
-    folder.write_plan()
-    names = [path.name for path in write_figures(folder.root, formats=["png"])]
-    assert len(set(names)) == len(names)
-    assert {"slopes_m-lr-1e-05.png", "slopes_m-lr-1e-05-2.png"} <= set(names)
-
-
-def test_many_cells_are_drawn_some_at_a_time(folder: StudyFolder) -> None:
-    folder.add({"model": "m"}, "en", random_letters("m", 10, 2.0, 0.5, 0.9))
-    for smoothing in (0.0, 0.05, 0.1, 0.2, 0.3):
-        cell = {"model": "m", "dataset": "d", "label_smoothing": smoothing}
-        folder.add(cell, "en", random_letters(f"{smoothing}", 10, 2.0, 0.5, 0.9))
-    names = [path.name for path in write_figures(folder.root, formats=["png"])]
-    assert [name for name in names if name.startswith("slopes")] == ["slopes_part-1.png", "slopes_part-2.png"]
+def test_rare_bins_are_faint_and_there() -> None:
+    """Of 200 predictions one lies in a bin of its own."""
+    bins = bin_predictions([0.5] * 100 + [0.9] * 99 + [0.2], [True, False] * 100)
+    with house_style():
+        figure = plot_languages(
+            Diagrams("raw", ("en",), ("base",), ((Diagram(bins, 0.1, 1, 0, 1),),)),
+        )
+    axes = figure.axes[0]
+    (points,) = axes.collections
+    assert np.asarray(points.get_offsets())[:, 0] == pytest.approx([0.2, 0.5, 0.9])
+    assert np.asarray(points.get_facecolor())[:, 3] == pytest.approx([0.2, 0.7, 0.7])
+    _, whole, frequent = axes.lines
+    assert np.isfinite(np.asarray(whole.get_ydata(), dtype=float)).all()
+    assert np.isnan(np.asarray(frequent.get_ydata(), dtype=float)).tolist() == [True, False, False]
+    assert float(whole.get_alpha() or 1) < float(frequent.get_alpha() or 1)
 
 
 def test_several_base_models_are_not_joined_and_have_no_changes(folder: StudyFolder) -> None:
@@ -303,21 +242,7 @@ def test_several_base_models_are_not_joined_and_have_no_changes(folder: StudyFol
 
 @pytest.mark.parametrize(
     ("value", "signed", "text"),
-    [(0.1234, False, ".123"), (0.9999, False, "1.000"), (-0.1, True, "-.100"), (-0.0001, True, "+.000")],
+    [(0.1234, False, ".123"), (0.9999, False, "1.000"), (-0.1, True, "−.100"), (-0.0001, True, "+.000")],
 )
 def test_numbers(value: float, signed: bool, text: str) -> None:
     assert number(value, signed=signed) == text
-
-
-def test_the_command_line_knows_the_formats(folder: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert FIGURE_FORMATS == FORMATS
-    sweep(folder, seeds=1, languages=["en"])
-    assert main(["figures", str(folder.root), "--format", "pdf"]) == 0
-    assert {path.suffix for path in (folder.root / "figures").iterdir()} == {".pdf"}
-    assert capsys.readouterr().out.count("\n") == 9
-
-
-def test_importing_does_not_import_matplotlib() -> None:
-    code = "import sys, analysis.figures; print('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

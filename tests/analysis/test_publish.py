@@ -73,14 +73,28 @@ def test_twice_gives_one_report_one_workspace_and_one_run(server: WandbServer, f
     from analysis.aggregate import load_study
 
     rows = table_rows(load_study(folder.root))
-    (swahili,) = [line for line in said.splitlines() if line.startswith("| sw ")]
-    numbers = [
-        f"{row[metric]:.3f}"
-        for row in rows
-        if row["name"] == "sw" and row["missing"] is None
-        for metric in ("accuracy", "confidence_renormalised", "ece_renormalised")
+    swahili = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| sw ")]
+    found = [row for row in rows if row["name"] == "sw" and row["missing"] is None]
+    assert [line[:2] for line in swahili] == [
+        ["sw Swahili", f"{x}"] for x in ("base", "SFT ε=0", "SFT ε=0.1")
     ]
-    assert swahili == f"| sw Swahili | {' | '.join(numbers)} | failed |  |  |"
+    for row, (_, _, n, *numbers) in zip(found, swahili[:2], strict=True):
+        expected = []
+        for metric in (
+            "accuracy",
+            "confidence_raw",
+            "confidence_renormalised",
+            "ece_raw",
+            "ece_renormalised",
+        ):
+            expected.append(f"{row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]")
+            if metric.startswith("ece"):
+                expected.append(f"{row[metric.replace('ece', 'ece_floor')]:.3f}")
+        assert (n, numbers) == (str(row["n"]), expected)
+    assert "".join(swahili[2][2:]).strip(" |") == "failed"
+    for kind in ("raw", "renormalised"):
+        assert f"accuracy against confidence, {kind}" in said
+        assert said.count(f"ECE, {kind}\n") == 1
     # run sets: one a cell, of just its jobs
     for cell in (job["cell"] for job in folder.jobs[:3]):
         ids = [job["job_id"] for job in folder.jobs if job["cell"] == cell]
@@ -143,6 +157,14 @@ def test_mistakes(server: WandbServer, folder: StudyFolder, monkeypatch: pytest.
     for wrong in ("a/b/c", "a/"):
         with pytest.raises(UserError, match="is no project"):
             publish(folder.root, wrong)
+    with monkeypatch.context() as patched:
+        patched.setenv("WANDB_API_KEY", "")
+        patched.setenv("HOME", str(folder.root.parent))
+        with pytest.raises(UserError, match=r"nobody is logged in|cannot be used"):
+            publish(folder.root, PROJECT)
+    # all of that is known before anything is computed
+    made = {path.name for path in folder.root.iterdir()}
+    assert not made & {"tables", "figures", "dashboard.html"}
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(UserError, match=r"type pip install 'calsweep\[publish\]'"):
         publish(folder.root, PROJECT)
