@@ -166,5 +166,5 @@ def test_mistakes(server: WandbServer, folder: StudyFolder, monkeypatch: pytest.
     made = {path.name for path in folder.root.iterdir()}
     assert not made & {"tables", "figures", "dashboard.html"}
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    with pytest.raises(UserError, match=r"type pip install 'calsweep\[publish\]'"):
+    with pytest.raises(UserError, match=r"type pip install -e '\.\[publish\]' in the checkout"):
         publish(folder.root, PROJECT)
