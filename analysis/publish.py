@@ -115,7 +115,8 @@ def _require_workspaces() -> None:
         import wandb_workspaces  # noqa: F401
     except ImportError:
         raise UserError(
-            "publishing needs wandb-workspaces", remedy="type pip install -e '.[publish]' in the checkout, then try again"
+            "publishing needs wandb-workspaces",
+            remedy="type pip install -e '.[publish]' in the checkout, then try again",
         ) from None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.parity import difference
 from analysis.wandb_runs import FoundRun, folder_runs, project_runs
 from study.errors import RecordError, UserError
-from study.files import locked, read_json, write_atomic, write_json
+from study.files import canonical, locked, read_json, write_atomic, write_json
 from study.job import Job, job_from
 from study.paths import JobPaths, StudyPaths
 from study.plan import Plan, plan_to_dict, read_plan, write_specs
@@ -80,7 +80,7 @@ def pull(source: str, study_dir: Path, console: Console) -> Outcome:
         found = _planned(found, paths, outcome)
         evaluations = [(job, run) for job, run in found if isinstance(job.spec, EvalSpec)]
         if not evaluations:
-            where, why = source, next(iter(outcome.unreadable.values()), None)
+            where, why = source, next(iter({**outcome.unreadable, **outcome.problems}.values()), None)
             what = f"{total} runs, none of them an evaluation of this study" + (f" ({why})" if why else "")
             raise UserError(what, where=where, remedy="is it the project that the study tracked to?")
         bar = progress.add_task("pulling records", total=len(evaluations))
@@ -140,12 +140,30 @@ def _planned(
         outcome.not_theirs += [job.job_id for job, _ in found if job.job_id not in planned]
         return [(planned[job.job_id], run) for job, run in found if job.job_id in planned]
     jobs = {job.job_id: job for job in (*(job for job, _ in found), *known)}
+    doubled = _doubled(list(jobs.values())).keys() - {job.job_id for job in known}
+    for job_id in doubled:
+        outcome.problems[job_id] = (
+            f"{jobs.pop(job_id).name} was evaluated in two ways, which tables could not tell apart: pull "
+            "from a folder or project with one of them"
+        )
+    found = [(job, run) for job, run in found if job.job_id in jobs]
     if any(isinstance(job.spec, EvalSpec) for job in jobs.values()):
         plan = Plan(paths.root.resolve().name, None, tuple(sorted(jobs.values(), key=_order)))
         text = json.dumps(plan_to_dict(plan), ensure_ascii=False, allow_nan=False) + "\n"
         if not paths.plan.is_file() or paths.plan.read_text(encoding="utf-8") != text:
             write_atomic(paths.plan, text)
     return found
+
+
+def _doubled(jobs: Sequence[Job]) -> dict[str, Job]:
+    """The evaluations that a table could not tell apart, by id: of another revision of a benchmark, say."""
+    places: dict[str, list[Job]] = {}
+    for job in jobs:
+        if isinstance(job.spec, EvalSpec):
+            benchmark, cell = job.spec.benchmark, {k: v for k, v in job.cell.items() if v is not None}
+            place = [cell, benchmark.name, benchmark.split, job.spec.protocol, job.spec.language]
+            places.setdefault(canonical(place), []).append(job)
+    return {job.job_id: job for several in places.values() if len(several) > 1 for job in several}
 
 
 def _axis_order(axis: str) -> tuple[int, str]:

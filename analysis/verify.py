@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.aggregate import Study, load_study
+from analysis.aggregate import load_study
 from analysis.diagnose import FILES, Diagnosis, diagnosed
 from analysis.manifest import MANIFEST_NAME, manifest
 from analysis.selection import CRITERIA, select_learning_rates
@@ -32,7 +32,7 @@ class Verification:
 
     files: tuple[Path, ...]
     num_rows: int
-    """Of the tables, as the records give them; of `diagnose` those that are there."""
+    """Of the tables that are there, as the records give them."""
     num_shards: int
     num_missing: int
     """Shards that are not done, or failed: their rows are marked, which is no difference."""
@@ -59,13 +59,16 @@ def verify(study_dir: Path) -> Verification:
     found: dict[Path, list[str]] = {}
     for table in tables:
         found |= _of_table(study_dir, table)
-    total = sum(len(table.rows) for table in tables)
+    total = sum(len(table.rows) for table in tables if any(p.stem == table.name for p in found))
     folder = StudyPaths(Path(study_dir)).tables
     if any((folder / name).is_file() for name in (*FILES, MANIFEST_NAME)):
         diagnosis = diagnosed(study_dir, study)
         found |= _of_diagnosis(study_dir, diagnosis)
-        contents = [content for name, content in diagnosis.contents.items() if name.endswith(".csv")]
-        total += sum(num_rows(content) for content in contents if content)
+        total += sum(
+            num_rows(diagnosis.contents[path.name])
+            for path in found
+            if path.name in FILES and path.suffix == ".csv"
+        )
     if not found:
         raise UserError(
             "has no tables to verify",
@@ -111,7 +114,7 @@ def _of_diagnosis(study_dir: Path, diagnosis: Diagnosis) -> dict[Path, list[str]
             found[path] = differences(path.suffix, path.read_bytes(), expected, note=(NOTE,), again=again)
     path = folder / MANIFEST_NAME
     if path.is_file():
-        found[path] = list(_manifest_differences(study_dir, diagnosis.study, path))
+        found[path] = list(_manifest_differences(study_dir, diagnosis, path))
     return found
 
 
@@ -119,7 +122,7 @@ def _again(command: str, study_dir: Path) -> str:
     return f"write them again: python -m analysis {command} {study_dir}"
 
 
-def _manifest_differences(study_dir: Path, study: Study, path: Path) -> Iterator[str]:
+def _manifest_differences(study_dir: Path, diagnosis: Diagnosis, path: Path) -> Iterator[str]:
     """Of what follows from the records and the tables; the versions are those of another day and machine."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -129,6 +132,7 @@ def _manifest_differences(study_dir: Path, study: Study, path: Path) -> Iterator
     if not isinstance(found, dict):
         yield "is not a manifest"
         return
+    study = diagnosis.study
     choices = [
         _as_json(manifest(study_dir, study, select_learning_rates(study_dir, study, by), {}))
         for by in CRITERIA
@@ -140,9 +144,15 @@ def _manifest_differences(study_dir: Path, study: Study, path: Path) -> Iterator
     if not any(_alike(found.get("learning_rates"), choice["learning_rates"]) for choice in choices):
         yield f"learning_rates is not what the records give; {_again('diagnose', study_dir)}"
     tables = found.get("tables")
-    for name, sha256 in tables.items() if isinstance(tables, dict) else ():
-        file = path.with_name(Path(name).name)
-        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+    written = {name for name, content in diagnosis.contents.items() if content}
+    if not isinstance(tables, dict) or tables.keys() != written:
+        yield f"tables does not name what diagnose writes; {_again('diagnose', study_dir)}"
+        return
+    for name, sha256 in tables.items():
+        file = path.with_name(name)
+        if not file.is_file():
+            yield f"{name} is not there any more; {_again('diagnose', study_dir)}"
+        elif hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
             yield f"{name} has not the SHA-256 that it had"
 
 

@@ -225,20 +225,6 @@ def takes_trees(model: PreTrainedModel) -> bool:
     return max(differences) <= tolerance
 
 
-def one_embedding(model: PreTrainedModel) -> int | None:
-    """How long sequences may be, in tokens, without a change of the rotary embedding; None: any length.
-
-    `longrope` has another one for longer sequences, and takes it for all rows of a batch with such a one.
-    """
-    ropes = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    # one for all layers, or one for each type of layer
-    of_layers = [ropes, *(rope for rope in ropes.values() if isinstance(rope, dict))]
-    changes = [
-        rope["original_max_position_embeddings"] for rope in of_layers if rope.get("rope_type") == "longrope"
-    ]
-    return min(changes, default=None)
-
-
 @torch.inference_mode()
 def plain_log_prob(model: PreTrainedModel, context: Sequence[int], answer: Sequence[int]) -> float:
     """An answer's summed log-probability by the model's own logits: one sequence, nothing shared."""

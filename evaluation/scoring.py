@@ -24,11 +24,11 @@ from evaluation.forward import (
     answer_log_probs,
     check_head,
     num_inputs,
-    one_embedding,
     prefix_of,
     takes_trees,
 )
 from evaluation.prefixes import Shared, shared_prefixes
+from study.context import context_tokens, one_embedding
 from study.errors import JobError
 
 logger = logging.getLogger(__name__)
@@ -103,11 +103,11 @@ class Scorer:
         encoded = fit(
             encoded,
             queries,
-            getattr(config, "max_position_embeddings", None),
+            context_tokens(config),
             cut=self.too_long == "cut",
             bos=self.tokenizer.bos_token_id,
         )
-        require_one_embedding(encoded, queries, one_embedding(self.models[0]))
+        require_one_embedding(encoded, queries, one_embedding(config))
         if self.shares:
             summed = self._sums(encoded)
         else:  # one sequence for each answer

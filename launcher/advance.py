@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from launcher.ledger import Submission
 from launcher.sbatch import Batch, QueueFullError
 from launcher.scheduler import Queue
 from launcher.tasks import Task, missing_tasks
+from study.errors import CalsweepError
+from study.files import write_atomic
 from study.job import KINDS
 from study.paths import StudyPaths
 from study.plan import Plan, write_specs
@@ -147,18 +150,33 @@ def take(step: Step, plan: Plan, paths: StudyPaths, site: Site, code: Path, *, l
         placed |= new
         outcome.submitted |= new
     if step.analysis is not None:
-        for job in (job for task in step.analysis.tasks for job in task.jobs):
-            # its tables are about to be out of date: complete, it would neither make them nor go on
-            paths.job(job.job_id).done.unlink(missing_ok=True)
         waits = _arrays_to_wait_for(placed, plan, some=outcome.deferred > 0)
         condition = "afterany:" + ":".join(waits) if waits else ""
         begin = LOOK_AGAIN if outcome.deferred and not waits else None
         try:
-            outcome.submitted |= hand_over(step.analysis, condition, begin)
+            with _out_of_date(step.analysis, paths):
+                outcome.submitted |= hand_over(step.analysis, condition, begin)
             outcome.goes_on = True
         except QueueFullError as error:
             logger.warning("the queue is full: %s", error)
     return outcome
+
+
+@contextmanager
+def _out_of_date(analysis: Batch, paths: StudyPaths) -> Iterator[None]:
+    """Its tables are about to be out of date: complete, it would neither make them nor go on. Where it is not
+    submitted after all, it stays complete.
+    """
+    files = [paths.job(job.job_id).done for task in analysis.tasks for job in task.jobs]
+    kept = {file: file.read_bytes() for file in files if file.is_file()}
+    for file in kept:
+        file.unlink()
+    try:
+        yield
+    except CalsweepError:
+        for file, content in kept.items():
+            write_atomic(file, content)
+        raise
 
 
 def _write_jobs(batch: Batch, executions: Mapping[str, Execution], paths: StudyPaths, site: Site) -> None:

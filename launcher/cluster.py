@@ -39,12 +39,15 @@ OWN_SBATCH = {
     "nodes": "use resources.<kind>.nodes",
     **dict.fromkeys(("ntasks", "ntasks-per-node"), "use resources.<kind>.tasks_per_node"),
     **dict.fromkeys(("cpus-per-task", "cpus-per-gpu"), "use resources.<kind>.cpus_per_task"),
-    **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu"), "use resources.<kind>.mem_gib"),
-    **dict.fromkeys(("gpus", "gpus-per-node", "gpus-per-task"), "use resources.<kind>.gpus_per_node"),
+    **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu"), "use resources.<kind>.mem_gib, or mem: 0"),
+    **dict.fromkeys(
+        ("gpus", "gpus-per-node", "gpus-per-task"), "use resources.<kind>.gpus_per_node, and gpu_type"
+    ),
+    **dict.fromkeys(("cluster", "clusters"), "run this on a login node of that cluster"),
     **dict.fromkeys(
         (
             "job-name", "output", "error", "open-mode", "comment", "dependency", "kill-on-invalid-dep",
-            "requeue", "no-requeue", "parsable", "quiet", "test-only", "wait", "wrap",
+            "begin", "requeue", "no-requeue", "parsable", "quiet", "test-only", "wait", "wrap",
         ),
         "remove it",
     ),
@@ -56,6 +59,7 @@ OWN_SBATCH = {
 class ClusterProfile:
     """A site: how its SLURM is asked. This machine has none: a grid says `cluster: local`.
 
+    gpu_type: which GPUs are asked for, e.g. a100, where a site has several; None for any.
     array_parallelism: tasks of one array that run at a time. max_array_size: tasks in one array, below the
         site's MaxArraySize. max_submitted: jobs that SLURM lets a user have in the queue, running ones and
         each task of an array included (QOS or association limit); None for no limit.
@@ -74,6 +78,7 @@ class ClusterProfile:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
+    gpu_type: str | None = None
     array_parallelism: int = 64
     max_array_size: int = 1000
     max_submitted: int | None = None
@@ -167,8 +172,10 @@ def load_profile(path: Path) -> ClusterProfile:
             value = getattr(profile, key)
             if value is not None and not value >= least:
                 raise UserError("out of range", where=f"{path.name}: {key}", remedy=f"give {least} or more")
-        for key in profile.sbatch:
-            if (remedy := OWN_SBATCH.get(key.replace("_", "-"))) is not None:  # submitit takes either
+        for key, value in profile.sbatch.items():
+            name = key.replace("_", "-")  # submitit takes either
+            whole_nodes = name == "mem" and str(value) == "0"
+            if (remedy := OWN_SBATCH.get(name)) is not None and not whole_nodes:
                 raise UserError("is the launcher's to set", where=f"{path.name}: sbatch.{key}", remedy=remedy)
         check_resources(profile.resources, path.name)
     return profile

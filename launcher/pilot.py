@@ -68,10 +68,10 @@ def _benchmarks(grid: Grid, plan: Plan, first: Job) -> list[BenchmarkConfig]:
             languages.setdefault((job.spec.benchmark.name, job.spec.benchmark.split), job.spec.language)
             if len(languages) == len(grid.benchmarks):
                 break
-    splits = {
-        (config.name if config.path else config.name.partition("@")[0], config.split): config
-        for config in grid.benchmarks
-    }
+    splits: dict[tuple[str, str], BenchmarkConfig] = {}
+    for config in grid.benchmarks:
+        name = config.name if config.path else config.name.partition("@")[0]
+        splits.setdefault((name, config.split), config)  # listed again, it is for other languages
     return [
         dataclasses.replace(
             config, languages=[languages[split]], num_items=min(config.num_items or NUM_ITEMS, NUM_ITEMS)

@@ -64,7 +64,9 @@ def script(
         "account": profile.account,
         "qos": profile.qos,
         "constraint": profile.constraint,
-        "gpus_per_node": resources.gpus_per_node or None,
+        "gpus_per_node": ":".join(filter(None, [profile.gpu_type, str(resources.gpus_per_node)]))
+        if resources.gpus_per_node
+        else None,
     }
     text: str = _make_sbatch_string(
         command=f"{python} -u -m submitit.core._submit {shlex.quote(str(folder))}",

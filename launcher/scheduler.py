@@ -93,9 +93,8 @@ def ask_queue(*, tries: int | None = None) -> Queue:
         task, *words = line.strip().split("|", 3)
         if len(words) == 3:
             entries[task] = Entry(*words)
-        elif task[
-            :1
-        ].isdigit():  # a job: who leaves it out submits it twice. Anything else is a site's notice
+        elif task[:1].isdigit():
+            # a job: who leaves it out submits it twice. Anything else is a site's notice
             raise UserError(
                 f"squeue answers '{line.strip()}', without the columns {command[-1]}",
                 where="cluster",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 
 from study.errors import BudgetError, CalsweepError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A write says these without a name."""
 
 
 def run_command(name: str, command: Callable[[], int]) -> int:
@@ -18,7 +22,8 @@ def run_command(name: str, command: Callable[[], int]) -> int:
     """
     try:
         code = command()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed
+            sys.stdout.flush()
         return code
     except CalsweepError as error:
         told, code = str(error), 3 if isinstance(error, BudgetError) else 2
@@ -29,9 +34,10 @@ def run_command(name: str, command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except OSError as error:  # `outputs` is no place to write, `tables` is a file, the disk is full, ...
-        if error.filename is None:
+        if error.filename is None and error.errno not in FULL:
             raise
-        place = error.filename2 or error.filename  # the second is where a finished file was to go
+        # the second is where a finished file was to go
+        place = error.filename2 or error.filename or "what was being written"
         told, code = f"{place}: {error.strerror}; mend that or name another place, and try again", 2
     except KeyboardInterrupt:
         told, code = "interrupted; run the same command to go on", 130

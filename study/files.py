@@ -29,8 +29,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            # a write says none, and the others that of a file that nobody knows
+            error.filename, error.filename2 = str(path), None
         raise
 
 

@@ -28,7 +28,7 @@ from study.resources import Resources
 from study.specs import Hyperparameters
 from training import dropout, scratch, zero
 from training.data import TokenDataset
-from training.model import DTYPES, LossModel
+from training.model import DTYPES, LossModel, cannot_use_attention
 from training.step import accumulate
 from training.zero import World
 
@@ -94,6 +94,8 @@ def certify(
         truths = {id(examples): _truth(reference, examples, hyper) for examples in (plain, masked)}
     except (CalsweepError, MemoryError, torch.OutOfMemoryError):
         raise
+    except ImportError as error:  # flash attention, say
+        raise cannot_use_attention(resources.attention, error) from error
     except Exception as error:  # anything: how an architecture's own code takes what it is not made for
         first_line = (str(error).splitlines() or [""])[0]
         raise JobError(

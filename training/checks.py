@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from study.context import context_tokens, one_embedding
 from study.errors import JobError
 from training.data import TokenDataset
 
@@ -86,16 +87,21 @@ def check_data(
 ) -> None:
     """Refuse examples beyond the model's context, and tokens beyond its vocabulary.
 
-    With rotary positions the first would be trained without a word; the others are an index error somewhere.
+    With rotary positions the first would be trained without a word, and with `longrope` what is padded beside
+    one by another embedding than alone; the others are an index error somewhere.
     name: of the dataset, for errors. lm: whole, not yet under ZeRO-3. Raises JobError.
     """
     longest = int(np.diff(dataset.offsets).max())
-    context = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and longest > context:
-        raise JobError(
-            f"{name}: an example has {longest} tokens, the model's context is {context}; "
-            f"write max_length_tokens: {context}"
-        )
+    config = lm.config.get_text_config()
+    for limit, place in (
+        (context_tokens(config), "the model's context is {}"),
+        (one_embedding(config), "the model keeps its rotary embedding up to {} (longrope)"),
+    ):
+        if limit is not None and longest > limit:
+            raise JobError(
+                f"{name}: an example has {longest} tokens, {place.format(limit)}; "
+                f"write max_length_tokens: {limit}"
+            )
     known = len(lm.get_input_embeddings().weight)  # type: ignore[arg-type]
     # the tokens, which may be many gigabytes, are read only where the tokenizer has some that are too large
     if max(tokenizer.get_vocab().values()) >= known and (largest := int(dataset.tokens.max())) >= known:

@@ -54,6 +54,14 @@ def load(
     return lm, tokenizer
 
 
+def cannot_use_attention(attention: str, error: ImportError) -> JobError:
+    """Of flash attention that is not installed, say."""
+    return JobError(
+        f"attention {attention} cannot be used here ({str(error).splitlines()[0]}): "
+        "install what it needs, or write attention: sdpa"
+    )
+
+
 def config_of(spec: TrainSpec, model_path: str) -> PreTrainedConfig:
     """The config of the model that `load` loads. Raises JobError when it cannot be read."""
     if spec.scratch is not None:
@@ -111,10 +119,7 @@ def _built(
             lm, info = loaded
             require_all(model_path, info)
     except ImportError as error:
-        raise JobError(
-            f"attention {resources.attention} cannot be used here ({str(error).splitlines()[0]}): "
-            "install what it needs, or write attention: sdpa"
-        ) from error
+        raise cannot_use_attention(resources.attention, error) from error
     if lm.config._attn_implementation != resources.attention:
         logger.warning(
             "%s has no %s attention, %s is used instead",

@@ -224,6 +224,22 @@ def test_offline_folders_of_another_machine(tmp_path: Path) -> None:
     assert not other.job(JOBS[1].job_id).done.exists()
 
 
+def test_two_evaluations_that_tables_could_not_tell_apart_are_left_out(tmp_path: Path) -> None:
+    """A project keeps its runs when a benchmark moves on to another revision."""
+    spec = JOBS[1].spec
+    assert isinstance(spec, EvalSpec)
+    moved = replace(spec, benchmark=replace(spec.benchmark, source=Source("embedded", "cldr", "e" * 16)))
+    both = [JOBS[1], Job("evaluate", moved, (), JOBS[1].cell)]
+    there, here = made(tmp_path / "there", "offline", [JOBS[0], *both]), StudyPaths(tmp_path / "here")
+    outcome = pull(str(there.root), here.root, QUIET)
+    assert (outcome.pulled, outcome.exit_code) == ([JOBS[0].job_id], 1)
+    assert outcome.problems.keys() == {job.job_id for job in both}
+    assert all("was evaluated in two ways" in problem for problem in outcome.problems.values())
+    assert [shard.job_id for shard in load_study(here.root).shards] == [JOBS[0].job_id]
+    with pytest.raises(UserError, match="was evaluated in two ways"):
+        pull(str(made(tmp_path / "just", "offline", both).root), tmp_path / "other", QUIET)
+
+
 def test_what_was_pulled_and_then_changed_is_refused(tmp_path: Path) -> None:
     there, here = made(tmp_path / "there", "offline", JOBS[:1]), StudyPaths(tmp_path / "here")
     pull(str(there.root), here.root, QUIET)

@@ -112,6 +112,21 @@ def test_records_that_came_later(diagnosed: StudyFolder) -> None:
     assert names == {*FILES, "manifest.json"}
 
 
+def test_tables_that_are_gone_are_missed(diagnosed: StudyFolder) -> None:
+    folder = diagnosed.root / "tables"
+    rows = len(rows_of(diagnosed, "slices.csv"))
+    before = verify(diagnosed.root).num_rows
+    (folder / "slices.csv").unlink()
+    found = verify(diagnosed.root)
+    (sentence,) = found.differences
+    assert sentence.startswith("manifest.json: slices.csv is not there any more; write them again: ")
+    assert found.num_rows == before - rows
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tables": {}}))
+    (sentence,) = verify(diagnosed.root).differences
+    assert sentence.startswith("manifest.json: tables does not name what diagnose writes; ")
+
+
 # --- the manifest
 # --------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,10 @@ from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedModel
 
 from evaluation import scoring
 from evaluation.encoding import Query
-from evaluation.forward import one_embedding, plain_log_prob
+from evaluation.forward import plain_log_prob
 from evaluation.scoring import Scorer
 from study.errors import JobError
-from tests.evaluation.tiny import CONTEXT, make_gemma2, make_llama, make_tokenizer
+from tests.evaluation.tiny import CONTEXT, make_tokenizer
 
 ORIGINAL = 64
 TOKENIZER = make_tokenizer()
@@ -75,12 +75,3 @@ def test_longer_questions_are_refused_in_one_sentence() -> None:
 def test_a_context_within_the_first_embedding_is_scored_to_its_end(original: int) -> None:
     queries = asked(40, CONTEXT - 2)
     assert len(Scorer([make_phi3(original)], TOKENIZER, batch_tokens=2048).score(queries)) == 2
-
-
-def test_where_embeddings_are_told_for_each_type_of_layer() -> None:
-    model = make_gemma2()
-    assert one_embedding(model) is None
-    assert one_embedding(make_llama()) is None
-    of_long = {"rope_type": "longrope", "original_max_position_embeddings": 32}
-    model.config.rope_parameters = {"sliding_attention": {"rope_type": "default"}, "full_attention": of_long}
-    assert one_embedding(model) == 32

@@ -87,6 +87,12 @@ def test_a_reader_that_has_seen_enough_makes_no_traceback(folder: Path, output: 
     assert "Error" not in done.stderr
 
 
+def test_a_closed_output_is_no_mistake(folder: Path) -> None:
+    command = f"{sys.executable} -m launcher.cli sweep {folder / 'grid.yaml'} --dry-run --json >&-"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
 def test_dry_run_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("sweep", "grid.yaml", "--dry-run", "--json", "evaluate.languages_per_task=2") == 0
     told = json.loads(capsys.readouterr().out)

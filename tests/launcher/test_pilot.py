@@ -123,6 +123,19 @@ def test_every_split_is_measured_and_told_apart(folder: Path) -> None:
     assert [line.data for line in found.lines] == ["own", "own validation"]
 
 
+def test_a_benchmark_that_is_listed_again_is_measured_where_its_first_language_lies(folder: Path) -> None:
+    entries = []
+    for language in ("de", "fr"):
+        path = folder / language
+        path.mkdir()
+        (path / f"{language}.jsonl").write_text(json.dumps({"question": "q", "split": "test"}) + "\n")
+        entries.append(f"{{name: own, path: {path}, schema: global_mmlu, languages: [{language}]}}")
+    text = "study: s\ngrid: {model: [m]}\nevaluate:\n  benchmarks: [" + ", ".join(entries) + "]\n"
+    _, pilot, _ = pilot_of(folder, text)
+    shards = [job.spec for job in pilot.of_kind("evaluate") if isinstance(job.spec, EvalSpec)]
+    assert [(spec.benchmark.source.name, spec.language) for spec in shards] == [(str(folder / "de"), "de")]
+
+
 def test_a_study_of_base_models_alone_measures_one_of_them(folder: Path) -> None:
     text = "study: s\ngrid: {model: [m]}\nevaluate: {benchmarks: [{name: cldr, num_items: 7}]}\n"
     _, pilot, _ = pilot_of(folder, text)

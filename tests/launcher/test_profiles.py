@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from launcher import sbatch
 from launcher.cluster import load_profile, load_site, read_site
+from launcher.tasks import Task
 from study.config import load_grid
 from study.errors import UserError
+from study.job import Kind
+from study.paths import StudyPaths
 from tests.grids import grid_of, write_grid
-from tests.launcher.submitting import GRID, site_of
+from tests.launcher.submitting import GRID, PROFILE, site_of
 
 
 def test_resources_are_defaults_then_profile_then_grid(tmp_path: Path) -> None:
@@ -44,11 +49,11 @@ def test_a_quoted_number_of_nodes_is_a_number(tmp_path: Path) -> None:
         ("sbatch: {signal: B:USR1@60}", "sbatch.signal: is the launcher's to set; use warn_before_s"),
         (
             "sbatch: {mem-per-cpu: 4G}",
-            "sbatch.mem-per-cpu: is the launcher's to set; use resources.<kind>.mem_gib",
+            "sbatch.mem-per-cpu: is the launcher's to set; use resources.<kind>.mem_gib, or mem: 0",
         ),
         (
             "sbatch: {mem_per_cpu: 4G}",
-            "sbatch.mem_per_cpu: is the launcher's to set; use resources.<kind>.mem_gib",
+            "sbatch.mem_per_cpu: is the launcher's to set; use resources.<kind>.mem_gib, or mem: 0",
         ),
         ("sbatch: {account: me}", "sbatch.account: is the launcher's to set; write account outside sbatch"),
         ("sbatch: {no-requeue: true}", "sbatch.no-requeue: is the launcher's to set; remove it"),
@@ -87,3 +92,18 @@ def test_a_damaged_site_is_one_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "site.json").write_text(content)
     with pytest.raises(UserError, match=r"site\.json: is not what a sweep writes .*; run calsweep sweep on"):
         read_site(tmp_path / "site.json")
+
+
+def test_what_sites_need_is_theirs_to_say(tmp_path: Path) -> None:
+    """One of several kinds of GPU; whole nodes."""
+    site = site_of(tmp_path, PROFILE.replace("sbatch: {", "gpu_type: a100\nsbatch: {mem: 0, "))
+    assert site.profile is not None
+    scripts = []
+    kinds: tuple[Kind, ...] = ("train", "analyse")
+    for kind in kinds:
+        batch = sbatch.Batch(kind, [Task(kind, (), frozenset())], site.resources[kind], frozenset())
+        paths = StudyPaths(tmp_path)
+        scripts.append(sbatch.script(batch, 1, paths, site.profile, tmp_path / "code", study="s"))
+    assert "#SBATCH --gpus-per-node=a100:4\n" in scripts[0]
+    assert "gpus" not in scripts[1]
+    assert [re.findall("#SBATCH --mem=(.*)", text) for text in scripts] == [["0"], ["0"]]

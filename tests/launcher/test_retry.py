@@ -148,6 +148,23 @@ def test_retry_makes_the_tables_of_a_stale_analysis_anew(
     assert resubmitted(paths, 0) == [[ids[4]]]
 
 
+@pytest.mark.parametrize(
+    ("refusal", "code"), [("sbatch: error: Invalid account", 2), ("AssocMaxSubmitJobLimit", 0)]
+)
+def test_an_analysis_that_sbatch_refuses_stays_complete(
+    fake: FakeSlurm, paths: StudyPaths, ids: list[str], refusal: str, code: int
+) -> None:
+    """It is stale; and so it can be made anew as long as nothing says that it is not there."""
+    for job_id in ids:
+        done(paths, job_id)
+    later = paths.job(ids[4]).done.stat().st_mtime + 1
+    os.utime(paths.job(ids[2]).done, (later, later))
+    before = paths.job(ids[4]).done.read_bytes()
+    fake.answer(sbatch={"code": 1, "error": refusal})
+    assert main(["retry", STUDY, "--yes"]) == code
+    assert paths.job(ids[4]).done.read_bytes() == before
+
+
 class Terminal(io.StringIO):
     """A person at the keyboard."""
 
@@ -175,7 +192,7 @@ def test_retry_that_a_person_refuses_leaves_a_complete_analysis_alone(
     assert paths.job(ids[4]).done.is_file()
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     assert main(["retry", STUDY]) == 0
-    assert resubmitted(paths, 0) == [[ids[4]]] if stale else [[ids[2]], [ids[4]]]
+    assert resubmitted(paths, 0) == ([[ids[4]]] if stale else [[ids[2]], [ids[4]]])
     assert not paths.job(ids[4]).done.exists()
 
 

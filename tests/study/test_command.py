@@ -28,6 +28,11 @@ from study.errors import BudgetError, RecordError, UserError
             "a/x: Is a directory; mend that or name another place, and try again",
         ),
         (
+            OSError(28, "No space left on device"),
+            2,
+            "what was being written: No space left on device; mend that or name another place, and try again",
+        ),
+        (
             ModuleNotFoundError("No module named 'rich'", name="rich"),
             2,
             f"{sys.executable} has no module 'rich'; run 'make setup', then 'source .venv/bin/activate'",
