@@ -25,8 +25,8 @@ BINS_NOTE = f"Bins of the ECE: {NUM_BINS} of equal width, (lo, hi], 0 in the fir
 INTERVALS = (
     f"Intervals: 95%, from {NUM_REPLICATES:,} bootstrap replicates, paired by example id over all cells; "
     "seeds add their spread by Student's t; of an ECE without its upward bias, which the ECE itself has: it "
-    "may lie above its interval, most where it is near its floor. Of answers that are all right, or "
-    "all wrong, the accuracy has Clopper and Pearson's."
+    "may lie above its interval, most where it is near its floor. Where the answers of a cell, or of every "
+    "cell of a mean, are all right, or all wrong, accuracy, gap and ECE have Clopper and Pearson's room."
 )
 NOTE = (
     f"{BINS_NOTE} raw: probability over the full "

@@ -21,7 +21,9 @@ NOTE = (
     "Differences a - b of the two cells of a contrast, over the same examples. "
     f"{BINS_NOTE} raw: probability over the full vocabulary; ren.: renormalised over the options. NLL in "
     f"nats. Buckets and all: macro means over languages. {INTERVALS} Intervals of differences of ECEs allow "
-    "for what bias may be left on either side. *: p below .05 that there is no difference, two-sided, over "
+    "for what bias may be left on either side. Differences have no room for what answers that are all right "
+    "do not show, but of accuracies of -1 or 1. No p is below that of the sign test of as many examples, or "
+    "below .05 where the interval holds 0. *: p below .05 that there is no difference, two-sided, over "
     "languages after Holm's correction within a contrast and metric; for buckets and all languages as it is. "
     "n: examples, of one seed; n seeds: of a."
 )

@@ -205,25 +205,25 @@ def estimates(resamples: Resamples, several: Sequence[Sums]) -> list[dict[str, E
     found = []
     for sums in several:
         size, num_rows = next(totals), float(sums.size.sum())
-        num_items = int(np.count_nonzero(sums.size))
+        rows = sums.size.astype(np.uint16)  # kept with each cell, and passed between processes
         of_cell: dict[str, Estimate] = {}
         for name, column in sums.means.items():
             value = float(column.sum()) / num_rows
             draws = _divided(next(totals), size, value)
-            of_cell[name] = Estimate(value, draws, num_items, ends=_ends(name))
+            of_cell[name] = Estimate(value, draws, rows, ends=_ends(name))
         for name, binned in sums.errors.items():
             signed_mean = float(np.abs(binned.residual.sum(axis=1)).sum()) / num_rows
             right, sure = of_cell["accuracy"], of_cell[name.replace("ece", "confidence")]
             # where all are right, confidence varies and hides that accuracy is not known so well
-            below, above = unseen(right)
-            error = _error(binned, sums.size, _divided(next(totals), size, signed_mean))
-            of_cell[name] = replace(error, slack=(max(below, above),) * 2)
+            below, above = (reach > 0.0 for reach in unseen(right))
+            error = _error(binned, rows, _divided(next(totals), size, signed_mean))
+            of_cell[name] = replace(error, hides=(below or above,) * 2)
             of_cell[name.replace("ece", "gap")] = Estimate(
                 sure.value - right.value,
                 sure.draws - right.draws,
-                num_items,
+                rows,
                 ends=(-1.0, 1.0),
-                slack=(above, below),
+                hides=(above, below),
             )
         found.append(of_cell)
     return found
@@ -247,13 +247,13 @@ def _divided(totals: FloatArray, size: FloatArray, otherwise: float) -> FloatArr
     return means
 
 
-def _error(binned: BinnedSums, size: FloatArray, draws: FloatArray) -> Estimate:
+def _error(binned: BinnedSums, rows: NDArray[np.uint16], draws: FloatArray) -> Estimate:
     """The estimate of a binned error, from replicates of the mean of signed residuals."""
-    num_rows = float(size.sum())
+    num_rows = float(rows.sum())
     total = binned.residual.sum(axis=1)
     difference = np.abs(total)
     # of each bin's sum of residuals, over draws of example ids
-    spread = np.sqrt(((binned.residual - np.outer(total / num_rows, size)) ** 2).sum(axis=1))
+    spread = np.sqrt(((binned.residual - np.outer(total / num_rows, rows)) ** 2).sum(axis=1))
     # of a calibrated model; rows of one example as if they were right or wrong together
     by_chance = np.sqrt((binned.by_chance**2).sum(axis=1))
     bias = _folding_bias(difference, spread)
@@ -262,7 +262,7 @@ def _error(binned: BinnedSums, size: FloatArray, draws: FloatArray) -> Estimate:
     return Estimate(
         value,
         draws - bias / num_rows,
-        int(np.count_nonzero(size)),
+        rows,
         ends=(0.0, 1.0),
         may_be_lowest=value <= _null_high(by_chance) / num_rows,
         bias_left=(more - bias) / num_rows,

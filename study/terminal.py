@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -18,9 +19,9 @@ class _Console(Console):
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or wide enough for the tables where there is none."""
+    """A console as wide as the terminal, as COLUMNS says, or wide enough for the tables."""
     console = _Console(stderr=stderr)
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = REPORT_WIDTH
     return console
 

@@ -234,8 +234,9 @@ def test_the_command_fits_a_terminal(
 
 
 def test_many_cells_are_one_line_each(
-    both: tuple[StudyFolder, StudyFolder], capsys: pytest.CaptureFixture[str]
+    both: tuple[StudyFolder, StudyFolder], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     for folder in both:
         for rate in (1e-6, 5e-6, 1e-5, 5e-5, 1e-4):
             rows = random_letters("x", 6, 2.0, 0.6, 0.9)

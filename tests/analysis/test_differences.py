@@ -104,6 +104,36 @@ def test_means_over_seeds_and_languages(folder: StudyFolder) -> None:
     assert row.holm is None
 
 
+def test_a_language_of_one_item_ends_no_macro_test(folder: StudyFolder) -> None:
+    """It counts a third, and varies in no replicate; the others decide as they would."""
+    sizes = {"en": 200, "de": 200, "sw": 1}
+    each = []
+    for language, size in sizes.items():
+        base = random_letters(f"base {language}", size, 1.0, 0.2, 0.9)
+        trained = random_letters(f"trained {language}", size, 5.0, 0.9, 0.9)
+        folder.add({"model": "m"}, language, base)
+        folder.add({"model": "m", "dataset": "d"}, language, trained)
+        each.append(right_ones(trained) - right_ones(base))
+    rows = difference_rows(load_study(folder.root))
+    ids = [f"item-{k}" for k in range(200)]
+    row = find(rows, "SFT - base", "all", "accuracy")
+    draws = (weights(ids, ids) @ (each[0] + each[1]) / 200 + each[2][0]) / 3
+    assert row.value == pytest.approx(np.mean([one.mean() for one in each]))
+    assert (row.low, row.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-9)
+    assert row.p_value is not None
+    z = abs(draws.mean()) / draws.std(ddof=1)
+    assert row.p_value == pytest.approx(max(math.erfc(z / math.sqrt(2)), 2.0**-199), rel=1e-6)
+    for metric in METRICS:
+        row = find(rows, "SFT - base", "all", metric)
+        assert (row.low or 0.0) <= 0.0 <= (row.high or 0.0) or (row.p_value or 0.0) < 0.05
+        if metric.startswith(("ece", "confidence")):
+            assert (row.high or 0.0) - (row.low or 0.0) < 0.2
+        # of its own one answer says nothing
+        row = find(rows, "SFT - base", "sw", metric)
+        assert row.p_value == 1.0
+        assert (row.low or 0.0) <= 0.0 <= (row.high or 0.0)
+
+
 def test_holm_runs_over_the_languages_of_a_contrast_and_metric(folder: StudyFolder) -> None:
     study = load_study(sweep(folder, seeds=1, skip=[(0.1, 0, "yo")]).root)
     rows = difference_rows(study)

@@ -188,3 +188,16 @@ def test_one_item_is_no_error(folder: StudyFolder) -> None:
     assert summarise([shard]).interval("accuracy") == pytest.approx((0.025, 1.0))
     low, high = summarise([shard]).interval("ece_raw") or (math.nan, math.nan)
     assert 0.0 <= low <= high <= 1.0
+
+
+def test_all_right_with_a_language_of_one_item(folder: StudyFolder) -> None:
+    """Macro: a third rests upon one answer, which may have been luck. Micro: one of 401."""
+    for language, size in (("en", 200), ("de", 200), ("sw", 1)):
+        folder.add({"model": "m"}, language, [letter([0.9, 0.05, 0.03], 0, k) for k in range(size)])
+    shards = load_study(folder.root).shards
+    low, high = summarise(shards).interval("accuracy") or (math.nan, math.nan)
+    assert (low, high) == pytest.approx((0.667, 1.0), abs=0.01)
+    assert summarise(shards).interval("gap_raw") == pytest.approx((-0.1, high - low - 0.1), abs=1e-6)
+    low, high = summarise(shards, "micro").interval("accuracy") or (math.nan, math.nan)
+    exact = stats.binomtest(200, 200).proportion_ci(0.95, method="exact")  # of different questions
+    assert (low, high) == pytest.approx((exact.low, 1.0), abs=0.002)

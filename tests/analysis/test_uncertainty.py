@@ -16,6 +16,8 @@ from analysis.uncertainty import resample
 from study.bins import bin_predictions, equal_width_edges
 from tests.analysis.one_cell import bootstrap
 
+stats = pytest.importorskip("scipy.stats")
+
 IDS = [f"q{i}" for i in range(400)]
 REPLICATIONS = 1000
 
@@ -45,6 +47,38 @@ def test_a_cell_without_a_wrong_answer_covers_what_it_cannot_show(chance: float)
     for name, value in truth.items():
         draws = found[name].draws
         assert not draws.min() <= value <= draws.max(), name
+
+
+@pytest.mark.parametrize("correct", [1.0, 0.0])
+def test_a_macro_mean_without_a_wrong_answer_covers_what_it_cannot_show(correct: float) -> None:
+    """Two languages of 30 questions and one of 2, all right (or wrong) by luck."""
+    resamples = resample(IDS[:30], num_replicates=200)
+    chances = [abs(correct - wrong) for wrong in (0.02, 0.02, 0.6)]
+    cells, gaps = [], []
+    for chance, size in zip(chances, (30, 30, 2), strict=True):
+        confidence = np.resize([0.80, 0.81], size)
+        cells.append(bootstrap(resamples, resamples.rows(IDS[:size]), confidence, np.full(size, correct)))
+        gaps.append(float(confidence.mean()) - chance)
+    truth = {"accuracy": np.mean(chances), "gap": np.mean(gaps), "ece": np.mean(np.abs(gaps))}
+    for name, value in truth.items():
+        whole = inference.mean([cell[name] for cell in cells])
+        assert whole is not None
+        low, high = inference.interval(whole)
+        assert low < value < high, name
+
+
+def test_what_both_sides_leave_unseen_is_in_no_difference() -> None:
+    """205 questions: it says as much whether all answers of both are right, or all but the same one."""
+    ids = [f"q{k}" for k in range(205)]
+    resamples = resample(ids)
+    rows = resamples.rows(ids)
+    for correct in (np.ones(205), np.arange(205) > 0):
+        a, b = (bootstrap(resamples, rows, np.full(205, sure), correct) for sure in (0.90, 0.88))
+        for name, expected in {"accuracy": 0.0, "confidence": 0.02, "gap": 0.02, "ece": -0.02}.items():
+            paired = inference.difference(a[name], b[name])
+            assert inference.interval(paired) == pytest.approx((expected, expected), abs=1e-9), name
+            p = inference.p_value(paired)
+            assert p == (1.0 if name == "accuracy" else pytest.approx(stats.binomtest(205, 205).pvalue)), name
 
 
 @pytest.mark.parametrize("slope", [0.4, 0.05, 0.0], ids=["over-confident", "near its floor", "calibrated"])
