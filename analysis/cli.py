@@ -113,9 +113,15 @@ def _diagnose(options: argparse.Namespace) -> int:
 
 
 def _verify(study_dir: Path) -> int:
-    from analysis.verify import verify
+    from rich.text import Text
 
-    found = verify(study_dir)
+    from analysis.aggregate import load_study
+    from analysis.verify import verify
+    from study.terminal import make_console
+
+    study = load_study(study_dir)  # it has a progress bar of its own
+    with make_console(stderr=True).status("verifying") as status:
+        found = verify(study_dir, study=study, tell=lambda cell: status.update(Text(cell)))
     problems = [*found.refused, *found.differences]
     print("\n".join(problems[:MAX_NAMED]), end="\n" if problems else "")
     if len(problems) > MAX_NAMED:

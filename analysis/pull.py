@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -140,8 +140,7 @@ def _planned(
         outcome.not_theirs += [job.job_id for job, _ in found if job.job_id not in planned]
         return [(planned[job.job_id], run) for job, run in found if job.job_id in planned]
     jobs = {job.job_id: job for job in (*(job for job, _ in found), *known)}
-    doubled = _doubled(list(jobs.values())).keys() - {job.job_id for job in known}
-    for job_id in doubled:
+    for job_id in sorted(_doubled(jobs.values()) - {job.job_id for job in known}):
         outcome.problems[job_id] = (
             f"{jobs.pop(job_id).name} was evaluated in two ways, which tables could not tell apart: pull "
             "from a folder or project with one of them"
@@ -155,15 +154,15 @@ def _planned(
     return found
 
 
-def _doubled(jobs: Sequence[Job]) -> dict[str, Job]:
-    """The evaluations that a table could not tell apart, by id: of another revision of a benchmark, say."""
-    places: dict[str, list[Job]] = {}
+def _doubled(jobs: Iterable[Job]) -> set[str]:
+    """The ids of evaluations that a table could not tell apart: of two revisions of a benchmark, say."""
+    places: dict[str, list[str]] = {}
     for job in jobs:
         if isinstance(job.spec, EvalSpec):
             benchmark, cell = job.spec.benchmark, {k: v for k, v in job.cell.items() if v is not None}
             place = [cell, benchmark.name, benchmark.split, job.spec.protocol, job.spec.language]
-            places.setdefault(canonical(place), []).append(job)
-    return {job.job_id: job for several in places.values() if len(several) > 1 for job in several}
+            places.setdefault(canonical(place), []).append(job.job_id)
+    return {job_id for several in places.values() if len(several) > 1 for job_id in several}
 
 
 def _axis_order(axis: str) -> tuple[int, str]:

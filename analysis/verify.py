@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.aggregate import load_study
+from analysis.aggregate import Study, load_study
 from analysis.diagnose import FILES, Diagnosis, diagnosed
 from analysis.manifest import MANIFEST_NAME, manifest
 from analysis.selection import CRITERIA, select_learning_rates
@@ -48,13 +48,16 @@ class Verification:
         return not self.differences and not self.refused
 
 
-def verify(study_dir: Path) -> Verification:
+def verify(
+    study_dir: Path, *, study: Study | None = None, tell: Callable[[str], object] = lambda text: None
+) -> Verification:
     """Compare the tables that were written, in every format, with the records.
 
+    study: as loaded already. tell: called with the cell that is diagnosed again.
     Raises UserError where the folder is not a study or has no tables, RecordError where records change
     meanwhile.
     """
-    study = load_study(study_dir)
+    study = study or load_study(study_dir)
     tables = study_tables(study)
     found: dict[Path, list[str]] = {}
     for table in tables:
@@ -62,7 +65,7 @@ def verify(study_dir: Path) -> Verification:
     total = sum(len(table.rows) for table in tables if any(p.stem == table.name for p in found))
     folder = StudyPaths(Path(study_dir)).tables
     if any((folder / name).is_file() for name in (*FILES, MANIFEST_NAME)):
-        diagnosis = diagnosed(study_dir, study)
+        diagnosis = diagnosed(study_dir, study, tell=tell)
         found |= _of_diagnosis(study_dir, diagnosis)
         total += sum(
             num_rows(diagnosis.contents[path.name])
