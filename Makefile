@@ -50,7 +50,7 @@ test-real: .venv/setup-real
 
 # Scores side by side with lm-evaluation-harness, the same tiny models: half a minute.
 test-lm-eval: .venv/setup-lm-eval
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m lm_eval tests/evaluation tests/analysis/test_lm_eval_import.py
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m lm_eval tests/evaluation tests/analysis/exchange/test_lm_eval_import.py
 
 check: .venv/setup-test
 	.venv/bin/ruff check .

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from analysis import exchange
+from analysis.exchange import commands as exchange
 from study.command import run_command
 
 TEXT_FORMATS = ("csv", "markdown", "latex")
@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "verify":
         return _verify(options.study_dir)
     if options.command == "compare":
-        from analysis.side_by_side import print_comparison
+        from analysis.terminal.comparison import print_comparison
 
         print_comparison(options.study_dir, options.other_dir, as_csv=options.format == "csv")
         return 0
@@ -87,9 +87,9 @@ def _run(options: argparse.Namespace) -> int:
 def _diagnose(options: argparse.Namespace) -> int:
     from rich.text import Text
 
-    from analysis.aggregate import load_study
-    from analysis.diagnose import diagnose
-    from analysis.diagnose_summary import print_diagnosis
+    from analysis.diagnoses.diagnose import diagnose
+    from analysis.results.aggregate import load_study
+    from analysis.terminal.diagnosis import print_diagnosis
     from study.terminal import make_console
 
     study = load_study(options.study_dir)  # it has a progress bar of its own
@@ -115,8 +115,8 @@ def _diagnose(options: argparse.Namespace) -> int:
 def _verify(study_dir: Path) -> int:
     from rich.text import Text
 
-    from analysis.aggregate import load_study
-    from analysis.verify import verify
+    from analysis.results.aggregate import load_study
+    from analysis.verification.verify import verify
     from study.terminal import make_console
 
     study = load_study(study_dir)  # it has a progress bar of its own
@@ -136,20 +136,20 @@ def _verify(study_dir: Path) -> int:
 
 def _write(options: argparse.Namespace) -> int:
     # what these import takes longer than --help may
-    from analysis.aggregate import load_study
+    from analysis.results.aggregate import load_study
 
     study = load_study(options.study_dir)
     if options.command == "dashboard":
-        from analysis.dashboard import write_dashboard
+        from analysis.dashboard.page import write_dashboard
 
         written: Iterable[Path] = [write_dashboard(options.study_dir, study=study)]
     elif options.command == "figures":
-        from analysis.figures import write_figures
+        from analysis.figures.files import write_figures
 
         chosen = [options.format] if options.format else FIGURE_FORMATS
         written = write_figures(options.study_dir, formats=chosen, study=study)
     else:
-        from analysis.tables import print_summary, write_tables
+        from analysis.tables.files import print_summary, write_tables
 
         if options.format is None:
             from study.terminal import make_console

@@ -28,8 +28,8 @@ from evaluation.forward import (
     takes_trees,
 )
 from evaluation.prefixes import Shared, shared_prefixes
-from study.context import context_tokens, one_embedding
 from study.errors import JobError
+from study.models.context import context_tokens, one_embedding
 
 logger = logging.getLogger(__name__)
 

@@ -16,22 +16,22 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.asking import Asked, chat_of, query, questions
 from evaluation.benchmarks import Item
 from evaluation.benchmarks.table import items_table
 from evaluation.encoding import Query
-from evaluation.merge import check_complete, read_own_part
-from evaluation.running import Running
+from evaluation.parts import check_complete, read_own_part
+from evaluation.progress import Running
+from evaluation.questions import Asked, chat_of, query, questions
 from evaluation.scoring import Scorer
 from study import records, stopping
-from study.config import TrackingConfig
 from study.errors import CalsweepError, Stopped
 from study.files import digest, write_atomic, write_json
-from study.job import Job
+from study.grid.config import TrackingConfig
+from study.jobs.job import Job
+from study.jobs.specs import EvalSpec, Source, identity
+from study.models.weights import UNREADABLE, cannot_load, cannot_load_tokenizer, require_all, weights_at
 from study.paths import JobPaths, items_file
-from study.specs import EvalSpec, Source, identity
-from study.tracking import Run, track
-from study.weights import UNREADABLE, cannot_load, cannot_load_tokenizer, require_all, weights_at
+from study.tracking.runs import Run, track
 
 logger = logging.getLogger(__name__)
 

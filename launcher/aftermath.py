@@ -16,15 +16,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher import causes, scheduler
-from launcher.causes import Execution
-from launcher.cluster import Site, read_site
-from launcher.diagnosis import write_down
-from launcher.execution import decide, read_execution, write_execution
-from launcher.work import STOPPED, TERMINATED, place
+from launcher.cluster import scheduler
+from launcher.cluster.diagnosis import write_down
+from launcher.cluster.execution import decide, read_execution, write_execution
+from launcher.job import causes
+from launcher.job.causes import Execution
+from launcher.job.work import STOPPED, TERMINATED, place
+from launcher.planning.site import Site, read_site
 from study.errors import UserError
 from study.files import read_json, write_json
-from study.job import Job, job_from
+from study.jobs.job import Job, job_from
 from study.paths import StudyPaths
 
 logger = logging.getLogger("calsweep")

@@ -34,14 +34,14 @@ def _dispatch(arguments: list[str]) -> int:
     elif extra:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     if options.command == "sweep":
-        from launcher.sweeping import sweep
+        from launcher.commands.sweep import sweep
 
         return sweep(options)
     if options.command == "doctor":
-        from launcher.doctor import doctor
+        from launcher.commands.doctor import doctor
 
         return doctor(options)
-    from launcher import commands
+    from launcher.commands import study_commands as commands
 
     on_a_study = {
         "status": commands.status,

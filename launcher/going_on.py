@@ -10,16 +10,16 @@ import logging
 import sys
 from pathlib import Path
 
-from launcher.advance import next_step, note_found_arrays, take
-from launcher.cluster import read_site
-from launcher.sbatch import GOES_ON
-from launcher.scheduler import ask_queue
-from launcher.snapshot import take_snapshot
-from launcher.work import place
+from launcher.cluster.advance import next_step, note_found_arrays, take
+from launcher.cluster.sbatch import GOES_ON
+from launcher.cluster.scheduler import ask_queue
+from launcher.cluster.snapshot import take_snapshot
+from launcher.job.work import place
+from launcher.planning.site import read_site
 from study.errors import CalsweepError
 from study.files import locked
+from study.jobs.plan import read_plan
 from study.paths import StudyPaths
-from study.plan import read_plan
 
 logger = logging.getLogger("calsweep")
 

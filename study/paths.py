@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout; in a job the copy of it that the job runs from."""
+
 
 @dataclass(frozen=True)
 class JobPaths:

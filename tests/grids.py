@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from launcher.plan import build_plan
-from study.config import Grid, load_grid
-from study.plan import Plan
+from launcher.planning.plan import build_plan
+from study.grid.config import Grid, load_grid
+from study.jobs.plan import Plan
 
 
 def write_grid(folder: Path, text: str) -> Path:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 
-ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {"study": 0, "training": 1, "evaluation": 1, "analysis": 1, "launcher": 2}
 MODULES = sorted(path for package in FLOORS for path in (ROOT / package).rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

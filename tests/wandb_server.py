@@ -97,7 +97,7 @@ class WandbServer:
 
 
 def forget_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the SDK's settings away; what `study.tracking` sets for its process ends with the test."""
+    """Take the SDK's settings away; what `study.tracking.runs` sets for its process ends with the test."""
     for name in {*(name for name in os.environ if name.startswith("WANDB")), *SET_BY_TRACKING}:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

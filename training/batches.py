@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from study.errors import JobError
-from study.resources import Resources
-from study.specs import Hyperparameters
+from study.jobs.resources import Resources
+from study.jobs.specs import Hyperparameters
 from training.data import IGNORE_INDEX, TokenDataset
 from training.rows import Indices
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from study.errors import CalsweepError, JobError
-from study.resources import Resources
-from study.specs import Hyperparameters
+from study.jobs.resources import Resources
+from study.jobs.specs import Hyperparameters
 from training import dropout, scratch, zero
 from training.data import TokenDataset
 from training.model import DTYPES, LossModel, cannot_use_attention

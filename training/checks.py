@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from study.context import context_tokens, one_embedding
 from study.errors import JobError
+from study.models.context import context_tokens, one_embedding
 from training.data import TokenDataset
 
 TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.02}

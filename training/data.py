@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from study.errors import JobError
 from study.files import digest, locked, read_json, sync, write_json
-from study.specs import TrainSpec
+from study.jobs.specs import TrainSpec
 from training.encoding import Example, encoder
 from training.messages import messages_of, renderer
 from training.rows import Rows, open_rows

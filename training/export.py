@@ -12,8 +12,8 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from study.files import sync
-from study.job import Job
-from study.specs import TrainSpec, to_dict
+from study.jobs.job import Job
+from study.jobs.specs import TrainSpec, to_dict
 from training.dropout import restored
 from training.templates import chat_template
 from training.zero import World

@@ -77,7 +77,7 @@ def _text(row: Any, column: str, where: str) -> str:
 
 
 def renderer(template: str, tokenizer: PreTrainedTokenizerBase) -> Renderer:
-    r"""How a template, one of `study.specs.TEMPLATES`, turns messages into text.
+    r"""How a template, one of `study.jobs.specs.TEMPLATES`, turns messages into text.
 
     plain: `{user}\nAnswer: {assistant}{eos}`, the prompt of the `letter` protocol; a system message is a line
         before the user's.

@@ -17,9 +17,16 @@ from transformers import (
 )
 
 from study.errors import JobError
-from study.resources import Resources
-from study.specs import Hyperparameters, TrainSpec
-from study.weights import UNREADABLE, Weights, cannot_load, cannot_load_tokenizer, require_all, weights_at
+from study.jobs.resources import Resources
+from study.jobs.specs import Hyperparameters, TrainSpec
+from study.models.weights import (
+    UNREADABLE,
+    Weights,
+    cannot_load,
+    cannot_load_tokenizer,
+    require_all,
+    weights_at,
+)
 from training import checks, dropout, scratch
 from training.data import IGNORE_INDEX
 from training.loss import Losses, linear_losses

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from study.errors import JobError, RecordError, nearest
+from study.grid.sources import require_commit
+from study.jobs.specs import Hyperparameters, Source
 from study.rows import Row, parse_line, reading_parquet
-from study.sources import require_commit
-from study.specs import Hyperparameters, Source
 
 READ_AT_ONCE = 1000
 Indices: TypeAlias = npt.NDArray[np.int64]

@@ -11,8 +11,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from study.shapes import config_of
-from study.specs import Scratch
+from study.jobs.specs import Scratch
+from study.models.shapes import config_of
 
 
 def config_for(scratch: Scratch, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:

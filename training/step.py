@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from study.resources import Resources
+from study.jobs.resources import Resources
 from training import batches, zero
 from training.data import TokenDataset
 from training.zero import World

@@ -26,7 +26,7 @@ PLAIN = """\
 
 
 def chat_template(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """How others prompt a model that was trained with one of `study.specs.TEMPLATES`.
+    """How others prompt a model that was trained with one of `study.jobs.specs.TEMPLATES`.
 
     Programs that use a chat template leave special tokens to it: it begins with what `tokenizer(text)` puts
     in front of a text.

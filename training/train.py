@@ -17,14 +17,14 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from study.config import TrackingConfig
 from study.errors import JobError, Stopped
 from study.files import append_line, write_json
-from study.job import Job
+from study.grid.config import TrackingConfig
+from study.jobs.job import Job
+from study.jobs.resources import Resources
+from study.jobs.specs import MAX_SEED, Hyperparameters, TrainSpec
 from study.paths import JobPaths
-from study.resources import Resources
-from study.specs import MAX_SEED, Hyperparameters, TrainSpec
-from study.tracking import Run, track
+from study.tracking.runs import Run, track
 from training import (
     batches,
     certificate,

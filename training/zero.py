@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from study.resources import Resources
-from study.specs import Hyperparameters
+from study.jobs.resources import Resources
+from study.jobs.specs import Hyperparameters
 
 MIN_PORT, MAX_PORT = 20_000, 32_000
 """Below the ports that Linux gives to outgoing connections: one of those may be taken at any moment."""

@@ -11,8 +11,8 @@ from evaluation.benchmarks.rows import shot_rows, split_rows
 from evaluation.benchmarks.table import items_table
 from evaluation.items import Item
 from study.errors import JobError, RecordError
+from study.jobs.specs import Benchmark
 from study.rows import Row
-from study.specs import Benchmark
 
 logger = logging.getLogger(__name__)
 

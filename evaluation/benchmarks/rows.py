@@ -7,9 +7,9 @@ from pathlib import Path
 
 from study import languages
 from study.errors import JobError, RecordError, nearest
+from study.grid.sources import require_commit
+from study.jobs.specs import Benchmark
 from study.rows import Row, read_rows
-from study.sources import require_commit
-from study.specs import Benchmark
 
 SUFFIXES = (".parquet", ".jsonl")
 SHOT_SPLITS = {"global_mmlu": "dev", "mmlu_prox": "validation"}

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.tables import write_tables
-
-from .studies import StudyFolder, sweep
+from analysis.tables.files import write_tables
+from tests.analysis.studies import StudyFolder, sweep
 
 
 @pytest.fixture

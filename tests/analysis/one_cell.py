@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.inference import Estimate
-from analysis.uncertainty import Resamples, estimates, sum_rows
+from analysis.inference.bootstrap import Resamples, estimates, sum_rows
+from analysis.inference.estimates import Estimate
 from study.bins import NUM_BINS
 
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from analysis.aggregate import Study, load_study
-from analysis.dashboard import write_dashboard
-from analysis.tables import table_rows
-
-from .browser import Tab, chromium
-from .studies import LANGUAGES, StudyFolder, random_letters
+from analysis.dashboard.page import write_dashboard
+from analysis.results.aggregate import Study, load_study
+from analysis.tables.files import table_rows
+from tests.analysis.browser import Tab, chromium
+from tests.analysis.studies import LANGUAGES, StudyFolder, random_letters
 
 MODELS, DATASETS, RATES, SMOOTHING = ("hub/small", "hub/large"), ("alpaca", "tulu"), (1e-5, 5e-5), (0.0, 0.1)
 MISSING = ("hub/small", "tulu", 5e-5, 0.1, "sw")

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from analysis.cli import FORMATS, main
-from analysis.tables import FORMATS as TABLE_FORMATS
-
-from .studies import StudyFolder, sweep
-
-ROOT = Path(__file__).parents[2]
+from analysis.tables.files import FORMATS as TABLE_FORMATS
+from tests.analysis.studies import StudyFolder, sweep
+from tests.sweeping import ROOT
 
 
 def test_tables_writes_one_format_and_prints_it(

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from study.records import Prediction
-
-from .studies import StudyFolder, letter
+from tests.analysis.studies import StudyFolder, letter
 
 TRUE = {"en": 2.0, "sw": 4.0, "yo": 1.0}
 BASE = {"model": "m"}

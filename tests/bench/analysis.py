@@ -33,10 +33,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import inference, metrics, uncertainty
-from analysis.inference import Estimate
-from analysis.measure import CONFIDENCES, PerExample, Scored, measure, per_example, sum_examples
-from analysis.metric_table import all_metrics
+from analysis import metrics
+from analysis.diagnoses.metrics import all_metrics
+from analysis.inference import bootstrap as uncertainty
+from analysis.inference import estimates as inference
+from analysis.inference.estimates import Estimate
+from analysis.reading.measure import CONFIDENCES, PerExample, Scored, measure, per_example, sum_examples
 from study.bins import FloatArray
 
 GLOBAL_MMLU, MMLU_PROX = (42, 14_042), (29, 11_759)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from study.languages import LANGUAGES
 from tests.grids import write_model
+from tests.sweeping import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 GRID = """
 study: big
 grid:
@@ -56,11 +56,11 @@ def write_big_grid(folder: Path) -> Path:
 def measure_plan(folder: Path) -> None:
     """Plan in this process, and print each step's seconds."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from launcher.plan import build_plan, resolved
-    from launcher.tasks import missing_tasks
-    from study.config import load_grid
+    from launcher.planning.plan import build_plan, resolved
+    from launcher.planning.tasks import missing_tasks
+    from study.grid.config import load_grid
+    from study.jobs.plan import read_plan, write_plan
     from study.paths import StudyPaths
-    from study.plan import read_plan, write_plan
 
     clock = [time.process_time()]
 

@@ -59,7 +59,7 @@ from evaluation.scoring import Scorer
 from evaluation.shard import load_models
 from study.cldr import benchmark as cldr
 from study.errors import CalsweepError
-from study.resources import Resources
+from study.jobs.resources import Resources
 from tests.evaluation.peer import REMEDY, hflm, log_scores
 from tests.real.weights import smollm2_135m
 

@@ -32,8 +32,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from study.resources import Resources
-from study.specs import Hyperparameters
+from study.jobs.resources import Resources
+from study.jobs.specs import Hyperparameters
 from training import zero
 from training.data import IGNORE_INDEX, TokenDataset
 from training.model import LossModel

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluation import shard
-from study.specs import Benchmark, Source
+from study.jobs.specs import Benchmark, Source
 from tests.evaluation.shards import NUM_ITEMS, PART_SIZE
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 

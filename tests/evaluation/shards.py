@@ -8,10 +8,10 @@ from typing import Any
 
 from evaluation import shard
 from study import records
-from study.config import TrackingConfig
-from study.job import Job
+from study.grid.config import TrackingConfig
+from study.jobs.job import Job
+from study.jobs.specs import Benchmark, EvalSpec, Prompting, Source
 from study.paths import JobPaths
-from study.specs import Benchmark, EvalSpec, Prompting, Source
 
 NUM_ITEMS = 11
 PART_SIZE = 4

@@ -12,8 +12,8 @@ import pytest
 
 from evaluation.benchmarks import load_items, mmlu_prox
 from study.errors import JobError, RecordError
+from study.jobs.specs import Benchmark, Source
 from study.rows import Row
-from study.specs import Benchmark, Source
 
 HALF = "x\ud83d y"
 

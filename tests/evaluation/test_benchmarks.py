@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from evaluation.benchmarks import Item, global_mmlu, items_table, load_items, load_split, mmlu_prox
 from study.errors import JobError, RecordError, UserError
-from study.sources import embedded_source
-from study.specs import Benchmark, Source
+from study.grid.sources import embedded_source
+from study.jobs.specs import Benchmark, Source
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -301,7 +301,7 @@ def test_a_hub_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_schema_of_the_specs_has_a_parser() -> None:
     from evaluation.benchmarks import PARSERS
-    from study.specs import SCHEMAS
+    from study.jobs.specs import SCHEMAS
 
     assert set(PARSERS) == set(SCHEMAS)
     with pytest.raises(UserError):

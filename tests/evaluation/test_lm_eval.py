@@ -15,12 +15,12 @@ import yaml
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from evaluation.asking import query, questions
 from evaluation.encoding import Query
 from evaluation.items import Item
 from evaluation.prompts import answers, context
+from evaluation.questions import query, questions
 from evaluation.scoring import Scorer
-from study.specs import Benchmark, EvalSpec, Prompting, Source
+from study.jobs.specs import Benchmark, EvalSpec, Prompting, Source
 from tests.evaluation import test_lm_eval_golden as kept
 from tests.evaluation.peer import REMEDY, hflm, log_scores
 from tests.evaluation.tiny import make_gemma2, make_llama, make_tokenizer

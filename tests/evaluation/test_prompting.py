@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from evaluation.merge import check_complete, read_own_part
+from evaluation.parts import check_complete, read_own_part
 from study import records
 from study.errors import JobError, RecordError, UserError
 from study.files import read_json
+from study.jobs.specs import Benchmark, Source
 from study.paths import JobPaths
-from study.specs import Benchmark, Source
 from tests.evaluation.shards import make_job, run
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 
@@ -148,7 +148,7 @@ def test_every_rotation_of_the_options_is_a_question(
 
 
 def test_rotations_are_told_apart_by_merge(benchmark: Benchmark, folder: Path, tmp_path: Path) -> None:
-    from evaluation.asking import questions
+    from evaluation.questions import questions
     from evaluation.shard import shard_info
 
     paths = JobPaths(tmp_path)

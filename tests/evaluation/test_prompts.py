@@ -28,12 +28,12 @@ from evaluation.prompts import (
 )
 from evaluation.scaffolds import native_words, table
 from study.errors import JobError
+from study.jobs.specs import PROTOCOLS, SCAFFOLDS, Benchmark, Source
 from study.languages import LANGUAGES
-from study.specs import PROTOCOLS, SCAFFOLDS, Benchmark, Source
 from tests.evaluation.tiny import make_tokenizer
+from tests.sweeping import ROOT
 
 FIXTURES = Path(__file__).parent / "fixtures"
-ROOT = Path(__file__).parents[2]
 MARKERS = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"

@@ -19,11 +19,11 @@ import pytest
 from evaluation import shard
 from evaluation.benchmarks import load_items
 from study import records, stopping
-from study.config import TrackingConfig
 from study.errors import JobError, RecordError, Stopped
-from study.job import Job
+from study.grid.config import TrackingConfig
+from study.jobs.job import Job
+from study.jobs.specs import Benchmark, EvalSpec, Source
 from study.paths import JobPaths
-from study.specs import Benchmark, EvalSpec, Source
 from tests.evaluation.shards import DISABLED, NUM_ITEMS, PART_SIZE, digests, make_job, run
 from tests.wandb_reader import read_finished_run, run_files
 

@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import evaluation.shard
-from launcher import attempts
-from launcher.work import run_job
+from launcher.job import attempts
+from launcher.job.work import run_job
 from study import records
 from study.files import read_json, write_json
-from study.job import Job
+from study.grid.sources import content_revision
+from study.jobs.job import Job
+from study.jobs.resources import Resources
+from study.jobs.specs import Benchmark, Source
 from study.paths import JobPaths, StudyPaths
-from study.resources import Resources
-from study.sources import content_revision
-from study.specs import Benchmark, Source
 from tests.evaluation.shards import digests, make_job
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.training.attempts import KILLED, processes

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from study import records
 from study.errors import JobError
+from study.jobs.specs import Benchmark
 from study.paths import JobPaths
-from study.specs import Benchmark
 from tests.evaluation.shards import make_job, run
 from tests.evaluation.tiny import BOS, make_llama, make_tokenizer, save
 from tests.gguf_files import write_gguf

@@ -15,12 +15,12 @@ import pytest
 from evaluation.benchmarks import load_items, load_shots
 from evaluation.benchmarks.rows import SHOT_SPLITS
 from study.errors import JobError, RecordError
-from study.sources import embedded_source
-from study.specs import SCHEMAS, Benchmark, Source
+from study.grid.sources import embedded_source
+from study.jobs.specs import SCHEMAS, Benchmark, Source
 from tests.hub_server import commit_of, serving
+from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 
-ROOT = Path(__file__).parents[2]
 SUBJECTS = ("law", "math")
 
 
@@ -153,7 +153,7 @@ LOAD = """
 import json, sys
 from evaluation.benchmarks import load_items, load_shots
 from study.errors import JobError
-from study.specs import Benchmark, Source
+from study.jobs.specs import Benchmark, Source
 schema, repository, commit, language = sys.argv[1:]
 benchmark = Benchmark("b", Source("hub", repository, commit), schema)
 try:

@@ -26,8 +26,8 @@ from analysis.cli import main as analyse
 from evaluation.benchmarks import load_items, load_shots
 from evaluation.prompts import answers, context, rotated
 from launcher.cli import main as calsweep
-from study import sources
-from study.specs import Benchmark, Source
+from study.grid import sources
+from study.jobs.specs import Benchmark, Source
 from tests.analysis.studies import StudyFolder, sweep
 from tests.analysis.validation_studies import trained, with_validation
 from tests.sweeping import ROOT

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from study.jobs.plan import Plan
 from study.paths import StudyPaths
-from study.plan import Plan
 from tests.grids import write_model
 from tests.launcher.fake_slurm import FakeSlurm
 from tests.launcher.studies import put_on_path, submit, swept

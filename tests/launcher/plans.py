@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from study.errors import UserError
-from study.plan import Plan
+from study.jobs.plan import Plan
 from tests.grids import plan_of
 
 GRID = """

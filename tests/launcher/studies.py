@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from launcher import attempts, ledger, scheduler
-from launcher.cluster import Site, load_site, write_site
-from launcher.plan import resolved
-from launcher.status import JobStatus, Survey, survey
+from launcher.cluster import ledger, scheduler
+from launcher.job import attempts
+from launcher.planning.plan import resolved
+from launcher.planning.site import Site, load_site, write_site
+from launcher.state.status import JobStatus, Survey, survey
 from study.files import write_json
+from study.jobs.plan import Plan, write_plan
 from study.paths import StudyPaths
-from study.plan import Plan, write_plan
 from tests.grids import grid_of, write_model
 from tests.launcher.fake_slurm import FakeSlurm, install
 
@@ -48,7 +49,7 @@ def without_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def swept(folder: Path, grid: str = GRID, profile: str | None = PROFILE) -> tuple[Plan, StudyPaths, Site]:
     """A study as `sweep` leaves it before it submits anything: plan and site. profile: None for local."""
-    from launcher.plan import build_plan
+    from launcher.planning.plan import build_plan
 
     write_model(folder / "m")
     cluster = "local"

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-import launcher.sync
+import launcher.commands.sync
 from launcher.cli import main
 from study import records
-from study.config import TrackingConfig
 from study.errors import Stopped
-from study.job import Job
+from study.grid.config import TrackingConfig
+from study.jobs.job import Job
 from study.paths import JobPaths, StudyPaths
-from study.tracking import track
+from study.tracking.runs import track
 from tests.launcher.studies import swept
 from tests.wandb_protocol import StoredRun
 from tests.wandb_server import API_KEY, WandbServer, forget_wandb, serving
@@ -31,7 +31,7 @@ def logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wandb
     """A server to which the user is logged in, with nothing else of W&B in the environment."""
     forget_wandb(monkeypatch)
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setattr(launcher.sync, "LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr(launcher.commands.sync, "LOOK_AGAIN_S", 0.1)
     monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")  # by default, rows go every 15 s
     with serving() as running:
         monkeypatch.setenv("WANDB_BASE_URL", running.url)

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from launcher import causes
-from launcher.explain import explain
-from launcher.status import JobStatus, Survey, survey
+from launcher.commands.explain import explain
+from launcher.job import causes
+from launcher.state.status import JobStatus, Survey, survey
 from study.files import read_json
+from study.jobs.plan import read_plan
+from study.jobs.specs import EvalSpec
 from study.paths import StudyPaths
-from study.plan import read_plan
 from study.records import read_predictions
-from study.specs import EvalSpec
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.sweeping import run, sweep_command
 

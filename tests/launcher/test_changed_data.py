@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from launcher.plan import build_plan, resolved
-from launcher.tasks import missing_tasks
-from launcher.work import run_job
+from launcher.job.work import run_job
+from launcher.planning.plan import build_plan, resolved
+from launcher.planning.tasks import missing_tasks
 from study import stopping
 from study.errors import JobError
 from study.files import read_json, write_json
+from study.jobs.plan import write_plan, write_specs
+from study.jobs.resources import Resources
+from study.jobs.specs import EvalSpec
 from study.paths import StudyPaths
-from study.plan import write_plan, write_specs
 from study.records import read_predictions
-from study.resources import Resources
-from study.specs import EvalSpec
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.grids import grid_of
 

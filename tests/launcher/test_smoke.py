@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from study.jobs.plan import read_plan
 from study.paths import StudyPaths
-from study.plan import read_plan
 from study.records import read_predictions
 from tests.sweeping import ROOT, status, sweep, sweep_command
 from tests.waiting import HANG_S, eventually

@@ -19,14 +19,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from evaluation.benchmarks import load_items
 from evaluation.prompts import letter_prompt
 from evaluation.shard import evaluate, load_models
-from launcher import sizes
+from launcher.cost import sizes
 from study import records
-from study.config import TrackingConfig
-from study.job import Job
+from study.grid.config import TrackingConfig
+from study.grid.sources import content_revision, embedded_source
+from study.jobs.job import Job
+from study.jobs.resources import Resources
+from study.jobs.specs import Benchmark, EvalSpec, Hyperparameters, Source, TrainSpec
 from study.paths import JobPaths
-from study.resources import Resources
-from study.sources import content_revision, embedded_source
-from study.specs import Benchmark, EvalSpec, Hyperparameters, Source, TrainSpec
 from tests.real.weights import gemma_270m
 from training import batches, data
 from training.data import IGNORE_INDEX

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 
-SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "testbed" / "cluster.sh"
+SCRIPT = ROOT / "slurm" / "testbed" / "cluster.sh"
 NO_SLURM = "no SLURM here; to have these tests: sudo slurm/testbed/install.sh"
 _numbers = itertools.count()
 NUM_PORTS = 40  # more than cluster.sh takes from BASEPORT on

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import attempts, ledger
-from launcher.attempts import Attempt
-from study.job import Job
+from launcher.cluster import ledger
+from launcher.job import attempts
+from launcher.job.attempts import Attempt
+from study.jobs.job import Job
+from study.jobs.plan import read_plan
+from study.jobs.specs import Hyperparameters, TrainSpec
 from study.paths import StudyPaths
-from study.plan import read_plan
-from study.specs import Hyperparameters, TrainSpec
 from tests.waiting import eventually
 
 if TYPE_CHECKING:

@@ -73,10 +73,10 @@ def payload_checkout(folder: Path, *, train: str = TRAIN, shard: str = SHARD) ->
     for name, text in {
         "training/train.py": train,
         "evaluation/shard.py": shard,
-        "analysis/aggregate.py": AGGREGATE,
-        "analysis/tables.py": TABLES,
-        "analysis/diagnose.py": DIAGNOSE,
-        "analysis/dashboard.py": DASHBOARD,
+        "analysis/results/aggregate.py": AGGREGATE,
+        "analysis/tables/files.py": TABLES,
+        "analysis/diagnoses/diagnose.py": DIAGNOSE,
+        "analysis/dashboard/page.py": DASHBOARD,
     }.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder

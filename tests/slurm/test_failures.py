@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher import causes
+from launcher.job import causes
 from study.paths import StudyPaths
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.grids import write_model

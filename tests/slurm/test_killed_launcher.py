@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import ledger
-from launcher.scheduler import ask_queue
+from launcher.cluster import ledger
+from launcher.cluster.scheduler import ask_queue
 from study.paths import StudyPaths
 from tests.slurm.payload import calsweep, payload_checkout, run_calsweep
 from tests.slurm.test_sweep import wait_for_empty_queue

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pytest
 import wandb
 
-from launcher import attempts
-from study.job import Job
+from launcher.job import attempts
+from study.jobs.job import Job
+from study.jobs.specs import EvalSpec
 from study.languages import LANGUAGES, Language
 from study.paths import JobPaths, StudyPaths
 from study.records import read_predictions
-from study.specs import EvalSpec
-from study.tracking import end_service
+from study.tracking.runs import end_service
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.launcher.sync_runs import logged_in
 from tests.slurm.conftest import own_cluster

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from launcher import ledger
-from launcher.scheduler import ask_queue
+from launcher.cluster import ledger
+from launcher.cluster.scheduler import ask_queue
+from study.jobs.specs import EvalSpec
 from study.paths import StudyPaths
 from study.records import part_range, read_predictions
-from study.specs import EvalSpec
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.slurm import drills
 from tests.slurm.conftest import SlurmCluster, own_cluster

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher import ledger
+from launcher.cluster import ledger
 from study.paths import StudyPaths
 from tests.sweeping import ROOT, status, sweep
 from tests.waiting import eventually

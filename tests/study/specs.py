@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from study.job import Job
-from study.specs import (
+from study.jobs.job import Job
+from study.jobs.specs import (
     DTYPES,
     PROTOCOLS,
     SCHEMAS,

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import babel
 import pytest
@@ -23,8 +22,8 @@ from study.cldr.instructions import (
     pretraining_rows,
     vocabulary,
 )
+from tests.sweeping import ROOT
 
-ROOT = Path(__file__).parents[2]
 OPTION_COLUMNS = [f"option_{letter.lower()}" for letter in LETTERS]
 
 GOLDEN = {("2", "2.18.0"): "557459e1b63e5fb7d16562674fe62bf32780614dbe0972694f9f306db1c366e7"}

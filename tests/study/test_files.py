@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.files import append_line, digest, locked, read_json, write_atomic, write_json
+from tests.sweeping import ROOT
 from tests.waiting import HANG_S
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:

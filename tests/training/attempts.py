@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from study.config import TrackingConfig
-from study.job import Job
+from study.grid.config import TrackingConfig
+from study.jobs.job import Job
+from study.jobs.resources import Resources
+from study.jobs.specs import Hyperparameters, Source, TrainSpec
 from study.paths import JobPaths
-from study.resources import Resources
-from study.specs import Hyperparameters, Source, TrainSpec
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.waiting import HANG_S
 

@@ -15,8 +15,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from launcher.cli import main
 from study.errors import JobError
-from study.resources import Resources
-from study.specs import Hyperparameters
+from study.jobs.resources import Resources
+from study.jobs.specs import Hyperparameters
 from training import batches, certificate, model, zero
 from training.certificate import Check
 from training.loss import Losses

@@ -17,8 +17,9 @@ import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from study.errors import JobError
-from study.sources import embedded_source
-from study.specs import TrainSpec
+from study.grid.sources import embedded_source
+from study.jobs.specs import TrainSpec
+from tests.sweeping import ROOT
 from tests.training.toys import EXAMPLES, FIXTURES, fixture, spec_of, toy_tokenizer
 from tests.waiting import HANG_S, eventually
 from training import data
@@ -27,7 +28,6 @@ from training.encoding import encoder
 from training.messages import messages_of, renderer
 from training.wordlevel import build_tokenizer, cldr_tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 TULU = EXAMPLES / "tulu3.jsonl"
 AYA = "ai2-adapt-dev/tulu_v3.9_aya_100k"
 CHATML = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}\n{% endfor %}"

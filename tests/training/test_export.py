@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from study.job import Job
-from study.resources import Resources
-from study.specs import ARCHITECTURES, Hyperparameters, Scratch, Source, TrainSpec
+from study.jobs.job import Job
+from study.jobs.resources import Resources
+from study.jobs.specs import ARCHITECTURES, Hyperparameters, Scratch, Source, TrainSpec
 from tests.evaluation.tiny import make_llama
 from tests.training.attempts import processes
 from tests.training.toys import KINDS, toy_tokenizer

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from study.errors import JobError
-from study.specs import Hyperparameters
+from study.jobs.specs import Hyperparameters
 from training.checks import check_head, check_packing
 from training.data import IGNORE_INDEX
 from training.loss import Losses

@@ -29,8 +29,8 @@ from transformers import (
 )
 
 from study.errors import JobError
-from study.resources import Resources
-from study.specs import ARCHITECTURES, Hyperparameters, Scratch, Source, TrainSpec
+from study.jobs.resources import Resources
+from study.jobs.specs import ARCHITECTURES, Hyperparameters, Scratch, Source, TrainSpec
 from tests.evaluation.tiny import BOS, make_gemma2, make_llama, make_tokenizer, save
 from tests.gguf_files import write_gguf
 from training import checks, dropout, scratch

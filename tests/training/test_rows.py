@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from study.errors import JobError, RecordError
-from study.sources import embedded_source
-from study.specs import Hyperparameters, Source
+from study.grid.sources import embedded_source
+from study.jobs.specs import Hyperparameters, Source
 from tests.training.toys import fixture
 from training import rows
 from training.rows import open_rows

@@ -17,12 +17,12 @@ from transformers import (
     GraniteForCausalLM,
 )
 
-from study.config import TrackingConfig
 from study.errors import JobError
-from study.job import Job
+from study.grid.config import TrackingConfig
+from study.jobs.job import Job
+from study.jobs.resources import Resources
+from study.jobs.specs import Hyperparameters, Scratch, Source, TrainSpec
 from study.paths import JobPaths
-from study.resources import Resources
-from study.specs import Hyperparameters, Scratch, Source, TrainSpec
 from training.train import train
 
 HYPER = Hyperparameters(

@@ -9,11 +9,12 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from study.grid.sources import content_revision
+from study.jobs.specs import Hyperparameters, Source, TrainSpec
 from study.rows import Row, read_rows
-from study.sources import content_revision
-from study.specs import Hyperparameters, Source, TrainSpec
+from tests.sweeping import ROOT
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "data"
+EXAMPLES = ROOT / "examples" / "data"
 FIXTURES = ("alpaca", "tulu3", "openhermes", "tulu_stanford_alpaca")
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 KINDS = ("byte_level", "metaspace", "llama_2")

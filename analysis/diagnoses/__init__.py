@@ -1,0 +1,1 @@
+"""`diagnose`: further tables about why a cell is calibrated as it is."""

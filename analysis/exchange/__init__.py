@@ -1,0 +1,1 @@
+"""Records and results from and to other places: W&B, lm-evaluation-harness."""

@@ -1,0 +1,335 @@
+"""`publish`: a study's tables and figures as a W&B report and a workspace, next to the runs they come from.
+
+A run of type `analyse` holds the figures and the files, named by what they say: the same results are one
+run, however often they are published. The report is found by its title and the workspace by its name; both
+are written anew each time, so what people change in them by hand is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.dashboard.page import write_dashboard
+from analysis.exchange.wandb_runs import ASK_TIMEOUT_S, asking_server, patient
+from analysis.figures.files import write_figures
+from analysis.reading.measure import CONFIDENCES
+from analysis.results.aggregate import BUCKETS, Shard, Study, load_study, summarise
+from analysis.results.claims import findings
+from analysis.results.labels import Setting, constants, settings
+from analysis.tables.files import table_rows, write_tables
+from analysis.terminal.summary import note
+from study.errors import UserError
+from study.files import digest, read_json
+from study.languages import LANGUAGES
+from study.paths import StudyPaths
+from study.tracking.runs import end_service
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN = ("slopes", "reliability-buckets", "response")
+"""How the names of the figures begin that are published; the dashboard has all."""
+COLUMNS = {
+    "accuracy": "accuracy",
+    "confidence_raw": "confidence, raw",
+    "confidence_renormalised": "confidence, renormalised",
+    "ece_raw": "ECE, raw",
+    "ece_floor_raw": "floor",
+    "ece_renormalised": "ECE, renormalised",
+    "ece_floor_renormalised": "floor",
+}
+"""Of the report's tables, behind n: a metric, and its heading."""
+TABLE_NOTE = (
+    "In brackets 95% intervals. An ECE is biased upward by its bins; its interval is not: it can lie below. "
+    "Floor: about the ECE of a perfectly calibrated model."
+)
+MAX_TITLE = 128
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where it is."""
+
+    report: str
+    workspace: str
+    run_id: str
+    is_new_run: bool
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What is published. figures: PNG files, each shown under its name. files: below the study."""
+
+    study: Study
+    settings: tuple[Setting, ...]
+    figures: tuple[Path, ...]
+    files: tuple[str, ...]
+    run_id: str
+
+    @property
+    def title(self) -> str:
+        return f"Calibration: {self.study.name}"[:MAX_TITLE]
+
+
+def publish(study_dir: Path, project: str | None = None) -> Published:
+    """Write the report and the workspace of a study to the W&B server that the user is logged in to.
+
+    project: `ENTITY/PROJECT` or `PROJECT`; by default the one that the study tracks to.
+    Raises UserError where the folder is not a study, wandb-workspaces is not installed, nobody is logged in,
+    or the server cannot be used.
+    """
+    _require_workspaces()
+    import wandb
+
+    wanted, name = _place(study_dir, project)
+    with patient():
+        try:
+            with asking_server():
+                api: Any = wandb.Api(timeout=ASK_TIMEOUT_S)
+                own = str(api.default_entity)  # whether somebody is logged in is known before the work
+                entity = wanted or own
+            content = _content(study_dir)
+            with asking_server():
+                is_new = not _is_there(content, api, f"{entity}/{name}")
+            if is_new:
+                _log(content, study_dir, entity, name)
+                with asking_server():
+                    api.flush()
+                    if not _is_there(content, api, f"{entity}/{name}"):
+                        where = f"{entity}/{name}"
+                        raise UserError("W&B did not take every file", where=where, remedy="publish again")
+            with asking_server():
+                report = _save_report(content, api, entity, name)
+                workspace = _save_workspace(content, entity, name)
+        finally:
+            end_service()
+    return Published(report, workspace, content.run_id, is_new)
+
+
+def _require_workspaces() -> None:
+    try:
+        import wandb_workspaces  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "publishing needs wandb-workspaces",
+            remedy="type pip install -e '.[publish]' in the checkout, then try again",
+        ) from None
+
+
+def _place(study_dir: Path, project: str | None) -> tuple[str | None, str]:
+    """The entity, None for the user's own, and the project."""
+    site = StudyPaths(study_dir).site
+    tracking = read_json(site)["tracking"] if site.is_file() else {}
+    if project is None:
+        if not tracking.get("project"):
+            remedy = "say where with --project ENTITY/PROJECT"
+            raise UserError("was not swept here, so it has no project", where=str(study_dir), remedy=remedy)
+        return tracking.get("entity") or None, tracking["project"]
+    entity, _, name = project.rpartition("/")
+    if not name or "/" in entity:
+        raise UserError("is no project", where=project, remedy="give ENTITY/PROJECT")
+    return entity or None, name
+
+
+def _content(study_dir: Path) -> _Content:
+    study = load_study(study_dir)
+    found = tuple(settings(study))
+    figures = tuple(write_figures(study_dir, formats=("png",), study=study, shown=SHOWN))
+    drawn = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in figures}
+    run_id = digest({"study": study.name, "rows": table_rows(study), "figures": drawn})
+    paths = [*write_tables(study_dir, study=study).values(), write_dashboard(study_dir, study=study)]
+    files = tuple(path.relative_to(study_dir).as_posix() for path in paths)
+    return _Content(study, found, figures, files, run_id)
+
+
+def _is_there(content: _Content, api: Any, place: str) -> bool:
+    """Whether the run has all that it should: the SDK ends a run in good order without its files, too."""
+    try:
+        runs = list(api.runs(place, filters={"name": content.run_id}))
+    except ValueError as error:
+        if "Could not find project" not in str(error):
+            raise
+        return False
+    names = [file.name for run in runs if run.state == "finished" for file in run.files(per_page=500)]
+    num_figures = sum(name.startswith("media/images/") for name in names)
+    return num_figures >= len(content.figures) and set(content.files) <= set(names)
+
+
+def _log(content: _Content, study_dir: Path, entity: str, project: str) -> None:
+    """Make the run with the figures, the tables and the dashboard."""
+    import wandb
+
+    with tempfile.TemporaryDirectory(prefix="calsweep-publish-") as scratch, asking_server():
+        run = wandb.init(
+            entity=entity,
+            project=project,
+            dir=scratch,
+            id=content.run_id,
+            resume="allow",
+            mode="online",
+            name=content.title,
+            job_type="analyse",
+            tags=["analyse"],
+            settings=wandb.Settings(console="off", x_disable_stats=True, silent=True),
+        )
+        run.log({path.stem: wandb.Image(str(path)) for path in content.figures})
+        for name in content.files:
+            run.save(str(study_dir / name), base_path=str(study_dir), policy="now")
+        run.finish()
+
+
+def _save_report(content: _Content, api: Any, entity: str, project: str) -> str:
+    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces import expr
+
+    study = content.study
+    whole = wr.Runset(
+        entity=entity, project=project, name="figures", filters=expr.And(expr.Metric("ID") == content.run_id)
+    )
+    blocks: list[Any] = [
+        wr.P(text) for text in (study.description, " · ".join(constants(study)), note(study)) if text
+    ]
+    blocks.append(wr.PanelGrid(runsets=[whole], panels=_charts(content)))
+    for setting in content.settings:
+        blocks += [
+            wr.H2(setting.label or study.name),
+            *(wr.P(sentence) for sentence in findings(study, setting)),
+            wr.P(TABLE_NOTE),
+            wr.MarkdownBlock(markdown_table(study, setting)),
+            wr.PanelGrid(
+                runsets=[
+                    wr.Runset(
+                        entity=entity,
+                        project=project,
+                        name=label,
+                        filters=expr.And(expr.Metric("ID").isin(ids)),
+                    )
+                    for label, ids in _job_ids(study, setting).items()
+                ],
+                panels=_panels(),
+            ),
+        ]
+    made = wr.Report(entity=entity, project=project, title=content.title, blocks=blocks, width="fluid")
+    # an id that the server knows makes it the same report; it does not compare titles itself
+    known = [
+        report.id for report in api.reports(f"{entity}/{project}") if report.display_name == content.title
+    ]
+    if known:
+        made.id = known[0]
+    made.save()
+    return str(made.url)
+
+
+def _save_workspace(content: _Content, entity: str, project: str) -> str:
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces import expr
+
+    ids = [shard.job_id for shard in content.study.shards]
+    made = ws.Workspace(
+        entity=entity,
+        project=project,
+        name=content.title,
+        sections=[
+            ws.Section(name="Diagrams", panels=_charts(content), is_open=True),
+            ws.Section(name="Evaluations", panels=_panels(), is_open=True),
+        ],
+        runset_settings=ws.RunsetSettings(filters=expr.And(expr.Metric("ID").isin([content.run_id, *ids]))),
+    )
+    name = digest({"study": content.study.name})[:11]
+    try:
+        known = ws.Workspace.from_url(f"https://any/{entity}/{project}?nw={name}")
+    except ValueError as error:
+        if "not found" not in str(error):
+            raise
+    else:
+        made._internal_id = known._internal_id
+    made._internal_name = f"nw-{name}-v"
+    made.save()
+    return str(made.url)
+
+
+def _charts(content: _Content) -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    return [
+        wr.MediaBrowser(
+            title=path.stem, media_keys=[path.stem], layout=wr.Layout(x=0, y=16 * place, w=24, h=16)
+        )
+        for place, path in enumerate(content.figures)
+    ]
+
+
+def _panels() -> list[Any]:
+    """Of each kind of confidence the accuracy against it, and the ECE."""
+    import wandb_workspaces.reports.v2 as wr
+
+    panels: list[Any] = []
+    for row, kind in enumerate(CONFIDENCES):
+        # below the diagonal a model is over-confident
+        scatter = wr.ScatterPlot(
+            title=f"accuracy against confidence, {kind}",
+            x=wr.SummaryMetric(f"confidence_{kind}"),
+            y=wr.SummaryMetric("accuracy"),
+            layout=wr.Layout(x=0, y=10 * row, w=12, h=10),
+        )
+        bars = wr.BarPlot(
+            title=f"ECE, {kind}",
+            metrics=[wr.Metric(f"ece_{kind}")],
+            layout=wr.Layout(x=12, y=10 * row, w=12, h=10),
+        )
+        panels += [scatter, bars]
+    return panels
+
+
+def _job_ids(study: Study, setting: Setting) -> dict[str, list[str]]:
+    return {
+        item.label: [shard.job_id for shard in study.select(setting.test, item.cell)]
+        for item in setting.series
+    }
+
+
+def markdown_table(study: Study, setting: Setting) -> str:
+    """A setting's cells below each other: macro means over all languages and buckets, then each language.
+
+    With 95% intervals. What is missing has a reason instead of numbers.
+    """
+    labels = [item.label for item in setting.series]
+    present = [study.select(setting.test, item.cell) for item in setting.series]
+    rows: list[tuple[str, list[list[Shard]]]] = [("all, macro", present)]
+    for bucket in BUCKETS:
+        rows.append((f"{bucket}, macro", [[s for s in shards if s.bucket == bucket] for shards in present]))
+    for code in study.languages():
+        name = f"{code} {LANGUAGES[code].name}" if code in LANGUAGES else code
+        rows.append((name, [[s for s in shards if s.language == code] for shards in present]))
+    head = ["", "cell", "n", *COLUMNS.values()]
+    lines = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
+    for name, cells in rows:
+        if any(cells):
+            lines += [[name, label, *_numbers(shards)] for label, shards in zip(labels, cells, strict=True)]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+
+
+def _numbers(shards: list[Shard]) -> list[str]:
+    """n, then a text for each of COLUMNS."""
+    if not shards:
+        return ["not planned", *[""] * len(COLUMNS)]
+    summary = summarise(shards)
+    if summary.metrics is None:
+        return [str(summary.missing), *[""] * len(COLUMNS)]
+    texts = [str(summary.metrics.n)]
+    for metric in COLUMNS:
+        ends = summary.interval(metric)
+        within = "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+        texts.append(f"{getattr(summary.metrics, metric):.3f}{within}")
+    return texts
+
+
+def print_published(published: Published, console: Console) -> None:
+    """Where it is."""
+    state = "with new figures" if published.is_new_run else "with the figures that were there"
+    for text in (f"report, {state}: {published.report}", f"workspace: {published.workspace}"):
+        console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,345 @@
+"""Figures of the tables' numbers: slopes, heat maps, responses to the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from analysis.figures.data import METRICS, NOT_PLANNED, Matrix, Response, Value
+from analysis.figures.style import (
+    BUCKET_COLOURS,
+    COLOURS,
+    DOUBLE_IN,
+    GREY,
+    MARKERS,
+    MISSING,
+    SINGLE_IN,
+    SMALL,
+    TINY,
+    add_legend,
+    crop,
+    group_title,
+    legend_height,
+    number,
+    panels,
+)
+from analysis.results.labels import bucket_of, language_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_SINGLE = 14
+"""Languages that fit into one column."""
+ROW_IN = 0.165
+"""Of a heat map."""
+
+
+def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
+    """A panel a metric; a slot a language, from rich to poor, with its cells from left to right."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    languages, labels = matrices[0].languages, matrices[0].labels
+    buckets = list(dict.fromkeys(bucket_of(code) for code in languages))
+    width = SINGLE_IN if len(languages) <= MAX_SINGLE else DOUBLE_IN
+    marks: list[tuple[Any, str]] = [
+        (Line2D([], [], **_marker(place), color="black", linestyle=""), label)
+        for place, label in enumerate(labels)
+    ]
+    marks += [(Line2D([], [], color=BUCKET_COLOURS[b], linewidth=2), group_title(b)) for b in buckets]
+    marks.append((Line2D([], [], color=GREY, linewidth=1.2), "ECE if calibrated"))
+    marks.append(_interval_mark())
+    if _some_missing(value for matrix in matrices for row in matrix.rows for value in row):
+        marks.append((Patch(**MISSING), "missing"))
+    names = [label for _, label in marks]
+    figure, grid = panels(
+        len(matrices), 1, width=width, panel_height=1.3, top=legend_height(names, width) + 0.05, bottom=0.3,
+        gap=(0.0, 0.08),
+    )  # fmt: skip
+    markers = [_marker(place) for place in range(len(labels))]
+    room = 0.62 / max(2, len(labels)) / (len(languages) + 0.2)
+    offsets = [0.62 * (place / max(1, len(labels) - 1) - 0.5) for place in range(len(labels))]
+    for row, matrix in enumerate(matrices):
+        axes = grid[row][0]
+        axes.set_xlim(-0.6, len(languages) - 0.4)
+        for slot, (code, values) in enumerate(zip(languages, matrix.rows, strict=True)):
+            colour = BUCKET_COLOURS[bucket_of(code)]
+            if slot % 2:
+                axes.axvspan(slot - 0.5, slot + 0.5, color="#f3f3f3", linewidth=0, zorder=0)
+            x = [slot + offset for offset in offsets]
+            _draw_points(axes, x, values, colour=colour, markers=markers, room=room)
+            if matrix.is_trained:
+                _join(axes, x, values, colour=colour)
+            for at, value in zip(x, values, strict=True):
+                if value.floor is not None:
+                    reach = 0.3 / len(labels)
+                    axes.plot(
+                        [at - reach, at + reach], [value.floor] * 2, color=GREY, linewidth=1.2, zorder=1
+                    )
+        for edge in range(1, len(languages)):
+            if bucket_of(languages[edge]) != bucket_of(languages[edge - 1]):
+                axes.axvline(edge - 0.5, color=GREY, linewidth=0.5)
+        axes.set_xticks(
+            range(len(languages)), languages if row == len(matrices) - 1 else [""] * len(languages)
+        )
+        axes.tick_params(axis="x", length=0, labelrotation=90 if len(languages) > 8 else 0)
+        axes.grid(axis="y")
+        axes.set_ylabel(METRICS[matrix.metric])
+    _share_limits([grid[row][0] for row in range(len(matrices))], matrices)
+    figure.align_ylabels()
+    add_legend(figure, [handle for handle, _ in marks], names)
+    return figure
+
+
+def plot_heat_map(matrix: Matrix, changes: Matrix | None) -> Figure:
+    """Languages x cells, each with its number; on the right the change against the base, where there is one.
+
+    Hatched: missing. Blank: not planned.
+    """
+    from matplotlib.patches import Patch
+
+    parts = [matrix] if changes is None else [matrix, changes]
+    left, right, gap = 1.4, 0.42, 0.15
+    num_columns = sum(len(part.labels) for part in parts)
+    natural = left + right + gap + 0.5 * num_columns
+    width = SINGLE_IN if natural <= SINGLE_IN else DOUBLE_IN
+    cell = (width - left - right - gap * (len(parts) - 1)) / num_columns
+    longest = max(len(crop(label)) for part in parts for label in part.labels)
+    is_steep = longest * 0.06 > cell
+    shown = [value for part in parts for row in part.rows for value in row]
+    names = (["missing"] if _some_missing(shown) else []) + (
+        ["not planned"] if any(value.missing == NOT_PLANNED for value in shown) else []
+    )
+    legend = legend_height(names, width) if names else 0.0
+    top = legend + 0.22 + (0.06 * longest if is_steep else 0.15)
+    body = ROW_IN * len(matrix.languages)
+    figure, grid = panels(1, 1, width=width, panel_height=body, left=left, right=right, top=top, bottom=0.5)
+    height = figure.get_size_inches()[1]
+    at = left
+    for part in parts:
+        axes = grid[0][0] if part is matrix else figure.add_axes((0, 0, 1, 1))
+        span = cell * len(part.labels)
+        axes.set_position((at / width, 0.5 / height, span / width, body / height))
+        bar = figure.add_axes(
+            ((at + 0.05) / width, 0.32 / height, min(1.4, span - 0.1) / width, 0.08 / height)
+        )
+        _draw_heat(axes, bar, part, is_change=part is changes)
+        axes.set_xticks(
+            [place + 0.5 for place in range(len(part.labels))],
+            [crop(label) for label in part.labels],
+            rotation=90 if is_steep else 0,
+        )
+        title = f"{METRICS[part.metric]}{f' − {matrix.labels[0]}' if part is changes else ''}"
+        figure.text((at + span / 2) / width, 1 - (legend + 0.05) / height, title, ha="center", va="top")
+        at += span + gap
+    grid[0][0].set_yticks(
+        [place + 0.5 for place in range(len(matrix.languages))],
+        [language_text(code) for code in matrix.languages],
+    )
+    start = 0
+    for bucket, members in groupby(matrix.languages, bucket_of):
+        size = len(list(members))
+        y = (0.5 + body * (1 - (start + size / 2) / len(matrix.languages))) / height
+        figure.text(
+            1 - (right - 0.06) / width,
+            y,
+            bucket,
+            va="center_baseline",
+            fontsize=SMALL,
+            color=BUCKET_COLOURS[bucket],
+        )
+        start += size
+    handles = {
+        "missing": Patch(**MISSING),
+        "not planned": Patch(facecolor="white", edgecolor=GREY, linewidth=0.5),
+    }
+    if names:
+        add_legend(figure, [handles[name] for name in names], names)
+    return figure
+
+
+def plot_response(response: Response) -> Figure:
+    """Means over languages, macro: a row a metric, a column a bucket, a line a smoothing factor."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    width = SINGLE_IN if len(response.groups) <= 2 else DOUBLE_IN
+    marks: list[tuple[Any, str]] = [
+        (Line2D([], [], **_marker(place + 1), color=COLOURS[place + 1]), label)
+        for place, label in enumerate(response.lines)
+    ]
+    if response.base:
+        marks.append((Line2D([], [], color="black", linestyle="--", linewidth=0.8), "base"))
+    marks.append(_interval_mark())
+    if _some_missing(
+        [value for lines in response.values.values() for line in lines for value in line]
+        + list(response.base.values())
+    ):
+        marks.append((Patch(**MISSING), "missing"))
+    names = [label for _, label in marks]
+    is_rate = response.axis == "learning_rate"
+    is_steep = len(response.x) > 3
+    figure, grid = panels(
+        len(METRICS), len(response.groups), width=width, panel_height=1.1,
+        top=legend_height(names, width) + 0.2, bottom=0.65 if is_steep else 0.45, gap=(0.1, 0.1), left=0.6,
+    )  # fmt: skip
+    for row, (metric, title) in enumerate(METRICS.items()):
+        for column, group in enumerate(response.groups):
+            axes = grid[row][column]
+            if is_rate:
+                axes.set_xscale("log")
+            axes.minorticks_off()
+            _pad_x(axes, response.x, is_log=is_rate)
+            if (base := response.base.get((metric, group))) is not None and base.value is not None:
+                axes.axhline(base.value, color="black", linestyle="--", linewidth=0.8)
+                if base.low is not None and base.high is not None:
+                    axes.axhspan(base.low, base.high, color="black", alpha=0.12, linewidth=0)
+            lines = response.values[metric, group]
+            for place, values in enumerate(lines):
+                # side by side, or their intervals would hide each other
+                shift = 1.05 ** (place - (len(lines) - 1) / 2) if is_rate else 1.0
+                x, colour = [rate * shift for rate in response.x], COLOURS[place + 1]
+                markers = [_marker(place + 1)] * len(x)
+                _draw_points(axes, x, values, colour=colour, markers=markers, room=0.05)
+                _join(axes, x, values, colour=colour)
+            axes.set_xticks(
+                response.x,
+                [f"{x:g}" for x in response.x] if row == len(METRICS) - 1 else [""] * len(response.x),
+            )
+            axes.tick_params(axis="x", labelrotation=90 if is_steep else 0)
+            axes.tick_params(axis="y", labelleft=column == 0)
+            axes.grid(axis="y")
+            if row == 0:
+                axes.set_title(group_title(group), pad=3)
+        grid[row][0].set_ylabel(title)
+        _same_limits(grid[row], low=0.0 if metric.startswith("ece") else None)
+    figure.align_ylabels([row[0] for row in grid])
+    text = "learning rate" if is_rate else "label smoothing ε"
+    figure.supxlabel(text, fontsize=8, y=0.04 / figure.get_size_inches()[1], va="bottom")
+    add_legend(figure, [handle for handle, _ in marks], names)
+    return figure
+
+
+def _join(axes: Axes, x: Sequence[float], values: Sequence[Value], *, colour: str) -> None:
+    """A line that breaks where a value is missing."""
+    y = [float("nan") if value.value is None else value.value for value in values]
+    axes.plot(x, y, color=colour, linewidth=0.7, zorder=2)
+
+
+def _draw_points(
+    axes: Axes,
+    x: Sequence[float],
+    values: Sequence[Value],
+    *,
+    colour: str,
+    markers: Sequence[dict[str, Any]],
+    room: float,
+) -> None:
+    """Values with their intervals; where one is missing its place is hatched in its colour, edge to edge.
+
+    room: of a value, as a share of the axes' width, whose limits are set.
+    """
+    from matplotlib.patches import Rectangle
+
+    for at, value, marker in zip(x, values, markers, strict=True):
+        if value.value is None:
+            if value.missing != NOT_PLANNED:
+                centre, _ = axes.transAxes.inverted().transform(axes.transData.transform((at, 0.0)))
+                look = MISSING | {"edgecolor": colour, "zorder": 0.5, "transform": axes.transAxes}
+                axes.add_patch(Rectangle((centre - room / 2, 0.0), room, 1.0, **look))
+            continue
+        if value.low is not None and value.high is not None:
+            axes.plot([at, at], [value.low, value.high], color=colour, linewidth=0.6, zorder=2)
+        axes.plot([at], [value.value], color=colour, zorder=3, **marker)
+
+
+def _draw_heat(axes: Axes, bar: Axes, matrix: Matrix, *, is_change: bool) -> None:
+    import matplotlib
+    import numpy as np
+    from matplotlib.patches import Rectangle
+
+    known = [value.value for row in matrix.rows for value in row if value.value is not None]
+    largest = max((abs(value) for value in known), default=1.0) or 1.0
+    limits = (-largest, largest) if is_change else (0.0, largest)
+    grid = np.array([[np.nan if v.value is None else v.value for v in row] for row in matrix.rows])
+    colours = matplotlib.colormaps["PuOr_r" if is_change else "viridis"]
+    mesh = axes.pcolormesh(
+        np.ma.masked_invalid(grid),
+        cmap=colours,
+        vmin=limits[0],
+        vmax=limits[1],
+        edgecolors="white",
+        linewidth=0.4,
+    )
+    for row, values in enumerate(matrix.rows):
+        for column, value in enumerate(values):
+            if value.value is not None:
+                share = (value.value - limits[0]) / (limits[1] - limits[0])
+                red, green, blue, _ = colours(share)
+                is_dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+                axes.text(
+                    column + 0.5, row + 0.5, number(value.value, signed=is_change), fontsize=TINY,
+                    ha="center", va="center_baseline", color="white" if is_dark else "black",
+                )  # fmt: skip
+            elif value.missing != NOT_PLANNED:
+                axes.add_patch(Rectangle((column, row), 1, 1, **MISSING))
+    for row in range(1, len(matrix.languages)):
+        if bucket_of(matrix.languages[row]) != bucket_of(matrix.languages[row - 1]):
+            axes.axhline(row, color="black", linewidth=0.8)
+    axes.set(xlim=(0, len(matrix.labels)), ylim=(len(matrix.languages), 0), yticks=[])
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    if not known:
+        bar.remove()
+        return
+    assert axes.figure is not None
+    ticks = (limits[0], 0.0, limits[1]) if is_change else limits
+    scale = axes.figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=ticks)
+    assert scale.solids is not None
+    scale.solids.set(edgecolor="face", rasterized=False)  # else the one picture in a file of lines
+    bar.set_xticklabels([number(tick, signed=is_change) if tick else "0" for tick in ticks])
+
+
+def _share_limits(axes: Sequence[Axes], matrices: Sequence[Matrix]) -> None:
+    """Accuracy and confidences on one scale, and both ECEs on another that begins at 0."""
+    is_error = [matrix.metric.startswith("ece") for matrix in matrices]
+    _same_limits([one for one, error in zip(axes, is_error, strict=True) if not error])
+    _same_limits([one for one, error in zip(axes, is_error, strict=True) if error], low=0.0)
+
+
+def _same_limits(axes: Sequence[Axes], low: float | None = None) -> None:
+    if axes:
+        limits = [one.get_ylim() for one in axes]
+        bottom, top = min(limit[0] for limit in limits), max(limit[1] for limit in limits)
+        pad = 0.08 * (top - bottom)
+        # intervals over two or three seeds may reach far beyond what a share can be
+        for one in axes:
+            one.set_ylim(max(bottom - pad, -0.08) if low is None else low, min(top + pad, 1.04))
+
+
+def _pad_x(axes: Axes, x: Sequence[float], *, is_log: bool) -> None:
+    if is_log:
+        pad = (x[-1] / x[0]) ** 0.12
+        axes.set_xlim(x[0] / pad, x[-1] * pad)
+    else:
+        pad = (x[-1] - x[0]) * 0.12
+        axes.set_xlim(x[0] - pad, x[-1] + pad)
+
+
+def _marker(place: int) -> dict[str, Any]:
+    """The first cell's is open, the others' are filled."""
+    fill = {"markerfacecolor": "white", "markeredgewidth": 0.7} if place == 0 else {"markeredgewidth": 0.0}
+    return {"marker": MARKERS[place], "markersize": 2.8, **fill}
+
+
+def _interval_mark() -> tuple[Any, str]:
+    """An ECE may lie above its interval: that is of the ECE without the bias that the tables leave in it."""
+    from matplotlib.lines import Line2D
+
+    upright = Line2D([], [], color=GREY, linewidth=0.7, marker="|", markersize=7, linestyle="")
+    return upright, "95% (ECE: debiased)"
+
+
+def _some_missing(values: Iterable[Value]) -> bool:
+    return any(value.missing not in (None, NOT_PLANNED) for value in values)

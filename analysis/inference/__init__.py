@@ -1,0 +1,1 @@
+"""Estimates with their replicates, intervals and tests."""

@@ -1,0 +1,283 @@
+"""Estimates with bootstrap replicates: their intervals, differences, means over cells, and tests.
+
+`analysis.inference.bootstrap` makes them. Seeds are a level above the examples: training runs are few, so
+their spread is not resampled but enters as Student's t with (number of seeds - 1) degrees of freedom. One
+seed says nothing about others.
+
+Replicates show no wrong answer where a sample has none. What they leave unseen has room in the intervals of
+accuracy, gap and ECE of a cell whose answers are all right, or all wrong, and of a mean of such cells, and in
+that of a difference of accuracies of -1 or 1 (`unseen`). Nothing else has such room: no other difference, and
+no mean of which only some cells are all right. Their intervals are what replicates show.
+
+A p is never below that of the sign test of as many examples. Where that is above 1 - level, no interval of a
+difference leaves out 0; and where the 95% interval holds 0, p is at least .05.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.bins import FloatArray
+
+LEVEL = 0.95
+_T_DRAWS = 20
+"""Draws of the seeds' effect for each replicate: Student's tails are long, and draws are cheap."""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """One number of a cell, with its bootstrap replicates; those of cells to be compared are paired."""
+
+    value: float
+    """As the tables have it: of the ECE, with its bias."""
+    draws: FloatArray
+    """(R,) replicates, of the ECE without its bias."""
+    item_weights: NDArray[Any]
+    """(U,) how much each example id counts, in any unit: of a cell its rows."""
+    ends: tuple[float, float] = (-math.inf, math.inf)
+    """What the quantity cannot be below or above; intervals end there."""
+    may_be_lowest: bool = False
+    """A binned error that a calibrated model would show: its interval begins at 0."""
+    bias_left: float = 0.0
+    """Of a cell's binned error: the bias that its draws may still have. For `mean` and `difference`."""
+    slack: tuple[float, float] = (0.0, 0.0)
+    """How far the truth may lie below and above the draws for bias, of a mean or a difference of cells."""
+    hides: tuple[bool, bool] = (False, False)
+    """Of a gap or ECE: whether answers that are all right, or all wrong, hide what lies below and above."""
+    seeds: tuple[tuple[float, int], ...] = ()
+    """(variance of the mean over seeds, degrees of freedom), of each group of seeds that it holds."""
+
+    @cached_property
+    def num_items(self) -> int:
+        """Different examples that it rests on; of a mean, those that any of its cells has."""
+        return int(np.count_nonzero(self.item_weights))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """a - b, paired by example; p_value is two-sided, `holm` the same after Holm's correction."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    holm: float
+
+
+def interval(estimate: Estimate, *, level: float = LEVEL, seed: int = 0) -> tuple[float, float]:
+    """(low, high), two-sided, by percentiles of the replicates.
+
+    A binned error that a calibrated model would show as well has an interval from 0. Means and differences of
+    binned errors are wider by the bias that may be left: it does not average out over languages. Replicates
+    that are all 1, as of an accuracy, say too little: see `unseen`. A difference's interval holds 0 where no
+    test of so few examples could find it. seed: of the draws of the seeds' effect, where the estimate is a
+    mean over seeds.
+    """
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie between 0 and 1, not {level!r}.")
+    draws = _with_seeds(estimate, seed)
+    low, high = _percentiles(draws, level)
+    below, above = np.sum([estimate.slack, unseen(estimate, level=level)], axis=0)
+    least, most = estimate.ends
+    low = least if estimate.may_be_lowest else min(max(low - below, least), most)
+    high = min(max(high + above, least), most)
+    if least < 0.0 < most and _least_p(estimate) > 1.0 - level:  # a difference, as p_value has it
+        low, high = min(low, 0.0), max(high, 0.0)
+    return float(low), float(high)
+
+
+def unseen(estimate: Estimate, *, level: float = LEVEL) -> tuple[float, float]:
+    """(below, above): how far the truth may lie from replicates that are all at one end; else (0, 0).
+
+    N right answers of N leave room for wrong ones, a share of 1 - ((1 - level) / 2)^(1 / N) by Clopper and
+    Pearson's exact interval: with 30 of 30 the accuracy is at least .884. The same for a gap or ECE that
+    hides so much. In a mean one example may count more than others: see `_most_wrong`. The difference of two
+    cells that answer everything alike stays 0.
+    """
+    (least, most), value = estimate.ends, float(estimate.draws[0])
+    (below, above), width = estimate.hides, 1.0
+    if math.isfinite(most - least) and value in (least, most) and np.all(estimate.draws == value):
+        below, above, width = value == most, value == least, most - least
+    if not (below or above):
+        return 0.0, 0.0
+    reach = width * _most_wrong(estimate.item_weights, (1.0 - level) / 2.0)
+    return reach * below, reach * above
+
+
+def _most_wrong(item_weights: NDArray[Any], chance: float) -> float:
+    """The largest weighted share of wrong answers with which all would be right at least by this chance.
+
+    Of N alike it is 1 - chance^(1 / N). Else the examples that count most may fail most: the maximum of
+    sum s_j (1 - p_j) where the product of all p_j is `chance` has the same s_j p_j in each of the k heaviest
+    examples, and p_j = 1 in the others. Examples are independent; the answers to one in several languages
+    need not be: they are all right no more often than those of the language with the lowest p_j.
+    """
+    shares = np.sort(item_weights[item_weights > 0] / float(item_weights.sum()))[::-1]
+    log_left = (np.cumsum(np.log(shares)) + math.log(chance)) / np.arange(1, len(shares) + 1)
+    k = int(np.count_nonzero(np.log(shares) > log_left))
+    return float(np.sum(shares[:k] - math.exp(log_left[k - 1])))
+
+
+def _percentiles(draws: FloatArray, level: float) -> tuple[float, float]:
+    """The ends of the middle `level` of the draws, as `np.quantile`, which takes four times as long."""
+    last = len(draws) - 1
+    place = (1.0 - level) / 2.0 * last
+    first, share = int(place), place - int(place)
+    second = min(first + 1, last)
+    ordered = np.partition(draws, sorted({first, second, last - second, last - first}))
+    low = ordered[first] + share * (ordered[second] - ordered[first])
+    high = ordered[last - first] - share * (ordered[last - first] - ordered[last - second])
+    return float(low), float(high)
+
+
+def p_value(estimate: Estimate, *, seed: int = 0) -> float:
+    """Two-sided, that the quantity is 0: of a normal, or where there are seeds of what makes the interval.
+
+    Counting replicates beyond 0 would end at 2 / R: with 42 languages Holm's correction could never find
+    anything in 1,000. With the effects of seeds it ends at 1 / (20 R). It is never below 2^(1 - N), that of
+    the exact sign test of N examples that all differ the same way: no test of so few can find less. It is at
+    least .05 where the interval holds 0. 1 for equal cells, where nothing varies. seed: as of `interval`.
+    """
+    centre = float(np.mean(estimate.draws))
+    below, above = estimate.slack
+    distance = max(centre - below, -centre - above, 0.0)
+    if distance == 0.0:
+        return 1.0
+    low, high = interval(estimate, seed=seed)
+    least = max(_least_p(estimate), 1.0 - LEVEL if low <= 0.0 <= high else 0.0)
+    if estimate.seeds:
+        away = np.abs(_with_seeds(estimate, seed) - centre) >= distance
+        return max(least, float(1 + np.count_nonzero(away)) / (1 + len(away)))
+    deviation = float(np.std(estimate.draws, ddof=1))
+    return least if deviation == 0.0 else max(least, math.erfc(distance / deviation / math.sqrt(2.0)))
+
+
+def _least_p(estimate: Estimate) -> float:
+    """Of the two-sided sign test, where all examples differ the same way."""
+    return float(2.0 ** (1 - estimate.num_items))
+
+
+def _with_seeds(estimate: Estimate, seed: int) -> FloatArray:
+    """The replicates, each with several draws of the seeds' effect where there is one."""
+    if not estimate.seeds:
+        return estimate.draws
+    draws = np.repeat(estimate.draws, _T_DRAWS)
+    effects = _t_draws(tuple(freedom for _, freedom in estimate.seeds), len(draws), seed)
+    for (variance, _), effect in zip(estimate.seeds, effects, strict=True):
+        draws = draws + math.sqrt(variance) * effect
+    return draws
+
+
+@lru_cache(maxsize=16)
+def _t_draws(freedoms: tuple[int, ...], size: int, seed: int) -> list[FloatArray]:
+    """The same for all cells with as many seeds: a study has few numbers of seeds, and many cells."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_t(freedom, size) for freedom in freedoms]
+
+
+def mean(estimates: Sequence[Estimate | None], weights: Sequence[float] | None = None) -> Estimate | None:
+    """The mean of cells, such as a macro mean over languages; None where one of them is missing.
+
+    Replicates are averaged pair by pair. Languages are taken as given, not as a sample of languages. Raises
+    ValueError for none, and for estimates over seeds (a seed has one model for all languages: take the mean
+    over languages first, then `over_seeds`).
+    """
+    if not estimates:
+        raise ValueError("there are no estimates to average.")
+    found = [e for e in estimates if e is not None]
+    if len(found) < len(estimates):
+        return None
+    if any(e.seeds for e in found):
+        raise ValueError("a mean over languages comes before the mean over seeds.")
+    if len({len(e.draws) for e in found}) > 1:
+        raise ValueError("estimates have different numbers of replicates.")
+    if len(found) == 1:
+        return found[0]
+    slack = np.average([(e.slack[0] + e.bias_left, e.slack[1]) for e in found], axis=0, weights=weights)
+    return Estimate(
+        value=float(np.average([e.value for e in found], weights=weights)),
+        draws=np.average([e.draws for e in found], axis=0, weights=weights),
+        item_weights=_shares(found, weights),
+        ends=(min(e.ends[0] for e in found), max(e.ends[1] for e in found)),
+        may_be_lowest=all(e.may_be_lowest for e in found),
+        slack=(float(slack[0]), float(slack[1])),
+        hides=(all(e.hides[0] for e in found), all(e.hides[1] for e in found)),
+    )
+
+
+def _shares(estimates: Sequence[Estimate], weights: Sequence[float] | None) -> FloatArray:
+    """(U,) how much each example id counts in a mean of cells."""
+    shares = np.zeros(len(estimates[0].item_weights))
+    for estimate, weight in zip(estimates, weights or [1.0] * len(estimates), strict=True):
+        shares += weight / float(estimate.item_weights.sum()) * estimate.item_weights
+    return shares
+
+
+def over_seeds(estimates: Sequence[Estimate | None]) -> Estimate | None:
+    """The mean over training seeds; None where one is missing. With two or more, their spread counts."""
+    together = mean(estimates)
+    if together is None or len(estimates) == 1:
+        return together
+    values = [e.value for e in estimates if e is not None]
+    term = (float(np.var(values, ddof=1)) / len(values), len(values) - 1)
+    return replace(together, seeds=(term,))
+
+
+def difference(a: Estimate, b: Estimate) -> Estimate:
+    """a - b over the same examples and replicates; the seeds of a and of b are independent.
+
+    Nothing is added for what cells that are all right, or all wrong, hide: see the top.
+    """
+    if a.draws.shape != b.draws.shape:
+        raise ValueError("estimates have different numbers of replicates.")
+    below = a.slack[0] + a.bias_left + b.slack[1]
+    above = a.slack[1] + b.slack[0] + b.bias_left
+    return Estimate(
+        value=a.value - b.value,
+        draws=a.draws - b.draws,
+        item_weights=a.item_weights,
+        ends=(a.ends[0] - b.ends[1], a.ends[1] - b.ends[0]),
+        slack=(below, above),
+        seeds=a.seeds + b.seeds,
+    )
+
+
+def compare(
+    a: Mapping[str, Estimate | None], b: Mapping[str, Estimate | None], *, level: float = LEVEL
+) -> dict[str, Difference | None]:
+    """a - b for each name (language), with Holm's correction over all of them.
+
+    None where one of the two is missing: it still counts as a test in the correction, so that a
+    verdict stays as the rest arrives. Raises ValueError where the names differ.
+    """
+    if set(a) != set(b):
+        raise ValueError(f"only one side has {', '.join(sorted(set(a) ^ set(b)))}.")
+    pairs = {name: (a[name], b[name]) for name in a}
+    found = {name: difference(x, y) for name, (x, y) in pairs.items() if x is not None and y is not None}
+    p_values = {name: p_value(found[name]) if name in found else None for name in a}
+    corrected = holm(p_values)
+    table: dict[str, Difference | None] = dict.fromkeys(a)
+    for name, estimate in found.items():
+        p, adjusted = p_values[name], corrected[name]
+        assert p is not None  # as `adjusted`: neither side is missing here
+        assert adjusted is not None
+        table[name] = Difference(estimate.value, *interval(estimate, level=level), p, adjusted)
+    return table
+
+
+def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Holm's step-down correction, in the input's order. What is missing stays so, and counts as a test."""
+    known = sorted((p, name) for name, p in p_values.items() if p is not None)
+    result = dict(p_values)
+    highest = 0.0
+    for rank, (p, name) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(p_values) - rank)))
+        result[name] = highest
+    return result

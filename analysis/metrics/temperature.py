@@ -1,0 +1,212 @@
+"""Temperature scaling, the usual remedy that label smoothing has to beat: p = softmax(scores / T).
+
+One number T is fitted to the NLL of examples that are not those reported: a validation split, or, where there
+is none, the other folds of the test split (`cross_fitted`). It leaves accuracy as it is. T above 1 takes
+confidence away. It acts on the softmax over the options, so it has no `raw` confidence.
+
+Schemes: `global`, one T for all languages; `english`, that of English for all, as one would who has no other
+data; `per_language`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from study.bins import FloatArray
+
+Scheme = Literal["global", "english", "per_language"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+COLDEST, HOTTEST = 0.01, 100.0
+NUM_FOLDS = 5
+MAX_TURNS = 400
+TOLERANCE, EDGE = 1e-10, 1e-8
+"""Of log T."""
+
+
+class NotFittedError(ValueError):
+    """There is nothing to fit a temperature on, or nothing that it may be fitted on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Examples of one language."""
+
+    example_ids: Sequence[str] | NDArray[np.str_]
+    score: FloatArray
+    """(N, C) nats, as in `analysis.reading.measure.Scored`; -inf where there is no option."""
+    label: NDArray[np.int64]
+    """(N,), 0..C-1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """Examples of one language after scaling."""
+
+    log_probs: FloatArray
+    """(N, C) nats, over the options; -inf where there is no option."""
+    temperature: float
+    """Of several folds, the geometric mean."""
+
+
+def _prepared(score: ArrayLike, label: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """(C, N) scores below the best one, and (N,) that of the label."""
+    s, y = _check(score, label)
+    # not -inf, which times a weight of 0 is NaN; its square is finite, and exp(-1e100 / T) is 0 for any T
+    shifted = np.maximum(s - s.max(axis=1, keepdims=True), -1e100)
+    # turned: sums over few options are slow where they lie side by side
+    return np.ascontiguousarray(shifted.T), shifted[np.arange(len(y)), y]
+
+
+def _fit(parts: Sequence[tuple[FloatArray, FloatArray]]) -> float:
+    """The NLL is convex in 1 / T: Newton's steps in log(1 / T), halving where one leaves what is left."""
+
+    def slope(log_inverse: float) -> tuple[float, float]:
+        """Of the NLL's sum in 1 / T, E[score] - score of the label; and its slope, the variance."""
+        first = second = 0.0
+        for shifted, of_label in parts:
+            weight = np.exp(shifted * np.exp(log_inverse))
+            weight /= weight.sum(axis=0)
+            weight *= shifted
+            mean = weight.sum(axis=0)
+            weight *= shifted
+            first += float((mean - of_label).sum())
+            second += float((weight.sum(axis=0) - mean**2).sum())
+        return first, second
+
+    low, high = lowest, highest = -np.log(HOTTEST), -np.log(COLDEST)
+    here = 0.0
+    for turn in range(MAX_TURNS):
+        first, second = slope(here)
+        low, high = (here, high) if first < 0.0 else (low, here)
+        step = -first / (second * np.exp(here)) if second > 0.0 else np.inf
+        there = here + step
+        if not low < there < high or turn % 8 == 7:  # now and then, so that the range shrinks in any case
+            there = (low + high) / 2.0
+        step, here = there - here, there
+        if abs(step) < TOLERANCE:
+            break
+    return HOTTEST if here - lowest < EDGE else COLDEST if highest - here < EDGE else float(np.exp(-here))
+
+
+def scaled_log_probs(score: ArrayLike, temperature: float) -> FloatArray:
+    """(N, C) nats: log softmax(score / temperature); -inf stays -inf. Raises ValueError as the fit does."""
+    if not (np.isfinite(temperature) and temperature > 0.0):
+        raise ValueError(f"temperature must be above 0, not {temperature!r}.")
+    s = _check_score(score)
+    scaled = (s - s.max(axis=1, keepdims=True)) / temperature
+    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)), dtype=np.float64)
+
+
+def fit_temperatures(
+    samples: Mapping[str, Sample], languages: Sequence[str], scheme: str
+) -> dict[str, float]:
+    """T for each of `languages`, from `samples` by language code.
+
+    Each T is the one in 0.01..100 that minimises the NLL of softmax(score / T). The end of the range is the
+    answer where there is no minimum inside: all labels right (0.01: any T is too warm), or scores worse than
+    chance (100). global: every example counts the same. Raises ValueError for NaN, an example without two
+    options, and a label that is no option. Raises ValueError for an unknown scheme, NotFittedError where a
+    language that the scheme fits on has no example.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, not {scheme!r}.")
+    needed = {"global": list(samples), "english": ["en"], "per_language": list(languages)}[scheme]
+    lacking = [code for code in needed if code not in samples or len(samples[code].label) == 0]
+    if lacking or not needed:
+        raise NotFittedError(f"{scheme} temperatures need examples of {', '.join(lacking) or 'a language'}")
+    parts = {code: _prepared(samples[code].score, samples[code].label) for code in needed}
+    if scheme == "per_language":
+        return {code: _fit([parts[code]]) for code in languages}
+    return dict.fromkeys(languages, _fit(list(parts.values())))
+
+
+def validated(test: Mapping[str, Sample], validation: Mapping[str, Sample], scheme: str) -> dict[str, Scaled]:
+    """The test examples at temperatures fitted on a validation split.
+
+    Raises NotFittedError where an example id is in both, in any language: items are parallel, so a test
+    question in another language is still that question.
+    """
+    both = _ids(test) & _ids(validation)
+    if both:
+        raise NotFittedError(f"{len(both)} examples are in both splits, such as '{min(both)}'")
+    chosen = fit_temperatures(validation, list(test), scheme)
+    return {
+        code: Scaled(scaled_log_probs(sample.score, chosen[code]), chosen[code])
+        for code, sample in test.items()
+    }
+
+
+def cross_fitted(
+    samples: Mapping[str, Sample], scheme: str, *, num_folds: int = NUM_FOLDS
+) -> dict[str, Scaled]:
+    """All examples, each at a temperature fitted on the other folds.
+
+    A fold is a hash of the example id: the same in all languages, whatever the order of rows. Raises
+    NotFittedError where a fold leaves a language nothing to be fitted on.
+    """
+    if num_folds < 2:
+        raise ValueError(f"num_folds must be at least 2, not {num_folds}.")
+    folds = {code: _folds(sample.example_ids, num_folds) for code, sample in samples.items()}
+    log_probs = {code: np.full(sample.score.shape, np.nan) for code, sample in samples.items()}
+    found: dict[str, list[float]] = {code: [] for code in samples}
+    for fold in range(num_folds):
+        fitted_on = (
+            samples if scheme != "english" else {code: samples[code] for code in samples if code == "en"}
+        )
+        others = {code: _part(sample, folds[code] != fold) for code, sample in fitted_on.items()}
+        chosen = fit_temperatures(others, list(samples), scheme)
+        for code, sample in samples.items():
+            here = folds[code] == fold
+            found[code].append(chosen[code])
+            if here.any():
+                log_probs[code][here] = scaled_log_probs(sample.score[here], chosen[code])
+    return {
+        code: Scaled(log_probs[code], float(np.exp(np.mean(np.log(temperatures)))))
+        for code, temperatures in found.items()
+    }
+
+
+def _folds(example_ids: Sequence[str] | NDArray[np.str_], num_folds: int) -> NDArray[np.int64]:
+    return _folds_of(tuple(np.asarray(example_ids).tolist()), num_folds)
+
+
+@lru_cache(maxsize=64)
+def _folds_of(example_ids: tuple[str, ...], num_folds: int) -> NDArray[np.int64]:
+    """Kept: items are parallel, so all languages, cells and schemes have the same."""
+    return np.array([zlib.crc32(name.encode()) % num_folds for name in example_ids], dtype=np.int64)
+
+
+def _part(sample: Sample, keep: NDArray[np.bool_]) -> Sample:
+    return Sample(np.asarray(sample.example_ids)[keep], sample.score[keep], sample.label[keep])
+
+
+def _ids(samples: Mapping[str, Sample]) -> set[str]:
+    return {name for sample in samples.values() for name in sample.example_ids}
+
+
+def _check(score: ArrayLike, label: ArrayLike) -> tuple[FloatArray, NDArray[np.int64]]:
+    s = _check_score(score)
+    y = np.asarray(label)
+    if y.dtype.kind not in "iu" or y.shape != s.shape[:1]:
+        raise ValueError(f"label must be {len(s)} whole numbers, not {y.dtype} of shape {y.shape}.")
+    if y.min() < 0 or y.max() >= s.shape[1] or not np.isfinite(s[np.arange(len(y)), y]).all():
+        raise ValueError("a label is not one of the options of its example.")
+    return s, y.astype(np.int64)
+
+
+def _check_score(score: ArrayLike) -> FloatArray:
+    s = np.asarray(score, dtype=np.float64)
+    if s.ndim != 2 or s.size == 0:
+        raise ValueError(f"score must be (N, C) and not empty, not of shape {s.shape}.")
+    if np.isnan(s).any() or np.isposinf(s).any():
+        raise ValueError("score has NaN or infinite values.")
+    if (np.isfinite(s).sum(axis=1) < 2).any():
+        raise ValueError("every example needs scores of at least 2 options.")
+    return s

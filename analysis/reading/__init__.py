@@ -1,0 +1,1 @@
+"""From a study's folder to arrays and numbers: each shard, by cell, test and language."""

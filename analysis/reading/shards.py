@@ -1,0 +1,147 @@
+"""What a study holds once its records are numbers: one `Shard` per evaluate job, by cell, test and language.
+
+A shard that is not there has a reason instead of metrics: nothing missing becomes 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from analysis.inference.estimates import Estimate
+from analysis.reading.measure import Metrics
+from study.bins import Bins
+from study.languages import LANGUAGES
+
+BUCKETS = ("high", "mid", "low", "other")
+"""Resource buckets from rich to poor; `other` holds languages that are not in the project's table."""
+
+UNREADABLE = "unreadable"
+
+Average = Literal["macro", "micro"]
+Test = tuple[str, str, str]
+"""Benchmark, split, protocol."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The axes of the grid that a job stands for, in the grid's order; a base model has `model` alone."""
+
+    axes: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, axes: Mapping[str, Any]) -> Cell:
+        """From a plan: an axis that is null is none, and a list (`exclude_sources` has them) is its text."""
+        return cls(
+            tuple(
+                (axis, (", ".join(map(str, value)) or "none") if isinstance(value, list) else value)
+                for axis, value in axes.items()
+                if value is not None
+            )
+        )
+
+    def get(self, name: str) -> Any:
+        """The value of an axis, None where the cell lacks it."""
+        return dict(self.axes).get(name)
+
+    def without(self, *names: str) -> Cell:
+        return Cell(tuple((axis, value) for axis, value in self.axes if axis not in names))
+
+    @property
+    def is_base(self) -> bool:
+        """Not trained by this study."""
+        return all(axis == "model" for axis, _ in self.axes)
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """One evaluate job: one model on one language."""
+
+    job_id: str
+    cell: Cell
+    benchmark: str
+    split: str
+    protocol: str
+    language: str
+    metrics: Metrics | None
+    bins: Mapping[str, Bins] | None
+    """By kind of confidence, `raw` and `renormalised`."""
+    record_hash: str | None
+    """Of the records that the metrics were computed from, 16 hex; None where there are no metrics."""
+    missing: str | None
+    """Why there are no metrics; None when there are."""
+    estimates: Mapping[str, Estimate] | None = None
+    """By the names of `measure.WITH_INTERVALS` (`option_mass` where there is one); None without metrics."""
+    pooled: Mapping[frozenset[str], Mapping[str, Estimate]] = field(default_factory=dict)
+    """Micro means of its cell, by the job ids that they are of: all languages, and each resource bucket."""
+    items: str | None = None
+    """What was asked, 16 hex over the example ids and right options; None without metrics."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Done, with records that cannot be used."""
+        return self.missing is not None and self.missing.startswith(UNREADABLE)
+
+    @property
+    def test(self) -> Test:
+        """What was asked."""
+        return (self.benchmark, self.split, self.protocol)
+
+    @property
+    def place(self) -> tuple[Test, frozenset[tuple[str, Any]], str]:
+        """What it is of, once in a study: the order of its axes says nothing."""
+        return (self.test, frozenset(self.cell.axes), self.language)
+
+    @property
+    def bucket(self) -> str:
+        return LANGUAGES[self.language].bucket if self.language in LANGUAGES else "other"
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A study's evaluations, whether they ran or not, in the order of the plan."""
+
+    name: str
+    description: str
+    shards: tuple[Shard, ...]
+
+    @property
+    def missing(self) -> list[Shard]:
+        return [shard for shard in self.shards if shard.missing]
+
+    def tests(self) -> list[Test]:
+        """Each test, once."""
+        return list(dict.fromkeys(shard.test for shard in self.shards))
+
+    def runs(self) -> list[Cell]:
+        """Each cell, once; seeds apart."""
+        return list(dict.fromkeys(shard.cell for shard in self.shards))
+
+    def groups(self) -> list[Cell]:
+        """Each cell without its seed, once."""
+        return list(dict.fromkeys(shard.cell.without("seed") for shard in self.shards))
+
+    def languages(self) -> list[str]:
+        """Each language, once, from rich to poor in resources, then by code."""
+        return sorted({shard.language for shard in self.shards}, key=resource_order)
+
+    def select(self, test: Test, cell: Cell, language: str | None = None) -> list[Shard]:
+        """The shards of a test and a cell, of all languages or one; without its seed a cell has all seeds."""
+        return self._index.get((test, cell, language), [])
+
+    @cached_property
+    def _index(self) -> dict[tuple[Test, Cell, str | None], list[Shard]]:
+        index: dict[tuple[Test, Cell, str | None], list[Shard]] = {}
+        for shard in self.shards:
+            for cell in {shard.cell, shard.cell.without("seed")}:
+                for language in (shard.language, None):
+                    index.setdefault((shard.test, cell, language), []).append(shard)
+        return index
+
+
+def resource_order(language: str) -> tuple[int, int, str]:
+    """Sorts languages from rich to poor: by bucket, Joshi class, code."""
+    known = LANGUAGES.get(language)
+    return (BUCKETS.index(known.bucket), -known.joshi, language) if known else (len(BUCKETS), 0, language)

@@ -1,0 +1,1 @@
+"""What a study says: means over its shards, contrasts between cells, and their names."""

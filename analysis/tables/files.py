@@ -1,0 +1,149 @@
+"""Tables of a study as files: `calibration`, and `differences` between its cells, the same in every format.
+
+CSV and Parquet hold long-form rows in full precision; those for people have sections, and rounded numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.reading.measure import METRIC_NAMES, WITH_INTERVALS
+from analysis.results.aggregate import Study, load_study
+from analysis.tables import calibration as calibration_table
+from analysis.tables import differences as difference_table
+from analysis.tables.calibration import BINS, NOTE, Row, table_rows
+from analysis.tables.typesetting import Document, latex, markdown
+from analysis.terminal.summary import print_summary
+from study.files import write_atomic
+from study.paths import StudyPaths
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NUMBERS = {
+    *(name for name in METRIC_NAMES if name != "n"),
+    *(f"{metric}_{end}" for metric in WITH_INTERVALS for end in ("low", "high")),
+    *("value", "low", "high", "p_value", "holm"),
+}
+"""Columns that are float64 in Parquet, also where all is missing."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a study, whatever the format."""
+
+    study: Study
+    name: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    for_people: Callable[[Study, Sequence[Row]], Document]
+
+
+def study_tables(study: Study) -> list[Table]:
+    """The tables of a study, in the order in which they are written."""
+    rows = table_rows(study)
+    columns = list(rows[0])
+    calibration = Table(study, "calibration", NOTE, columns, rows, calibration_table.for_people)
+    rows, columns = difference_table.table_rows(study), difference_table.table_columns(study)
+    note = difference_table.NOTE
+    differences = Table(study, "differences", note, columns, rows, difference_table.for_people)
+    return [calibration, differences]
+
+
+def write_tables(
+    study_dir: Path, *, formats: Sequence[str] | None = None, study: Study | None = None
+) -> dict[str, Path]:
+    """Write the tables of a study folder, in all four formats by default.
+
+    Returns the path of each by `calibration.csv`, its name there. study: as loaded already. Raises UserError
+    where the folder is not a study.
+    """
+    written: dict[str, Path] = {}
+    for table in study_tables(study or load_study(study_dir)):
+        for name in formats or FORMATS:
+            path = table_path(study_dir, table.name, name)
+            write_atomic(path, FORMATS[name][1](table))
+            written[path.name] = path
+    return written
+
+
+def table_path(study_dir: Path, table_name: str, format_name: str) -> Path:
+    """Where a table is in a format."""
+    return StudyPaths(Path(study_dir)).tables / f"{table_name}{FORMATS[format_name][0]}"
+
+
+def to_csv(study: Study, rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
+    """Full precision, UTF-8; an empty field is missing, and job ids are separated by spaces.
+
+    columns: by default those of the first row.
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=columns or list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {name: " ".join(value) if isinstance(value, list) else value for name, value in row.items()}
+        for row in rows
+    )
+    return stream.getvalue()
+
+
+def _csv(table: Table) -> str:
+    return to_csv(table.study, table.rows, table.columns)
+
+
+def to_parquet(table: Table) -> bytes:
+    """As the CSV, with job ids in lists; the schema's metadata has study, description and note."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = {name: _column([row[name] for row in table.rows], name) for name in table.columns}
+    about = {"study": table.study.name, "description": table.study.description, "note": table.note}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(arrays).replace_schema_metadata(about), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _column(values: list[Any], name: str) -> pa.Array[Any]:
+    """A typed column: an axis with mixed types becomes text, one without any value too."""
+    import pyarrow as pa
+
+    if name in NUMBERS:
+        return pa.array(values, pa.float64())
+    try:
+        column = pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        column = pa.array([None if value is None else str(value) for value in values])
+    return (
+        column.cast(pa.int64() if name in ("n", "num_bins") else pa.string())
+        if pa.types.is_null(column.type)
+        else column
+    )
+
+
+def to_markdown(table: Table) -> str:
+    """For people: a pipe table a section."""
+    return markdown(table.for_people(table.study, table.rows))
+
+
+def to_latex(table: Table) -> str:
+    """For people: a longtable a section."""
+    return latex(table.for_people(table.study, table.rows))
+
+
+FORMATS: dict[str, tuple[str, Callable[[Table], str | bytes]]] = {
+    "csv": (".csv", _csv),
+    "markdown": (".md", to_markdown),
+    "latex": (".tex", to_latex),
+    "parquet": (".parquet", to_parquet),
+}
+
+__all__ = [
+    "BINS", "FORMATS", "NOTE", "Row", "Table", "print_summary", "study_tables", "table_path", "table_rows",
+    "to_csv", "write_tables",
+]  # fmt: skip

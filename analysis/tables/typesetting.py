@@ -1,0 +1,126 @@
+"""Tables for people: Markdown and LaTeX from sections of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from analysis.results.aggregate import Study
+
+
+class Column(NamedTuple):
+    """A column: a field for each row."""
+
+    heading: str
+    is_number: bool
+    fields: list[str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of a file: what varies in columns, what does not as a phrase."""
+
+    title: str
+    numbers: list[int]
+    """Of its rows, over the whole file from 1."""
+    columns: list[Column]
+    same: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file of tables."""
+
+    study: Study
+    note: str
+    sections: list[Section]
+    origins: list[str]
+    """Of each row by its number, what it was computed from."""
+
+
+def markdown(document: Document) -> str:
+    """A pipe table a section; the note and what does not vary above, what each row came from below."""
+    study = document.study
+    lines = [f"# {study.name}", ""]
+    lines += [_pipe_safe(study.description), ""] if study.description else []
+    lines += [_pipe_safe(_missing_text(study)), "", document.note, ""]
+    for section in document.sections:
+        lines += [f"## {section.title}", "", _pipe_safe(f"In every row: {section.same}."), ""]
+        lines.append("| " + " | ".join(["row", *(column.heading for column in section.columns)]) + " |")
+        lines.append("| --: | " + " | ".join("--:" if c.is_number else ":--" for c in section.columns) + " |")
+        lines += [
+            "| " + " | ".join([str(number), *map(_pipe_safe, fields)]) + " |"
+            for number, fields in _body(section)
+        ]
+        lines.append("")
+    lines += ["## Jobs", ""]
+    lines += [f"- row {number}: {origin}" for number, origin in enumerate(document.origins, start=1)]
+    return "\n".join(lines) + "\n"
+
+
+def latex(document: Document) -> str:
+    """A longtable a section, with booktabs' rules; what each row came from as a comment."""
+    study = document.study
+    lines = [r"% needs \usepackage{booktabs,longtable}; wide: for a landscape page (pdflscape)"]
+    for section in document.sections:
+        about = (
+            f"{study.name}, {section.title.lower()}. {_missing_text(study)} {document.note} "
+            f"In every row: {section.same}."
+        )
+        head = " & ".join(latex_safe(column.heading) for column in section.columns) + r" \\"
+        lines += [
+            r"\begingroup\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\begin{{longtable}}{{{''.join('r' if c.is_number else 'l' for c in section.columns)}}}",
+            rf"\caption{{{latex_safe(about)}}}\\",
+            *(r"\toprule", head, r"\midrule", r"\endfirsthead"),
+            *(r"\toprule", head, r"\midrule", r"\endhead"),
+            *(r"\bottomrule", r"\endfoot"),
+        ]
+        for number, fields in _body(section):
+            lines.append(f"% {document.origins[number - 1]}")
+            lines.append(" & ".join(map(latex_safe, fields)) + r" \\")
+        lines += [r"\end{longtable}", r"\endgroup"]
+    return "\n".join(lines) + "\n"
+
+
+def sort_columns(columns: Sequence[Column], *, keep: Sequence[str] = ()) -> tuple[list[Column], str]:
+    """The columns that vary or are to be kept, and the others as a phrase, without those of dashes."""
+    varied = [c for c in columns if len(set(c.fields)) > 1 or c.heading in keep]
+    same = [
+        f"{c.heading} {c.fields[0]}"
+        for c in columns
+        if c not in varied and not (c.heading in ("missing", "average") and c.fields[0] in ("-", "none"))
+    ]
+    return varied, ", ".join(same)
+
+
+def field_text(value: Any) -> str:
+    """An axis or a count as it is, a dash for what is missing."""
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _body(section: Section) -> Iterator[tuple[int, tuple[str, ...]]]:
+    rows = zip(*(column.fields for column in section.columns), strict=True)
+    yield from zip(section.numbers, rows, strict=True)
+
+
+def _missing_text(study: Study) -> str:
+    return f"{len(study.missing)} of {len(study.shards)} shards are missing."
+
+
+def _pipe_safe(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def latex_safe(text: str) -> str:
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\n": " ",
+        "[": "{[}",  # after a row's end these two would be arguments of it
+        "*": "{*}",
+        **{sign: "\\" + sign for sign in "&%$#_{}"},
+    }
+    return "".join(special.get(sign, sign) for sign in text)

@@ -1,0 +1,193 @@
+"""The diagnostics of a study in a terminal: a line or two a cell, what varies over languages as its ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.diagnoses.diagnose import ANSWERING, CORRELATIONS, DECOMPOSITION, SLICES, TEMPERATURE, Diagnosis
+from analysis.diagnoses.rows import Row, by_group
+from analysis.diagnoses.temperature import comparisons
+from analysis.reading.cell_records import BASE
+from analysis.reading.measure import CONFIDENCES
+from analysis.results.aggregate import BUCKETS
+from analysis.results.labels import axis_names, axis_text, settings
+from analysis.terminal.summary import short
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MAX_SETTINGS = 4
+"""With more, the lines of single buckets are left to the files."""
+Line = list[str]
+
+
+def print_diagnosis(found: Diagnosis, console: Console) -> None:
+    """Print a section for each table, and the choice of learning rates."""
+    few = len(settings(found.study)) <= MAX_SETTINGS
+    levels = (*BUCKETS, "all") if few else ("all",)
+    columns = ("cell", "languages", "as is", "global", "English", "own", "T global", "T English")
+    lines = [
+        [" · ".join(filter(None, [title, cell])), level, *numbers[:4], *numbers[-2:]]
+        for title, body in comparisons(found.study, found.rows[TEMPERATURE], levels)
+        for level, cell, *numbers in body
+    ]
+    _print(console, "ECE after temperature scaling; renormalised, macro over languages", columns, lines)
+    fitted = " and ".join(dict.fromkeys(row["fitted_on"] for row in found.rows[TEMPERATURE]))
+    if lines:
+        _say(
+            console,
+            f"own: one T for each language. T is fitted on: {fitted}. What smoothing does instead of "
+            "scaling: its row as is, beside the row without smoothing after scaling.",
+        )
+    _print(
+        console,
+        "Change of the ECE, and what of it is from confidence and accuracy; macro over all languages",
+        ("cell", "against", "raw: Δ", "conf.", "acc.", "ren.: Δ", "conf.", "acc."),
+        list(_changes(found)),
+    )
+    if not found.rows[ANSWERING]:
+        _say(console, "No tables: the study evaluates validation splits alone.")
+    elif not found.rows[DECOMPOSITION]:
+        _say(console, "No decomposition: no cell has another to be compared with.")
+    _print(
+        console,
+        "Answers: mean over languages and seeds (the worst language)",
+        ("cell", "position bias", "option mass", "mass < ½", "tokens/en", "rotation dep."),
+        list(_answers(found)),
+    )
+    sliced = list(_sensitivity(found))
+    if sliced:
+        header = ("cell", "items", "accuracy", "conf. ren.", "ECE ren.", "floor")
+        _print(
+            console, "Culturally sensitive (CS) and agnostic (CA) items; macro over languages", header, sliced
+        )
+    elif found.rows[ANSWERING]:
+        _say(console, "No items table says CS or CA; subjects and categories: slices.csv.")
+    _print(
+        console,
+        "Spearman's ρ with the Joshi class (p, not corrected); change: against the base model",
+        ("cell", "quantity", *("accuracy", "conf. ren.", "ECE ren.", "gap ren.")),
+        list(_correlations(found)),
+    )
+    _select(found, console)
+
+
+def _cells(found: Diagnosis, table: str) -> Iterator[tuple[str, list[Row]]]:
+    """The rows of each cell of each setting, with its name."""
+    groups = by_group(found.rows[table], axis_names(found.study))
+    for setting in settings(found.study):
+        for item in setting.series:
+            rows = groups.get((setting.test, item.cell), [])
+            if rows:
+                yield " · ".join(filter(None, [setting.label, item.label])), rows
+
+
+def _changes(found: Diagnosis) -> Iterator[Line]:
+    for name, rows in _cells(found, DECOMPOSITION):
+        for compared_with in dict.fromkeys(row["compared_with"] for row in rows):
+            line = [name, BASE if compared_with == BASE else "ε=0"]
+            for kind in CONFIDENCES:
+                chosen = next(
+                    row
+                    for row in rows
+                    if (row["compared_with"], row["confidence"], row["metric"], row["level"])
+                    == (compared_with, kind, "ece", "all")
+                )
+                line += [_signed(chosen[column]) for column in ("change", "from_confidence", "from_accuracy")]
+            yield line
+
+
+def _answers(found: Diagnosis) -> Iterator[Line]:
+    for name, rows in _cells(found, ANSWERING):
+        yield [
+            name,
+            _spread(rows, "position_distance"),
+            _spread(rows, "option_mass_mean", is_low_bad=True),
+            _spread(rows, "option_mass_share_below_half"),
+            _spread(rows, "token_premium"),
+            _spread(rows, "share_rotation_dependent"),
+        ]
+
+
+def _spread(rows: Sequence[Row], column: str, *, is_low_bad: bool = False) -> str:
+    """The mean over languages that have the number, and the language with the worst."""
+    pairs = [(row[column], row["name"]) for row in rows if row[column] is not None]
+    if not pairs:
+        return "-"
+    value, language = min(pairs) if is_low_bad else max(pairs)
+    lacking = len({row["name"] for row in rows}) - len({name for _, name in pairs})
+    note = f", {lacking} missing" if lacking else ""
+    mean = float(np.mean([number for number, _ in pairs]))
+    return f"{short(mean)} ({language} {short(value)}{note})"
+
+
+def _sensitivity(found: Diagnosis) -> Iterator[Line]:
+    for name, rows in _cells(found, SLICES):
+        for value in sorted({str(row["slice"]) for row in rows}):
+            of_value = [row for row in rows if row["slice"] == value and row["level"] == "all"]
+            columns = ("accuracy", "confidence_renormalised", "ece_renormalised", "ece_floor_renormalised")
+            yield [name, value, *(_mean(of_value, column) for column in columns)]
+
+
+def _correlations(found: Diagnosis) -> Iterator[Line]:
+    metrics = ("accuracy", "confidence_renormalised", "ece_renormalised", "gap_renormalised")
+    for name, rows in _cells(found, CORRELATIONS):
+        for quantity in dict.fromkeys(row["quantity"] for row in rows):
+            of_metric = {row["metric"]: row for row in rows if row["quantity"] == quantity}
+            yield [name, quantity.split()[0], *(_rho(of_metric[metric]) for metric in metrics)]
+
+
+def _rho(row: Row) -> str:
+    rho, p = row["spearman_joshi"], row["p_value"]
+    return str(row["missing"]) if rho is None else f"{rho:+.2f} ({short(p)})"
+
+
+def _mean(rows: Sequence[Row], column: str) -> str:
+    values = [row[column] for row in rows]
+    return "-" if None in values or not values else f"{np.mean(values):.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def _select(found: Diagnosis, console: Console) -> None:
+    from rich.text import Text
+
+    console.print(Text("Learning rate", style="bold"))
+    if not found.selections:
+        _say(console, "Nothing was selected: no trained cell has a learning rate as an axis.")
+    for reason in dict.fromkeys(selection.reason for selection in found.selections if not selection.chosen):
+        cells = sum(selection.reason == reason for selection in found.selections)
+        _say(console, f"{reason} ({cells} of {len(found.selections)} groups of cells)")
+    for selection in found.selections:
+        if selection.chosen:
+            cell = " ".join(axis_text(axis, value) for axis, value in selection.cell.axes)
+            _say(console, f"{cell}: {selection.chosen:g}, {selection.reason}")
+
+
+def _say(console: Console, text: str) -> None:
+    from rich.text import Text
+
+    console.print(Text(text, style="dim"))
+
+
+def _print(console: Console, title: str, header: Sequence[str], lines: Sequence[Line]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not lines:
+        return
+    console.print(Text(title.strip(), style="bold"))
+    told = [k for k in range(len(header)) if k < 1 or any(line[k] != "-" for line in lines)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for place in told:
+        is_name = place == 0
+        table.add_column(Text(header[place]), justify="left" if is_name else "right", no_wrap=not is_name)
+    for line in lines:
+        table.add_row(*(Text(line[place]) for place in told))
+    console.print(table)

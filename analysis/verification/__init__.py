@@ -1,0 +1,1 @@
+"""`verify`: tables computed again from the records, and compared."""

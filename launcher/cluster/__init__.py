@@ -1,0 +1,1 @@
+"""All that talks to SLURM or starts jobs on this machine."""

@@ -1,0 +1,1 @@
+"""The commands of `calsweep`, a file each."""

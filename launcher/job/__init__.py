@@ -1,0 +1,1 @@
+"""What runs inside a job, and what it says of itself."""

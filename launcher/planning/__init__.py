@@ -1,0 +1,1 @@
+"""From a grid to jobs, tasks and the site they run on."""

@@ -1,0 +1,1 @@
+"""What a user wrote, as frozen values with pinned sources."""

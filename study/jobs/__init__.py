@@ -1,0 +1,1 @@
+"""Jobs: what each computes, what it needs and asks for, and the plan they make up."""

@@ -1,0 +1,123 @@
+"""A job: one spec, the jobs it needs, and the cell of the grid it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from study.files import HASH_LENGTH, canonical, digest
+from study.jobs.specs import (
+    AnalyseSpec,
+    EvalSpec,
+    Spec,
+    TrainSpec,
+    eval_spec_from,
+    identity,
+    to_dict,
+    train_spec_from,
+)
+
+Kind = Literal["prepare", "train", "evaluate", "analyse"]
+KINDS: tuple[Kind, ...] = ("prepare", "train", "evaluate", "analyse")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """kind, spec: what to compute; together they are the identity, and `job_id` is their digest.
+
+    needs: ids of jobs that must be complete first (for `analyse`: ended in any way).
+    cell: the axes of the grid this job stands for, for people and tables. A base model's evaluation has
+        `model` alone; a prepare job has the name the grid gave it.
+    """
+
+    kind: Kind
+    spec: Spec
+    needs: tuple[str, ...]
+    cell: Mapping[str, Any]
+    job_id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # a prepare job is a train job that starts from nothing: its spec says so already
+        object.__setattr__(self, "job_id", digest({"kind": self.kind, "spec": identity(self.spec)}))
+
+    @classmethod
+    def with_id(
+        cls, kind: Kind, spec: Spec, needs: tuple[str, ...], cell: Mapping[str, Any], job_id: str
+    ) -> Job:
+        """A job whose id is known already, from `evaluation_ids`: hashing is most of the work."""
+        job, put = cls.__new__(cls), object.__setattr__
+        put(job, "kind", kind)
+        put(job, "spec", spec)
+        put(job, "needs", needs)
+        put(job, "cell", cell)
+        put(job, "job_id", job_id)
+        return job
+
+    @property
+    def cell_name(self) -> str:
+        """What people call its cell: `cldr-tiny/cldr-instruct lr=0.001 eps=0.1 seed=0`."""
+        short = {"learning_rate": "lr", "label_smoothing": "eps"}
+        places = [str(self.cell[axis]) for axis in ("model", "dataset") if axis in self.cell]
+        head = "/".join(place.rstrip("/").split("/")[-1] for place in places)
+        axes = [
+            f"{short.get(axis, axis)}={value:g}"
+            if isinstance(value, float)
+            else f"{short.get(axis, axis)}={value}"
+            for axis, value in self.cell.items()
+            if axis not in ("model", "dataset")
+        ]
+        return " ".join([head, *axes]).strip() or self.kind
+
+    @property
+    def name(self) -> str:
+        """The cell's name, and for an evaluation its shard: `... · cldr sw`."""
+        tail = (
+            f" · {self.spec.benchmark.name} {self.spec.language}" if isinstance(self.spec, EvalSpec) else ""
+        )
+        return self.cell_name + tail
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "job_id": self.job_id,
+            "kind": self.kind,
+            "needs": list(self.needs),
+            "cell": dict(self.cell),
+            "spec": to_dict(self.spec),
+        }
+
+
+def evaluation_ids(shard: EvalSpec) -> Callable[[str], str]:
+    """The ids of one shard's evaluate jobs, by their model as canonical JSON of its identity.
+
+    Each is the `digest` that it would have anyway, but the shard is hashed only once.
+    """
+    mark = "\0model\0"  # in no name: it is not allowed in a path, nor in a hub id
+    data = {"kind": "evaluate", "spec": {**identity(shard), "model": mark}}
+    head, tail = canonical(data).split(json.dumps(mark))
+    begun = hashlib.sha256(head.encode())
+
+    def job_id(model: str) -> str:
+        whole = begun.copy()
+        whole.update((model + tail).encode())
+        return whole.hexdigest()[:HASH_LENGTH]
+
+    return job_id
+
+
+def job_from(data: dict[str, Any]) -> Job:
+    """The inverse of `Job.to_dict`."""
+    spec: Spec
+    match data["kind"]:
+        case "prepare" | "train":
+            spec = train_spec_from(data["spec"])
+        case "evaluate":
+            spec = eval_spec_from(data["spec"])
+        case _:
+            spec = AnalyseSpec(evaluations=tuple(data["spec"]["evaluations"]))
+    return Job(kind=data["kind"], spec=spec, needs=tuple(data["needs"]), cell=data["cell"])
+
+
+__all__ = ["KINDS", "AnalyseSpec", "EvalSpec", "Job", "Kind", "TrainSpec", "evaluation_ids", "job_from"]

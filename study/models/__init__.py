@@ -1,0 +1,1 @@
+"""Models as files on disk, without torch: weights' headers, context, shapes."""

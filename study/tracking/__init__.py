@@ -1,0 +1,1 @@
+"""Weights & Biases: one run a job, and the files it leaves."""

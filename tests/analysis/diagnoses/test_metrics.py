@@ -1,0 +1,68 @@
+"""tables/metrics.csv: every metric, by hand and by scikit-learn; what is not defined is empty."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from analysis.diagnoses.diagnose import diagnose
+from analysis.diagnoses.rows import Row
+from tests.analysis.studies import StudyFolder, letter, random_letters
+
+
+def rows_of(folder: StudyFolder, confidence: str) -> dict[str, Row]:
+    rows = diagnose(folder.root).rows["metrics"]
+    return {row["name"]: row for row in rows if row["confidence"] == confidence}
+
+
+def test_every_metric_by_hand(folder: StudyFolder) -> None:
+    """Raw confidence .8, .8, .4 and .4; right, wrong, right, wrong: two bins."""
+    sure, unsure = [0.8, 0.1, 0.05, 0.05], [0.4, 0.2, 0.2, 0.2]
+    asked = [(sure, 0), (sure, 1), (unsure, 0), (unsure, 1)]
+    folder.add({"model": "m"}, "en", [letter(p, label, k) for k, (p, label) in enumerate(asked)])
+    row = rows_of(folder, "raw")["en"]
+    expected = {
+        "n": 4,
+        "accuracy": 0.5,
+        "chance_normalised_accuracy": 1 / 3,
+        "mean_confidence": 0.6,
+        "chance_normalised_confidence": (0.6 - 0.25) / 0.75,
+        "confidence_gap": 0.1,
+        "ece": (0.3 + 0.1) / 2,
+        "mce": 0.3,
+        "rms_ce": (0.09 / 2 + 0.01 / 2) ** 0.5,
+        # each bin: d^2 - acc (1 - acc) / (n - 1)
+        "debiased_l2": ((0.09 - 0.25) + (0.01 - 0.25)) / 2,
+        "over_confidence": 0.15,
+        "under_confidence": 0.05,
+        "auroc": 0.5,
+        "top_label_brier": (0.04 + 0.64 + 0.36 + 0.16) / 4,
+        "reliability": 0.05,
+        "resolution": 0.0,
+        "uncertainty": 0.25,
+        "within": 0.0,
+        "classwise_ece": None,
+        "hendrycks_rms": None,
+        "mmlu_rms": None,
+    }
+    for name, value in expected.items():
+        assert row[name] == (value if value is None else pytest.approx(value, abs=1e-7)), name  # float32
+
+
+def test_what_a_cell_does_not_have_is_empty_and_so_is_its_mean(folder: StudyFolder) -> None:
+    rows = random_letters("x", 250, 2.0, 0.6, 0.9)
+    folder.add({"model": "m"}, "en", rows)
+    folder.add({"model": "m"}, "de", [letter([0.7, 0.1, 0.1, 0.1], 0, k) for k in range(5)])  # all right
+    folder.add({"model": "m"}, "sw", None)
+    found = rows_of(folder, "renormalised")
+    probs = np.exp([row.scores for row in rows])
+    probs /= probs.sum(axis=1, keepdims=True)
+    right = probs.argmax(axis=1) == [row.label for row in rows]
+    assert found["en"]["auroc"] == pytest.approx(roc_auc_score(right, probs.max(axis=1)), abs=1e-9)
+    assert all(found["en"][name] is not None for name in ("hendrycks_rms", "mmlu_rms", "classwise_ece"))
+    assert (found["de"]["auroc"], found["de"]["hendrycks_rms"]) == (None, None)
+    assert found["high"]["auroc"] is None
+    assert found["high"]["ece"] == pytest.approx((found["en"]["ece"] + found["de"]["ece"]) / 2)
+    assert (found["sw"]["missing"], found["sw"]["ece"]) == ("not done", None)
+    assert (found["all"]["missing"], found["all"]["ece"]) == ("1 of 3 missing", None)

@@ -1,0 +1,184 @@
+"""Learning rates: the lowest criterion, by hand; never by a test record."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from analysis.diagnoses.selection import Selection, select_learning_rates
+from analysis.results.aggregate import load_study
+from study.records import Prediction
+from tests.analysis.studies import StudyFolder, letter
+from tests.analysis.validation_studies import trained
+
+RATES = (5e-6, 1e-5, 5e-5)
+
+
+def sure(p: float, count: int = 20) -> list[Prediction]:
+    """Two options, all right at probability p: the NLL is -log p."""
+    return [letter([p, 1.0 - p], 0, k) for k in range(count)]
+
+
+def select(folder: StudyFolder, by: str = "macro") -> list[Selection]:
+    return select_learning_rates(folder.root, load_study(folder.root), by)
+
+
+def study(
+    folder: StudyFolder,
+    by_rate: Mapping[float, Mapping[str, float | None]],
+    *,
+    tested: bool = True,
+    **axes: Any,
+) -> StudyFolder:
+    """A test and a validation split; by_rate: rate -> language -> validation p, None for not done."""
+    for place, (rate, languages) in enumerate(by_rate.items()):
+        for language, p in languages.items():
+            cell = trained(learning_rate=rate, **axes)
+            # on the test split the last rate is always the best
+            folder.add(cell, language, sure(0.5 + 0.1 * place) if tested else None)
+            folder.add(cell, language, None if p is None else sure(p), split="validation")
+    return folder
+
+
+BY_HAND = {
+    RATES[0]: {"en": 0.9, "sw": 0.5},
+    RATES[1]: {"en": 0.8, "sw": 0.8},
+    RATES[2]: {"en": 0.6, "sw": 0.6},
+}
+
+
+def test_the_lowest_validation_nll_wins(folder: StudyFolder) -> None:
+    (found,) = select(study(folder, BY_HAND))
+    assert found.chosen == RATES[1]
+    assert found.criterion == "NLL over the options on the validation splits, macro mean over languages"
+    nlls = [-(math.log(en) + math.log(sw)) / 2 for en, sw in ((0.9, 0.5), (0.8, 0.8), (0.6, 0.6))]
+    assert [one.value for one in found.candidates] == pytest.approx(nlls, abs=1e-6)
+    assert [one.learning_rate for one in found.candidates] == list(RATES)
+    assert list(found.candidates[0].numbers) == ["cldr validation letter"]
+    validation = [job["job_id"] for job in folder.jobs if job["spec"]["benchmark"]["split"] == "validation"]
+    assert [job_id for one in found.candidates for job_id in one.job_ids] == validation
+
+
+def test_english_alone(folder: StudyFolder) -> None:
+    (found,) = select(study(folder, BY_HAND), "english")
+    assert found.chosen == RATES[0]
+    assert found.criterion.endswith("English")
+    assert found.candidates[0].value == pytest.approx(-math.log(0.9), abs=1e-6)
+    with pytest.raises(ValueError, match="macro, english"):
+        select(folder, "best")
+
+
+def test_without_any_test_record_the_same_is_selected(folder: StudyFolder) -> None:
+    study(folder, BY_HAND)
+    with_tests = select(folder)
+    for job in folder.jobs:
+        if job["spec"]["benchmark"]["split"] == "test":
+            (folder.root / "jobs" / job["job_id"] / "DONE").unlink()
+            for part in (folder.root / "jobs" / job["job_id"] / "predictions").iterdir():
+                part.unlink()
+    assert select(folder) == with_tests
+    assert with_tests[0].chosen is not None
+
+
+def test_a_candidate_that_is_missing_might_have_been_the_best(folder: StudyFolder) -> None:
+    (found,) = select(study(folder, {RATES[0]: {"en": 0.9, "sw": 0.9}, RATES[1]: {"en": 0.9, "sw": None}}))
+    assert found.chosen is None
+    assert found.candidates[0].value == pytest.approx(-math.log(0.9), abs=1e-6)
+    assert (found.candidates[1].value, found.candidates[1].missing) == (
+        None,
+        "1 of 2 validation shards missing",
+    )
+    assert found.reason.startswith("nothing was selected: no NLL over the options")
+    assert found.reason.endswith("of 1e-05 (1 of 2 validation shards missing)")
+    (english,) = select(folder, "english")  # in which nothing is missing; a tie: the lower rate
+    assert english.chosen == RATES[0]
+
+
+def test_each_smoothing_factor_chooses_and_seeds_are_averaged(folder: StudyFolder) -> None:
+    for seed, first in ((0, 0.9), (1, 0.5)):
+        study(folder, {RATES[0]: {"en": first}, RATES[1]: {"en": 0.7}}, seed=seed)
+    study(folder, {RATES[0]: {"en": 0.9}, RATES[1]: {"en": 0.7}}, label_smoothing=0.1)
+    plain, smoothed = select(folder)
+    # -(log .9 + log .5) / 2 = .399 against -log .7 = .357
+    assert [one.value for one in plain.candidates] == pytest.approx([0.39925, 0.35667], abs=1e-4)
+    assert (plain.chosen, smoothed.chosen) == (RATES[1], RATES[0])
+    assert plain.cell.get("seed") is None
+    assert (plain.cell.get("label_smoothing"), smoothed.cell.get("label_smoothing")) == (0.0, 0.1)
+
+
+def test_two_validation_splits_count_the_same(folder: StudyFolder) -> None:
+    for rate, one, other in ((RATES[0], 0.9, 0.5), (RATES[1], 0.7, 0.7)):
+        cell = trained(learning_rate=rate)
+        for language in ("en", "sw"):
+            folder.add(cell, language, sure(one), benchmark="a", split="validation")
+        folder.add(cell, "en", sure(other), benchmark="b", split="dev")
+    (found,) = select(folder)
+    assert found.candidates[0].value == pytest.approx(-(math.log(0.9) + math.log(0.5)) / 2, abs=1e-6)
+    assert found.chosen == RATES[1]
+
+
+def test_one_learning_rate_is_no_choice(folder: StudyFolder) -> None:
+    (found,) = select(study(folder, {RATES[0]: {"en": 0.9}}))
+    assert (found.chosen, found.criterion) == (None, "none")
+    assert found.reason == "nothing was selected: 5e-06 is the only learning rate"
+
+
+def log(folder: StudyFolder, rate: float, nlls: Sequence[float], *, done: bool = True, **axes: Any) -> None:
+    """A test shard, and its training with a log."""
+    cell, job_id = trained(learning_rate=rate, **axes), f"training-{rate:g}"
+    folder.add(cell, "en", sure(0.9))
+    plan = json.loads((folder.root / "plan.json").read_text())
+    plan["jobs"] += [{"job_id": job_id, "kind": "train", "needs": [], "cell": cell, "spec": {}}]
+    trainings = [job for job in plan["jobs"] if job["kind"] == "train"]
+    folder.root.joinpath("jobs", job_id).mkdir()
+    lines = [json.dumps({"step": step, "loss": 9.0, "nll": nll}) for step, nll in enumerate(nlls, start=1)]
+    folder.root.joinpath("jobs", job_id, "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    if done:
+        folder.root.joinpath("jobs", job_id, "DONE").write_text("{}")
+    kept = folder.root / "trainings.json"
+    before = json.loads(kept.read_text()) if kept.is_file() else []
+    plan["jobs"] = [job for job in plan["jobs"] if job["kind"] != "train"] + before + trainings[-1:]
+    kept.write_text(json.dumps(before + trainings[-1:]))
+    (folder.root / "plan.json").write_text(json.dumps(plan))
+
+
+def test_without_validation_the_end_of_the_training_decides_and_says_so(folder: StudyFolder) -> None:
+    log(folder, RATES[0], [3.0] * 18 + [1.0, 0.6])
+    log(folder, RATES[1], [2.0] * 18 + [0.5, 0.9])
+    (found,) = select(folder)
+    assert found.chosen == RATES[1]
+    assert [one.value for one in found.candidates] == pytest.approx([0.8, 0.7])
+    assert "training NLL" in found.criterion
+    assert "not held out" in found.reason
+    assert found.candidates[0].job_ids == ("training-5e-06",)
+
+
+@pytest.mark.parametrize("sources", [[], ["aya", "flan"]])
+def test_an_axis_of_lists_finds_its_training(folder: StudyFolder, sources: list[str]) -> None:
+    log(folder, RATES[0], [1.0], exclude_sources=sources)
+    log(folder, RATES[1], [0.5], exclude_sources=sources)
+    (found,) = select(folder)
+    assert (found.chosen, [one.value for one in found.candidates]) == (RATES[1], [1.0, 0.5])
+
+
+def test_a_training_without_a_log_selects_nothing(folder: StudyFolder) -> None:
+    log(folder, RATES[0], [1.0])
+    log(folder, RATES[1], [0.5], done=False)
+    (found,) = select(folder)
+    assert (found.chosen, found.candidates[1].missing) == (None, "training not done")
+    for content, missing in (("", "metrics.jsonl holds no NLL"), ("{", "metrics.jsonl cannot be read")):
+        (folder.root / "jobs" / "training-5e-06" / "metrics.jsonl").write_text(content)
+        assert str(select(folder)[0].candidates[0].missing).startswith(missing)
+
+
+def test_where_nothing_but_the_test_split_exists_nothing_is_selected(folder: StudyFolder) -> None:
+    for rate in RATES[:2]:
+        folder.add(trained(learning_rate=rate), "en", sure(0.9))
+    (found,) = select(folder)
+    assert found.chosen is None
+    assert "no training in the plan" in found.reason
+    assert found.reason.startswith("nothing was selected: no last training NLL")

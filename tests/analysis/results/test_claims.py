@@ -1,0 +1,171 @@
+"""The dashboard's claims say what the numbers say, whichever way they point."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.results.aggregate import Cell, load_study
+from analysis.results.claims import claims, findings, sentence
+from analysis.results.differences import Contrast, DifferenceRow, difference_rows
+from analysis.results.labels import settings
+from study.languages import LANGUAGES as ALL_LANGUAGES
+from tests.analysis.studies import LANGUAGES, StudyFolder, sweep
+
+BASE, TUNED = Cell((("model", "m"),)), Cell((("model", "m"), ("label_smoothing", 0.0)))
+CONTRAST = Contrast(("cldr", "test", "letter"), "SFT ε=0 - base", TUNED, BASE)
+
+
+def row(value: float | None, low: float | None, high: float | None, **more: object) -> DifferenceRow:
+    made = DifferenceRow(
+        contrast=CONTRAST, level="all", name="all", metric="confidence_raw", value=value, low=low, high=high,
+        p_value=None, holm=None, missing=None, n=100, num_seeds=1, job_ids_a=("a",), job_ids_b=("b",),
+        record_hash_a="0" * 16, record_hash_b="1" * 16,
+    )  # fmt: skip
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def language(value: float, holm: float | None) -> DifferenceRow:
+    return row(value, value - 0.01, value + 0.01, level="language", name="en", holm=holm)
+
+
+UP, DOWN, UNSURE = language(0.2, 0.001), language(-0.2, 0.05), language(0.2, 0.051)
+GONE = row(None, None, None, level="language", name="sw", missing="base: not done")
+
+
+@pytest.mark.parametrize(
+    ("whole", "members", "said"),
+    [
+        (
+            row(0.21, 0.19, 0.229), [UP] * 13,
+            "Confidence (raw) rose by .210 [.190, .229] over 13 languages; "
+            "significantly up in 13 of 13 (Holm, .05).",
+        ),
+        (
+            row(-0.05, -0.07, -0.03), [DOWN, UNSURE],
+            "Confidence (raw) fell by .050 [.030, .070] over 2 languages; "
+            "significantly down in 1 of 2 (Holm, .05).",
+        ),
+        (
+            row(-0.004, -0.021, 0.013), [UP, DOWN, UNSURE],
+            "Confidence (raw) did not clearly change over 3 languages: −.004 [−.021, .013]; "
+            "significantly up in 1 and down in 1 of 3 (Holm, .05).",
+        ),
+        (
+            row(0.0, 0.0, 0.0), [language(0.0, 1.0)],
+            "Confidence (raw) did not change in 1 language; no significant change in any of 1 (Holm, .05).",
+        ),
+        (
+            row(None, None, None, missing="base: 1 of 2 missing"), [UP, GONE],
+            "Confidence (raw): significantly up in 1 of 1 tested (Holm, .05).",
+        ),
+        (
+            row(None, None, None, missing="base: not done"), [GONE],
+            "Confidence (raw): no language could be tested.",
+        ),
+        (
+            row(0.21, 0.19, 0.229, missing="base: 1 of 3 missing"), [UP, UP, GONE],
+            "Confidence (raw) rose by .210 [.190, .229] over the 2 languages that both have; "
+            "significantly up in 2 of 2 tested (Holm, .05).",
+        ),
+        (
+            # a binned ECE moved up and the ECE without its bias down: no claim either way
+            row(0.01, -0.03, -0.01, metric="ece_raw"), [UNSURE],
+            "ECE (raw) did not clearly change in 1 language: +.010 [−.030, −.010]; "
+            "no significant change in any of 1 (Holm, .05).",
+        ),
+        (
+            row(-1.25, -1.5, -1.0, metric="nll"), [DOWN],
+            "NLL fell by 1.250 [1.000, 1.500] in 1 language; significantly down in 1 of 1 (Holm, .05).",
+        ),
+    ],
+)  # fmt: skip
+def test_sentences(whole: DifferenceRow, members: list[DifferenceRow], said: str) -> None:
+    assert sentence(whole, members) == said
+
+
+@given(
+    ends=st.tuples(st.floats(-1, 1), st.floats(-1, 1)).map(sorted),
+    share=st.floats(0, 1),
+    holm=st.floats(0, 1),
+)
+def test_a_sentence_never_says_more_than_its_interval(ends: list[float], share: float, holm: float) -> None:
+    low, high = ends
+    value = low + share * (high - low)
+    said = sentence(row(value, low, high), [language(0.2, holm)])
+    assert ("rose" in said) == (low > 0)
+    assert ("fell" in said) == (high < 0)
+    assert ("significantly up in 1 of 1" in said) == (holm <= 0.05)
+    numbers = [float(text.replace("−", "-")) for text in re.findall(r"[−+]?\d*\.\d{3}", said)]
+    if len(numbers) == 3:  # value, low and high, of the size of the change where it has a direction
+        expected = [-value, -high, -low] if high < 0 else [value, low, high]
+        assert numbers == pytest.approx(expected, abs=5.001e-4)
+
+
+def test_claims_of_a_study(folder: StudyFolder) -> None:
+    study = load_study(sweep(folder, seeds=1, skip=[(0.1, 0, "sw")]).root)
+    found = claims(study, settings(study)[0])
+    assert [claim.title for claim in found] == [
+        "SFT ε=0 against base", "SFT ε=0.1 against SFT ε=0", "SFT ε=0.1 against base",
+    ]  # fmt: skip
+    assert set(found[0].sentences) == {"high", "mid", "low", "all"}
+    assert all(len(said) == 6 for said in found[0].sentences.values())
+    assert "over 5 languages" in found[0].sentences["all"][1]
+    assert "over 2 languages" in found[0].sentences["low"][1]
+    # a missing member: the reason once, then of the languages that both have
+    for level, count in (("low", 2), ("all", 5)):
+        said = found[1].sentences[level]
+        assert said[0] == f"No mean over {count} languages (SFT ε=0.1: 1 of {count} missing)."
+        common = "in the 1 language" if level == "low" else "over the 4 languages"
+        assert all(f"{common} that both have" in one and f"of {count - 1} tested" in one for one in said[1:7])
+    assert len(found[1].sentences["high"]) == 6
+
+
+def test_over_common_languages_is_a_study_of_them(folder: StudyFolder) -> None:
+    """Against a second study that never asked the language that is missing in the first."""
+    study = load_study(sweep(folder, seeds=2, skip=[(0.1, 1, "sw")]).root)
+    without = [code for code in LANGUAGES if code != "sw"]
+    other = StudyFolder(folder.root.parent / "without")
+    other.root.mkdir()
+    smaller = load_study(sweep(other, seeds=2, languages=without).root)
+    said, expected = (
+        [text.split("; ")[0] for text in findings(one, settings(one)[0]) if "rose" in text or "chang" in text]
+        for one in (study, smaller)
+    )
+    held = [text for text in said if "over the 4 languages that both have" in text]
+    assert len(held) > 6
+    # the language that is there counts as tested in Holm's correction, so just the means are alike
+    held = [text.replace("the 4 languages that both have", "4 languages") for text in held]
+    assert set(held) <= set(expected)
+
+
+def test_a_value_outside_its_interval_is_explained(folder: StudyFolder) -> None:
+    """Over many languages the bias stays while the noise averages out."""
+    codes = [code for code, one in ALL_LANGUAGES.items() if one.in_global_mmlu]
+    study = load_study(sweep(folder, seeds=1, languages=codes).root)
+    setting = settings(study)[0]
+    explained = 0
+    for claim in claims(study, setting):
+        rows = {
+            (row.metric, row.name): row
+            for row in difference_rows(study)
+            if (row.contrast.a, row.contrast.b) == (claim.a, claim.b) and row.level != "language"
+        }
+        for level, said in claim.sentences.items():
+            ways = set()
+            for (_, name), row in rows.items():
+                if name == level and row.value is not None and row.low is not None and row.high is not None:
+                    ways |= {"downward"} if row.value < row.low else set()
+                    ways |= {"upward"} if row.value > row.high else set()
+            notes = [text for text in said if text.startswith("The bins of an ECE bias its change")]
+            assert len(notes) == bool(ways)
+            for note in notes:
+                assert all((way in note) == (way in ways) for way in ("upward", "downward"))
+                assert "so it need not hold the value" in note
+            explained += len(notes)
+    assert explained > 0
+    assert "The bins of an ECE bias" in "".join(findings(study, setting))

@@ -1,0 +1,221 @@
+"""Differences between cells: what is set against what, and the numbers against rows repeated one by one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analysis.results.aggregate import load_study, summarise
+from analysis.results.differences import (
+    METRICS,
+    DifferenceRow,
+    contrasts,
+    difference_rows,
+    require_same_items,
+)
+from tests.analysis.inference.test_intervals import right_ones, weights
+from tests.analysis.studies import StudyFolder, letter, random_letters, sweep
+
+
+def find(rows: list[DifferenceRow], label: str, name: str, metric: str) -> DifferenceRow:
+    (row,) = (row for row in rows if (row.contrast.label, row.name, row.metric) == (label, name, metric))
+    return row
+
+
+def test_contrasts_of_a_setting(folder: StudyFolder) -> None:
+    folder.add({"model": "m"}, "en", None)
+    folder.add({"model": "alone"}, "en", None)
+    for rate in (1e-5, 5e-6):
+        for smoothing in (0.1, 0.0, 0.2):
+            cell = {"model": "m", "dataset": "d", "learning_rate": rate, "label_smoothing": smoothing}
+            for seed in (0, 1):
+                folder.add({**cell, "seed": seed}, "en", None)
+    found = contrasts(load_study(folder.root))
+    labels = [
+        "SFT ε=0.1 - base",
+        "SFT ε=0.1 - SFT ε=0",
+        "SFT ε=0.2 - SFT ε=0",
+        "SFT ε=0.2 - base",
+    ]
+    assert [contrast.label for contrast in found] == labels * 2
+    assert {contrast.a.get("learning_rate") for contrast in found[:4]} == {1e-5}
+    assert all(contrast.a.get("seed") is None for contrast in found)
+    assert found[0].b.is_base
+
+
+def test_contrasts_without_smoothing_or_base(folder: StudyFolder) -> None:
+    for model in ("a", "b"):
+        folder.add({"model": model, "dataset": "d"}, "en", None)
+    folder.add({"model": "a"}, "en", None)
+    (only,) = contrasts(load_study(folder.root))
+    assert (only.label, only.a.get("model")) == ("SFT - base", "a")
+
+
+def test_one_smoothing_factor_is_set_against_its_base_once(folder: StudyFolder) -> None:
+    sweep(folder, seeds=1)
+    study = load_study(folder.root)
+    assert [c.label for c in contrasts(study)] == [
+        "SFT ε=0 - base",
+        "SFT ε=0.1 - SFT ε=0",
+        "SFT ε=0.1 - base",
+    ]
+    folder.jobs = [job for job in folder.jobs if job["cell"].get("label_smoothing") != 0.1]
+    folder.write_plan()
+    assert [c.label for c in contrasts(load_study(folder.root))] == ["SFT ε=0 - base"]
+
+
+def test_values_and_intervals_of_a_language(folder: StudyFolder) -> None:
+    """One seed: the mean of paired differences in each replicate."""
+    sweep(folder, seeds=1)
+    ids = [f"item-{k}" for k in range(60)]
+    row = find(difference_rows(load_study(folder.root)), "SFT ε=0.1 - base", "sw", "accuracy")
+    (a,), (b,) = row.job_ids_a, row.job_ids_b
+    each = right_ones(folder.records[a]) - right_ones(folder.records[b])
+    draws = weights(ids, ids) @ each / 60
+    assert row.value == pytest.approx(each.mean(), abs=1e-12)
+    assert (row.low, row.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-9)
+    z = abs(draws.mean()) / draws.std(ddof=1)
+    assert row.p_value == pytest.approx(math.erfc(z / math.sqrt(2)), rel=1e-6)
+    assert (row.n, row.num_seeds, row.missing) == (60, 1, None)
+
+
+def test_means_over_seeds_and_languages(folder: StudyFolder) -> None:
+    """A base model has one seed; three of the other side add their spread by Student's t."""
+    sweep(folder, languages=["sw", "yo"])
+    ids = [f"item-{k}" for k in range(60)]
+    study = load_study(folder.root)
+    row = find(difference_rows(study), "SFT ε=0.1 - base", "low", "accuracy")
+    assert (row.level, row.n, row.num_seeds, len(row.job_ids_a), len(row.job_ids_b)) == (
+        "bucket",
+        120,
+        3,
+        6,
+        2,
+    )
+    seed_of = {shard.job_id: shard.cell.get("seed") for shard in study.shards}
+    means = [
+        np.mean([right_ones(folder.records[job]) for job in row.job_ids_a if seed_of[job] == s], axis=0)
+        for s in range(3)
+    ]
+    base = np.mean([right_ones(folder.records[job]) for job in row.job_ids_b], axis=0)
+    draws = weights(ids, ids) @ (np.mean(means, axis=0) - base) / 60
+    spread = np.std([m.mean() for m in means], ddof=1) / math.sqrt(3)
+    whole = np.repeat(draws, 20) + spread * np.random.default_rng(0).standard_t(2, 20_000)
+    assert row.value == pytest.approx(np.mean(means) - base.mean(), abs=1e-12)
+    assert (row.low, row.high) == pytest.approx(tuple(np.quantile(whole, [0.025, 0.975])), abs=1e-6)
+    assert row.holm is None
+
+
+def test_a_language_of_one_item_ends_no_macro_test(folder: StudyFolder) -> None:
+    """It counts a third, and varies in no replicate; the others decide as they would."""
+    sizes = {"en": 200, "de": 200, "sw": 1}
+    each = []
+    for language, size in sizes.items():
+        base = random_letters(f"base {language}", size, 1.0, 0.2, 0.9)
+        trained = random_letters(f"trained {language}", size, 5.0, 0.9, 0.9)
+        folder.add({"model": "m"}, language, base)
+        folder.add({"model": "m", "dataset": "d"}, language, trained)
+        each.append(right_ones(trained) - right_ones(base))
+    rows = difference_rows(load_study(folder.root))
+    ids = [f"item-{k}" for k in range(200)]
+    row = find(rows, "SFT - base", "all", "accuracy")
+    draws = (weights(ids, ids) @ (each[0] + each[1]) / 200 + each[2][0]) / 3
+    assert row.value == pytest.approx(np.mean([one.mean() for one in each]))
+    assert (row.low, row.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-9)
+    assert row.p_value is not None
+    z = abs(draws.mean()) / draws.std(ddof=1)
+    assert row.p_value == pytest.approx(max(math.erfc(z / math.sqrt(2)), 2.0**-199), rel=1e-6)
+    for metric in METRICS:
+        row = find(rows, "SFT - base", "all", metric)
+        assert (row.low or 0.0) <= 0.0 <= (row.high or 0.0) or (row.p_value or 0.0) < 0.05
+        if metric.startswith(("ece", "confidence")):
+            assert (row.high or 0.0) - (row.low or 0.0) < 0.2
+        # of its own one answer says nothing
+        row = find(rows, "SFT - base", "sw", metric)
+        assert row.p_value == 1.0
+        assert (row.low or 0.0) <= 0.0 <= (row.high or 0.0)
+
+
+def test_holm_runs_over_the_languages_of_a_contrast_and_metric(folder: StudyFolder) -> None:
+    study = load_study(sweep(folder, seeds=1, skip=[(0.1, 0, "yo")]).root)
+    rows = difference_rows(study)
+    for label in ("SFT ε=0 - base", "SFT ε=0.1 - base"):
+        for metric in METRICS:
+            chosen = [r for r in rows if (r.contrast.label, r.metric, r.level) == (label, metric, "language")]
+            assert len(chosen) == 5
+            known = sorted((r.p_value, r.name) for r in chosen if r.p_value is not None)
+            highest = 0.0
+            for rank, (p, name) in enumerate(known):  # the lost one counts as a test
+                highest = max(highest, min(1.0, p * (5 - rank)))
+                assert find(rows, label, name, metric).holm == pytest.approx(highest)
+
+
+def test_missing_shards_are_rows_with_a_reason(folder: StudyFolder) -> None:
+    study = load_study(sweep(folder, skip=[(0.1, 0, "sw"), (0.1, 1, "sw")]).root)
+    rows = difference_rows(study)
+    assert len(rows) == 3 * len(METRICS) * (5 + 3 + 1)
+    reasons = {"sw": "2 of 3", "low": "2 of 6", "all": "2 of 15"}
+    for row in rows:
+        if row.name in reasons and "0.1" in row.contrast.label:
+            assert row.missing == f"SFT ε=0.1: {reasons[row.name]} missing"
+            assert (row.value, row.low, row.high, row.p_value, row.holm, row.n) == (None,) * 6
+            assert row.job_ids_a
+        else:
+            assert row.missing is None
+            assert None not in (row.value, row.low, row.high, row.p_value)
+
+
+def test_a_language_that_one_side_lacks(folder: StudyFolder) -> None:
+    rows = random_letters("x", 30, 2.0, 0.6, 0.9)
+    folder.add({"model": "m"}, "en", rows)
+    for language in ("en", "de"):
+        folder.add({"model": "m", "dataset": "d"}, language, rows)
+    found = difference_rows(load_study(folder.root))
+    assert find(found, "SFT - base", "en", "nll").missing is None
+    assert find(found, "SFT - base", "de", "nll").missing == "base: not planned"
+    for name in ("high", "all"):
+        assert find(found, "SFT - base", name, "nll").missing == "only one has de"
+
+
+def test_other_items_are_never_compared(folder: StudyFolder) -> None:
+    rows = random_letters("x", 30, 2.0, 0.6, 0.9)
+    folder.add({"model": "m"}, "en", rows)
+    folder.add({"model": "m", "dataset": "d"}, "en", rows[1:])
+    study = load_study(folder.root)
+    row = find(difference_rows(study), "SFT - base", "en", "accuracy")
+    assert "asked other items than job" in str(row.missing)
+    assert row.value is None
+    one, _ = study.shards
+    with pytest.raises(ValueError, match="asked other items in en, so there is no difference"):
+        require_same_items([one], [replace(one, job_id="f" * 16, items="0" * 16)])
+
+
+def test_coverage_of_differences_and_macro_means(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """95% nominal, by the path of the tables; each split of a benchmark is a sample of 120 questions."""
+    rng = np.random.default_rng(12)
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyFolder, "write_plan", lambda self: None)
+        for split in range(60):
+            hard = rng.uniform(size=120)  # of the question: in all languages, for both models
+            for language in ("en", "de", "sw"):
+                luck = np.where(rng.uniform(size=120) < 0.7, hard, rng.uniform(size=120))
+                for cell, skill in (({"model": "m"}, 0.5), ({"model": "m", "dataset": "d"}, 0.6)):
+                    own = np.where(rng.uniform(size=120) < 0.9, luck, rng.uniform(size=120))
+                    rows = [letter([0.6, 0.3] if r else [0.3, 0.6], 0, i) for i, r in enumerate(own < skill)]
+                    folder.add(cell, language, rows, split=f"{split}")
+    folder.write_plan()
+    study = load_study(folder.root)
+    base = next(cell for cell in study.groups() if cell.is_base)
+    macro = [summarise(study.select(test, base)).interval("accuracy") or (1.0, 0.0) for test in study.tests()]
+    found = [row for row in difference_rows(study) if (row.name, row.metric) == ("all", "accuracy")]
+    assert len(macro) == len(found) == 60
+    # 60 of 95%: 51 or fewer in 1 of 100
+    assert sum(low <= 0.5 <= high for low, high in macro) >= 52
+    assert sum((row.low or 0.0) <= 0.1 <= (row.high or 0.0) for row in found) >= 52
+    paired = np.mean([(row.high or 0.0) - (row.low or 0.0) for row in found])
+    assert paired < 0.9 * np.mean([high - low for low, high in macro])  # unpaired: wider by 1.4

@@ -1,0 +1,71 @@
+"""What `calsweep doctor loss` says of what its job found; more is in tests/training/test_certificate.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from launcher.cli import main
+from launcher.commands import doctor
+from launcher.commands.doctor import Case, Found
+
+LAST = "[a] sentence"
+
+
+@pytest.fixture(autouse=True)
+def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job is real, and what it runs is one of the functions below, without torch."""
+    monkeypatch.setattr(doctor, "RANKS", (1,))
+
+
+def check(*, passed: bool) -> Found:
+    numbers = {"num_ranks": 1, "loss_difference": 1e-7, "gradient_difference": 1e-6, "tolerance": 1e-4}
+    return [{"name": "masks", **numbers, "passed": passed}]
+
+
+def all_well(cases: Sequence[Case]) -> list[Found]:
+    return [check(passed=True) for _ in cases]
+
+
+def one_fails(cases: Sequence[Case]) -> list[Found]:
+    return [check(passed=False), *all_well(cases[1:])]
+
+
+def one_cannot_be_loaded(cases: Sequence[Case]) -> list[Found]:
+    return [*all_well(cases[1:]), LAST]
+
+
+def crashing(cases: Sequence[Case]) -> list[Found]:
+    raise RuntimeError("no kernel image\nis available")
+
+
+def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, "certify", all_well)
+    assert main(["doctor", "loss"]) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(doctor, "certify", one_fails)
+    assert main(["doctor", "loss"]) == 1
+    assert "this stack does not compute what it should" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_checked_hides_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "certify", one_cannot_be_loaded)
+    assert main(["doctor", "loss"]) == 1
+    told = capsys.readouterr()
+    assert told.out.count(" ok") == 5
+    assert f"gemma2 bf16 cannot be checked: {LAST}\n" in told.out
+    assert told.err == ""  # of what was checked, nothing failed
+
+
+def test_a_job_that_breaks_down_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "certify", crashing)
+    assert main(["doctor", "loss"]) == 2
+    assert capsys.readouterr().err == (
+        "calsweep: doctor loss: the checks break down on 1 ranks: RuntimeError: no kernel image; "
+        "compare versions\n"
+    )
