@@ -88,7 +88,7 @@ def _diagnose(options: argparse.Namespace) -> int:
     from rich.text import Text
 
     from analysis.diagnoses.diagnose import diagnose
-    from analysis.results.aggregate import load_study
+    from analysis.reading.loading import load_study
     from analysis.terminal.diagnosis import print_diagnosis
     from study.terminal import make_console
 
@@ -115,7 +115,7 @@ def _diagnose(options: argparse.Namespace) -> int:
 def _verify(study_dir: Path) -> int:
     from rich.text import Text
 
-    from analysis.results.aggregate import load_study
+    from analysis.reading.loading import load_study
     from analysis.verification.verify import verify
     from study.terminal import make_console
 
@@ -136,7 +136,7 @@ def _verify(study_dir: Path) -> int:
 
 def _write(options: argparse.Namespace) -> int:
     # what these import takes longer than --help may
-    from analysis.results.aggregate import load_study
+    from analysis.reading.loading import load_study
 
     study = load_study(options.study_dir)
     if options.command == "dashboard":
@@ -149,7 +149,8 @@ def _write(options: argparse.Namespace) -> int:
         chosen = [options.format] if options.format else FIGURE_FORMATS
         written = write_figures(options.study_dir, formats=chosen, study=study)
     else:
-        from analysis.tables.files import print_summary, write_tables
+        from analysis.tables.files import write_tables
+        from analysis.terminal.summary import print_summary
 
         if options.format is None:
             from study.terminal import make_console

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.reading.measure import CONFIDENCES, METRIC_NAMES
-from analysis.results.aggregate import BUCKETS, Cell, Shard, Study, Summary, Test, summarise
+from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test
+from analysis.results.aggregate import Summary, summarise
 from analysis.results.claims import claims
 from analysis.results.labels import (
     COMPARED,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.dashboard.data import COLUMNS, HEADLINES, missing_rows, page_data, to_json
-from analysis.results.aggregate import Study, load_study
+from analysis.reading.loading import load_study
+from analysis.reading.shards import Study
 from analysis.results.labels import constants
 from study.bins import NUM_BINS
 from study.files import write_atomic

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from analysis.diagnoses.rows import Row, finished, named
 from analysis.metrics.diagnostics import by_translation, resource_correlation
-from analysis.results.aggregate import Cell, Study, Summary, Test, summarise
+from analysis.reading.shards import Cell, Study, Test
+from analysis.results.aggregate import Summary, summarise
 from study.languages import LANGUAGES
 
 METRICS = (

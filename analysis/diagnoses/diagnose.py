@@ -23,7 +23,8 @@ from analysis.diagnoses.slices import slices_rows
 from analysis.diagnoses.temperature import COLUMNS as SCALED
 from analysis.diagnoses.temperature import temperature_rows, to_markdown
 from analysis.reading.cell_records import Reader, reported, validation_of
-from analysis.results.aggregate import Study, load_study
+from analysis.reading.loading import load_study
+from analysis.reading.shards import Study
 from analysis.results.labels import axis_names
 from analysis.tables.files import to_csv
 from study.files import write_atomic, write_json

@@ -15,8 +15,8 @@ from typing import Any
 from analysis.diagnoses.selection import Selection
 from analysis.metrics.temperature import COLDEST, HOTTEST, NUM_FOLDS
 from analysis.reading.cell_records import reported, validation_of
-from analysis.results.aggregate import Cell, Shard, Study
-from analysis.tables.files import BINS
+from analysis.reading.shards import Cell, Shard, Study
+from analysis.tables.calibration import BINS
 from study.files import canonical, read_json
 from study.jobs.plan import PLAN_VERSION
 from study.paths import StudyPaths

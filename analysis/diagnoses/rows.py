@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.results.aggregate import BUCKETS, Cell, Test, combined_hash
-from analysis.tables.files import BINS
+from analysis.reading.shards import BUCKETS, Cell, Test
+from analysis.results.aggregate import combined_hash
+from analysis.tables.calibration import BINS
 from study.languages import LANGUAGES
 
 Row = dict[str, Any]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.reading.cell_records import VALIDATION_SPLITS
-from analysis.results.aggregate import Cell, Shard, Study
+from analysis.reading.shards import Cell, Shard, Study
 from study.files import read_json
 from study.paths import JobPaths, StudyPaths
 

@@ -23,7 +23,7 @@ from analysis.metrics.temperature import (
     validated,
 )
 from analysis.reading.cell_records import Answers, CellRecords
-from analysis.results.aggregate import BUCKETS, Study
+from analysis.reading.shards import BUCKETS, Study
 from analysis.results.labels import axis_names, settings
 from study.bins import bin_predictions, error_over_bins
 

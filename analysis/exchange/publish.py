@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 from analysis.dashboard.page import write_dashboard
 from analysis.exchange.wandb_runs import ASK_TIMEOUT_S, asking_server, patient
 from analysis.figures.files import write_figures
+from analysis.reading.loading import load_study
 from analysis.reading.measure import CONFIDENCES
-from analysis.results.aggregate import BUCKETS, Shard, Study, load_study, summarise
+from analysis.reading.shards import BUCKETS, Shard, Study
+from analysis.results.aggregate import summarise
 from analysis.results.claims import findings
 from analysis.results.labels import Setting, constants, settings
-from analysis.tables.files import table_rows, write_tables
+from analysis.tables.calibration import table_rows
+from analysis.tables.files import write_tables
 from analysis.terminal.summary import note
 from study.errors import UserError
 from study.files import digest, read_json

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.results.aggregate import BUCKETS, Cell, Shard, Study, Test, summarise
+from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test
+from analysis.results.aggregate import summarise
 from analysis.results.labels import Setting, axis_text, settings, trained_label
 from study.bins import Bins, error_over_bins, merge_bins
 

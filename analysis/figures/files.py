@@ -20,8 +20,9 @@ from analysis.figures.data import (
 )
 from analysis.figures.style import PNG_DPI, house_style
 from analysis.figures.values import plot_heat_map, plot_response, plot_slopes
+from analysis.reading.loading import load_study
 from analysis.reading.measure import CONFIDENCES
-from analysis.results.aggregate import Study, load_study
+from analysis.reading.shards import Study
 from analysis.results.labels import Setting, settings
 from study.files import write_atomic
 from study.paths import StudyPaths

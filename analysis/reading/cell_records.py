@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.metrics.temperature import Sample
 from analysis.reading.measure import PerExample, Scored, per_example, read_scored
 from analysis.reading.records import read_records
-from analysis.results.aggregate import Cell, Shard, Study, Test, resource_order
+from analysis.reading.shards import Cell, Shard, Study, Test, resource_order
 from study.errors import RecordError
 from study.files import digest, read_json
 from study.jobs.specs import Benchmark, Source, identity

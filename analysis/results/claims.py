@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from analysis.inference.estimates import difference, interval
-from analysis.results.aggregate import BUCKETS, Cell, Study, summarise
+from analysis.reading.shards import BUCKETS, Cell, Study
+from analysis.results.aggregate import summarise
 from analysis.results.differences import DifferenceRow, difference_rows
 from analysis.results.labels import Setting, bucket_of
 

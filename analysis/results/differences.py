@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from analysis.inference.estimates import difference, holm, interval, p_value
-from analysis.results.aggregate import BUCKETS, Cell, Shard, Study, Summary, Test, summarise
+from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test
+from analysis.results.aggregate import Summary, summarise
 from analysis.results.labels import Series, settings
 
 METRICS = (

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from analysis.results.aggregate import Cell, Study, Test
+from analysis.reading.shards import Cell, Study, Test
 from study.languages import LANGUAGES
 
 SHORT_AXES = {"learning_rate": "lr", "label_smoothing": "ε"}

@@ -14,7 +14,8 @@ from typing import Any
 
 from analysis.inference.bootstrap import NUM_REPLICATES
 from analysis.reading.measure import METRIC_NAMES, WITH_INTERVALS
-from analysis.results.aggregate import BUCKETS, Average, Cell, Shard, Study, Summary, Test, summarise
+from analysis.reading.shards import BUCKETS, Average, Cell, Shard, Study, Test
+from analysis.results.aggregate import Summary, summarise
 from analysis.results.labels import axis_names
 from analysis.tables.typesetting import Column, Document, Section, field_text, sort_columns
 from analysis.terminal.summary import short

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from analysis.results.aggregate import Study
+from analysis.reading.shards import Study
 from analysis.results.differences import METRICS, difference_rows
 from analysis.results.labels import axis_names
 from analysis.tables.calibration import BINS, BINS_NOTE, HEADINGS, INTERVALS, SECTIONS

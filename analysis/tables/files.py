@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.reading.loading import load_study
 from analysis.reading.measure import METRIC_NAMES, WITH_INTERVALS
-from analysis.results.aggregate import Study, load_study
+from analysis.reading.shards import Study
 from analysis.tables import calibration as calibration_table
 from analysis.tables import differences as difference_table
 from analysis.tables.calibration import BINS, NOTE, Row, table_rows

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from analysis.results.aggregate import Study
+from analysis.reading.shards import Study
 
 
 class Column(NamedTuple):

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.results.aggregate import Cell
+from analysis.reading.shards import Cell
 from analysis.results.compare import NUMBERS, Change, Comparison, Row, compare
 from analysis.results.labels import axis_text, trained_label, varied_axes
 from analysis.tables.differences import SIGNIFICANT

@@ -12,7 +12,7 @@ from analysis.diagnoses.rows import Row, by_group
 from analysis.diagnoses.temperature import comparisons
 from analysis.reading.cell_records import BASE
 from analysis.reading.measure import CONFIDENCES
-from analysis.results.aggregate import BUCKETS
+from analysis.reading.shards import BUCKETS
 from analysis.results.labels import axis_names, axis_text, settings
 from analysis.terminal.summary import short
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.results.aggregate import BUCKETS, Shard, Study, load_study, summarise
+from analysis.reading.loading import load_study
+from analysis.reading.shards import BUCKETS, Shard, Study
+from analysis.results.aggregate import summarise
 from analysis.results.labels import Series, Setting, constants, settings
 from study.bins import NUM_BINS
 from study.languages import LANGUAGES

@@ -18,7 +18,8 @@ from analysis.diagnoses.diagnose import FILES, Diagnosis, diagnosed
 from analysis.diagnoses.manifest import MANIFEST_NAME, manifest
 from analysis.diagnoses.selection import CRITERIA, select_learning_rates
 from analysis.diagnoses.temperature import NOTE
-from analysis.results.aggregate import Study, load_study
+from analysis.reading.loading import load_study
+from analysis.reading.shards import Study
 from analysis.tables.files import FORMATS, Table, study_tables, table_path, to_csv
 from analysis.tables.typesetting import latex_safe
 from analysis.verification.table_diff import TOLERANCE, differences, num_rows

@@ -255,7 +255,7 @@ def _why(task: Task, paths: StudyPaths) -> str:
 
 
 def _print_results(plan: Plan, paths: StudyPaths, console: Console) -> None:
-    from analysis.tables.files import print_summary
+    from analysis.terminal.summary import print_summary
 
     print_summary(paths.root, console)
     if plan.description:

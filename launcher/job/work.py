@@ -142,7 +142,7 @@ def _run(paths: StudyPaths, jobs: list[Job]) -> None:
 def _analyse(paths: StudyPaths, job: Job) -> None:
     from analysis.dashboard.page import write_dashboard
     from analysis.diagnoses.diagnose import diagnose
-    from analysis.results.aggregate import load_study
+    from analysis.reading.loading import load_study
     from analysis.tables.files import write_tables
 
     study = load_study(paths.root)

@@ -12,8 +12,8 @@ from typing import Any
 
 from study.errors import UserError
 from study.files import canonical, read_json, write_atomic, write_json
-from study.jobs.job import AnalyseSpec, Job, evaluation_ids, job_from
-from study.jobs.specs import EvalSpec, Source, eval_spec_from, to_dict
+from study.jobs.job import Job, evaluation_ids, job_from
+from study.jobs.specs import AnalyseSpec, EvalSpec, Source, eval_spec_from, to_dict
 from study.paths import StudyPaths
 
 PLAN_VERSION = 2

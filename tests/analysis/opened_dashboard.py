@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from analysis.dashboard.page import write_dashboard
-from analysis.results.aggregate import Study, load_study
-from analysis.tables.files import table_rows
+from analysis.reading.loading import load_study
+from analysis.reading.shards import Study
+from analysis.tables.calibration import table_rows
 from tests.analysis.browser import Tab, chromium
 from tests.analysis.studies import LANGUAGES, StudyFolder, random_letters
 

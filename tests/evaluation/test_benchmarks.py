@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.benchmarks import Item, global_mmlu, items_table, load_items, load_split, mmlu_prox
+from evaluation.benchmarks import global_mmlu, load_items, load_split, mmlu_prox
+from evaluation.benchmarks.table import items_table
+from evaluation.items import Item
 from study.errors import JobError, RecordError, UserError
 from study.grid.sources import embedded_source
 from study.jobs.specs import Benchmark, Source

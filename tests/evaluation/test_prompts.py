@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.benchmarks import Item, load_items, load_shots
+from evaluation.benchmarks import load_items, load_shots
+from evaluation.items import Item
 from evaluation.prompts import (
     answers,
     context,

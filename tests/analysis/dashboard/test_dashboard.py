@@ -12,10 +12,11 @@ import pytest
 
 from analysis.dashboard.data import choices
 from analysis.dashboard.page import render, write_dashboard
-from analysis.results.aggregate import load_study, summarise
+from analysis.reading.loading import load_study
+from analysis.results.aggregate import summarise
 from analysis.results.claims import findings
 from analysis.results.labels import settings
-from analysis.tables.files import table_rows
+from analysis.tables.calibration import table_rows
 from study.errors import UserError
 from tests.analysis.studies import StudyFolder, letter, random_letters, sweep
 

@@ -7,7 +7,8 @@ import pytest
 from analysis.diagnoses.correlations import METRICS
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
-from analysis.results.aggregate import load_study, summarise
+from analysis.reading.loading import load_study
+from analysis.results.aggregate import summarise
 from study.languages import LANGUAGES
 from tests.analysis.studies import LANGUAGES as CODES
 from tests.analysis.studies import StudyFolder, letter, sweep

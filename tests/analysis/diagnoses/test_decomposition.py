@@ -8,7 +8,8 @@ import pytest
 
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
-from analysis.results.aggregate import load_study, summarise
+from analysis.reading.loading import load_study
+from analysis.results.aggregate import summarise
 from study.records import Prediction
 from tests.analysis.studies import StudyFolder, letter, sweep
 from tests.analysis.validation_studies import trained

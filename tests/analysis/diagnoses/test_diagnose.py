@@ -18,7 +18,7 @@ from analysis.cli import main
 from analysis.diagnoses.rows import finished, with_macro, with_seeds
 from analysis.diagnoses.selection import CRITERIA
 from analysis.reading.cell_records import UNSMOOTHED, Reader
-from analysis.results.aggregate import load_study
+from analysis.reading.loading import load_study
 from study.languages import LANGUAGES
 from tests.analysis.studies import StudyFolder, letter, sweep
 from tests.analysis.validation_studies import trained, with_validation

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis.diagnoses.selection import Selection, select_learning_rates
-from analysis.results.aggregate import load_study
+from analysis.reading.loading import load_study
 from study.records import Prediction
 from tests.analysis.studies import StudyFolder, letter
 from tests.analysis.validation_studies import trained

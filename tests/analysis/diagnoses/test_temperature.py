@@ -11,7 +11,8 @@ import pytest
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
 from analysis.diagnoses.temperature import CROSS_FITTED
-from analysis.results.aggregate import BUCKETS, load_study
+from analysis.reading.loading import load_study
+from analysis.reading.shards import BUCKETS
 from study.languages import LANGUAGES
 from tests.analysis.studies import StudyFolder, letter
 from tests.analysis.validation_studies import TRUE, drawn, plain_ece, trained, with_validation

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from analysis.exchange.lm_eval import import_lm_eval
 from analysis.exchange.lm_eval_samples import token_counter
-from analysis.results.aggregate import load_study
+from analysis.reading.loading import load_study
 from study.errors import RecordError, UserError
 from study.files import write_json
 from study.paths import StudyPaths

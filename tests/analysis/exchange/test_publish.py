@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from analysis.exchange.publish import publish
-from analysis.tables.files import table_rows
+from analysis.tables.calibration import table_rows
 from study.errors import UserError
 from study.files import write_json
 from tests.analysis.studies import StudyFolder, random_letters, sweep
@@ -69,7 +69,7 @@ def test_twice_gives_one_report_one_workspace_and_one_run(server: WandbServer, f
     assert "A synthetic study, for tests." in said
     assert "1 of 15 shards missing" in said
     # every number of the report's table is one of the tables' rows; the hole is told, not filled
-    from analysis.results.aggregate import load_study
+    from analysis.reading.loading import load_study
 
     rows = table_rows(load_study(folder.root))
     swahili = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| sw ")]

@@ -17,7 +17,7 @@ from rich.console import Console
 import study.tracking.runs
 from analysis.exchange.pull import Outcome, print_outcome, pull
 from analysis.exchange.wandb_runs import PATIENCE
-from analysis.results.aggregate import load_study
+from analysis.reading.loading import load_study
 from study import records
 from study.errors import Stopped, UserError
 from study.files import locked, read_json, write_json

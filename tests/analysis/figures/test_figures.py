@@ -23,7 +23,8 @@ from analysis.figures.data import (
 )
 from analysis.figures.style import DOUBLE_IN, SINGLE_IN, house_style, number
 from analysis.figures.values import plot_heat_map, plot_response, plot_slopes
-from analysis.results.aggregate import Study, load_study
+from analysis.reading.loading import load_study
+from analysis.reading.shards import Study
 from study.bins import bin_predictions
 from study.languages import LANGUAGES as ALL_LANGUAGES
 from tests.analysis.figures.test_figures_data import only_setting, rates

@@ -19,9 +19,10 @@ from analysis.figures.data import (
     prepare_responses,
 )
 from analysis.metrics import ece
-from analysis.results.aggregate import Cell, Study, load_study
+from analysis.reading.loading import load_study
+from analysis.reading.shards import Cell, Study
 from analysis.results.labels import Setting, settings
-from analysis.tables.files import Row, table_rows
+from analysis.tables.calibration import Row, table_rows
 from tests.analysis.studies import StudyFolder, random_letters, sweep
 
 

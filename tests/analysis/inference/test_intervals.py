@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from analysis.reading.loading import load_study
 from analysis.reading.measure import METRIC_NAMES, WITH_INTERVALS
-from analysis.results.aggregate import Shard, load_study, summarise
-from analysis.tables.files import table_rows
+from analysis.reading.shards import Shard
+from analysis.results.aggregate import summarise
+from analysis.tables.calibration import table_rows
 from study.records import Prediction
 from tests.analysis.results.test_aggregate import TEST
 from tests.analysis.studies import StudyFolder, letter, random_letters, sweep

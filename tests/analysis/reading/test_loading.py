@@ -13,8 +13,8 @@ import pytest
 
 from analysis.reading import cells, loading
 from analysis.reading.cells import CellWork
-from analysis.reading.loading import load_studies
-from analysis.results.aggregate import Shard, load_study
+from analysis.reading.loading import load_studies, load_study
+from analysis.reading.shards import Shard
 from analysis.results.differences import difference_rows
 from analysis.tables.files import write_tables
 from study.errors import UserError

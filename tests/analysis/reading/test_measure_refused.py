@@ -9,7 +9,7 @@ import pytest
 
 from analysis.cli import main
 from analysis.diagnoses.diagnose import diagnose
-from analysis.results.aggregate import load_study
+from analysis.reading.loading import load_study
 from study.records import Prediction
 from tests.analysis.studies import StudyFolder, letter, random_letters
 

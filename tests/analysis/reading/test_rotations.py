@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.reading.loading import load_study
 from analysis.reading.measure import Metrics, measure, read_scored
-from analysis.results.aggregate import load_study
 from evaluation.items import Item
 from evaluation.prompts import rotated
 from study.records import COLUMNS, Prediction

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from analysis.reading.loading import load_study
 from analysis.reading.measure import METRIC_NAMES, Metrics
-from analysis.results.aggregate import Cell, Shard, load_study, summarise
+from analysis.reading.shards import Cell, Shard
+from analysis.results.aggregate import summarise
 from analysis.results.labels import constants, settings
 from study.errors import RecordError, UserError
 from study.records import Prediction, ShardInfo, write_part

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.results.aggregate import Cell, load_study
+from analysis.reading.loading import load_study
+from analysis.reading.shards import Cell
 from analysis.results.claims import claims, findings, sentence
 from analysis.results.differences import Contrast, DifferenceRow, difference_rows
 from analysis.results.labels import settings

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.results.aggregate import load_study, summarise
+from analysis.reading.loading import load_study
+from analysis.results.aggregate import summarise
 from analysis.results.differences import (
     METRICS,
     DifferenceRow,

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from analysis.reading.loading import load_study
 from analysis.reading.measure import METRIC_NAMES, WITH_INTERVALS
-from analysis.results.aggregate import load_study
-from analysis.tables.files import table_rows, write_tables
+from analysis.tables.calibration import table_rows
+from analysis.tables.files import write_tables
 from study.errors import UserError
 from study.records import ShardInfo, write_part
 from tests.analysis.results.test_aggregate import by_hand

@@ -6,8 +6,9 @@ import io
 
 from rich.console import Console
 
-from analysis.results.aggregate import load_study
-from analysis.tables.files import print_summary, table_rows
+from analysis.reading.loading import load_study
+from analysis.tables.calibration import table_rows
+from analysis.terminal.summary import print_summary
 from tests.analysis.studies import StudyFolder, random_letters, sweep
 from tests.analysis.tables.test_tables import find
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from analysis.cli import main
-from analysis.results.aggregate import load_study
+from analysis.reading.loading import load_study
 from analysis.results.differences import difference_rows
-from analysis.tables.files import table_rows, write_tables
+from analysis.tables.calibration import table_rows
+from analysis.tables.files import write_tables
 from analysis.verification.verify import verify
 from study.errors import UserError
 from study.records import ShardInfo, write_part

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from analysis.diagnoses.diagnose import FILES, diagnose
-from analysis.results.aggregate import load_study
+from analysis.reading.loading import load_study
 from analysis.tables.files import write_tables
 from analysis.verification.table_diff import key_columns, same
 from analysis.verification.verify import verify
