@@ -14,17 +14,11 @@ import numpy as np
 
 from analysis.inference.estimates import Estimate, interval, mean, over_seeds
 from analysis.metrics import floor_over_bins
-from analysis.reading.loading import load_study
 from analysis.reading.measure import CONFIDENCES, METRIC_NAMES, Metrics
-from analysis.reading.shards import BUCKETS, UNREADABLE, Average, Cell, Shard, Study, Test, resource_order
+from analysis.reading.shards import Average, Shard
 from study.bins import error_over_bins, merge_bins
 from study.errors import RecordError
 from study.files import digest
-
-__all__ = [
-    "BUCKETS", "UNREADABLE", "Average", "Cell", "Shard", "Study", "Summary", "Test", "combined_hash",
-    "load_study", "resource_order", "summarise",
-]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

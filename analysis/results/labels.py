@@ -122,3 +122,19 @@ def bucket_of(code: str) -> str:
 def language_text(code: str) -> str:
     """`Swahili (sw)`."""
     return f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code
+
+
+def short(value: float) -> str:
+    """A share in four characters: .123, 1.00."""
+    text = f"{value:.3f}"
+    return text[1:] if text.startswith("0") else text[:4]
+
+
+def signed(value: float) -> str:
+    """A difference, of shares in five characters: +.012."""
+    text = f"{value:+z.3f}"
+    return text[0] + text[2:] if text[1] == "0" else text[:5]
+
+
+def crop(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

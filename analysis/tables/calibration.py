@@ -16,9 +16,8 @@ from analysis.inference.bootstrap import NUM_REPLICATES
 from analysis.reading.measure import METRIC_NAMES, WITH_INTERVALS
 from analysis.reading.shards import BUCKETS, Average, Cell, Shard, Study, Test
 from analysis.results.aggregate import Summary, summarise
-from analysis.results.labels import axis_names
+from analysis.results.labels import axis_names, short
 from analysis.tables.typesetting import Column, Document, Section, field_text, sort_columns
-from analysis.terminal.summary import short
 from study.bins import NUM_BINS
 
 BINS = {"num_bins": NUM_BINS, "bin_scheme": "equal_width", "bin_edges": "(lo, hi]"}

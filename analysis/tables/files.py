@@ -19,7 +19,6 @@ from analysis.tables import calibration as calibration_table
 from analysis.tables import differences as difference_table
 from analysis.tables.calibration import BINS, NOTE, Row, table_rows
 from analysis.tables.typesetting import Document, latex, markdown
-from analysis.terminal.summary import print_summary
 from study.files import write_atomic
 from study.paths import StudyPaths
 
@@ -143,8 +142,3 @@ FORMATS: dict[str, tuple[str, Callable[[Table], str | bytes]]] = {
     "latex": (".tex", to_latex),
     "parquet": (".parquet", to_parquet),
 }
-
-__all__ = [
-    "BINS", "FORMATS", "NOTE", "Row", "Table", "print_summary", "study_tables", "table_path", "table_rows",
-    "to_csv", "write_tables",
-]  # fmt: skip

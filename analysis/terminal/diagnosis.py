@@ -13,8 +13,7 @@ from analysis.diagnoses.temperature import comparisons
 from analysis.reading.cell_records import BASE
 from analysis.reading.measure import CONFIDENCES
 from analysis.reading.shards import BUCKETS
-from analysis.results.labels import axis_names, axis_text, settings
-from analysis.terminal.summary import short
+from analysis.results.labels import axis_names, axis_text, settings, short
 
 if TYPE_CHECKING:
     from rich.console import Console

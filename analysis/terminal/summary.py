@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from analysis.reading.loading import load_study
 from analysis.reading.shards import BUCKETS, Shard, Study
 from analysis.results.aggregate import summarise
-from analysis.results.labels import Series, Setting, constants, settings
+from analysis.results.labels import Series, Setting, constants, crop, settings, short
 from study.bins import NUM_BINS
 from study.languages import LANGUAGES
 
@@ -132,19 +132,3 @@ def _numbers(shards: Sequence[Shard]) -> Text:
     if summary.metrics is None:
         return Text(crop(str(summary.missing).split(":")[0], CELL_WIDTH), style="yellow")
     return Text(" ".join(f"{short(getattr(summary.metrics, name)):>4}" for name in NUMBERS))
-
-
-def short(value: float) -> str:
-    """A share in four characters: .123, 1.00."""
-    text = f"{value:.3f}"
-    return text[1:] if text.startswith("0") else text[:4]
-
-
-def signed(value: float) -> str:
-    """A difference, of shares in five characters: +.012."""
-    text = f"{value:+z.3f}"
-    return text[0] + text[2:] if text[1] == "0" else text[:5]
-
-
-def crop(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

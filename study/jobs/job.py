@@ -119,5 +119,3 @@ def job_from(data: dict[str, Any]) -> Job:
             spec = AnalyseSpec(evaluations=tuple(data["spec"]["evaluations"]))
     return Job(kind=data["kind"], spec=spec, needs=tuple(data["needs"]), cell=data["cell"])
 
-
-__all__ = ["KINDS", "AnalyseSpec", "EvalSpec", "Job", "Kind", "TrainSpec", "evaluation_ids", "job_from"]
