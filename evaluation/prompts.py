@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
-from evaluation.items import LETTERS, MAX_OPTIONS, Item
+from evaluation.items.item import LETTERS, MAX_OPTIONS, Item
 from evaluation.scaffolds import native_words
 
 Chat = Callable[[list[dict[str, str]]], str]

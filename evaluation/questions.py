@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from evaluation.benchmarks import load_shots, load_split
 from evaluation.encoding import Query
-from evaluation.items import Item
+from evaluation.items.item import Item
+from evaluation.items.load import load_shots, load_split
 from evaluation.prompts import answers, context, rotated, rotations
 from study.errors import JobError
 from study.jobs.specs import EvalSpec

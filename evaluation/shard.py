@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.benchmarks.table import items_table
 from evaluation.encoding import Query
-from evaluation.items import Item
+from evaluation.items.item import Item
+from evaluation.items.table import items_table
 from evaluation.parts import check_complete, read_own_part
 from evaluation.progress import Running
 from evaluation.questions import Asked, chat_of, query, questions

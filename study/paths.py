@@ -42,7 +42,7 @@ class JobPaths:
 
     @property
     def checkpoints(self) -> Path:
-        """Of a training run on its way, one folder each; what is in them, training/checkpoint.py says."""
+        """Checkpoints of a training run, one folder each; training/saving/checkpoint.py says what they hold."""
         return self.root / "checkpoints"
 
     @property

@@ -27,7 +27,7 @@ from study.errors import CalsweepError, JobError
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters
 from training import dropout, scratch, zero
-from training.data import TokenDataset
+from training.data.token_files import TokenDataset
 from training.model import DTYPES, LossModel, cannot_use_attention
 from training.step import accumulate
 from training.zero import World

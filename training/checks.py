@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from study.errors import JobError
 from study.models.context import context_tokens, one_embedding
-from training.data import TokenDataset
+from training.data.token_files import TokenDataset
 
 TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.02}
 """Between two ways to compute the same logits, as a share of the largest."""

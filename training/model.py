@@ -28,7 +28,7 @@ from study.models.weights import (
     weights_at,
 )
 from training import checks, dropout, scratch
-from training.data import IGNORE_INDEX
+from training.data.token_files import IGNORE_INDEX
 from training.loss import Losses, linear_losses
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _tokenizer(spec: TrainSpec, model_path: str) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase
     if spec.scratch is not None:
         from study.cldr.instructions import DEMO_SHARES
-        from training.wordlevel import cldr_tokenizer
+        from training.data.wordlevel import cldr_tokenizer
 
         tokenizer = cldr_tokenizer(DEMO_SHARES)
     else:

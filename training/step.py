@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from study.jobs.resources import Resources
-from training import batches, zero
-from training.data import TokenDataset
+from training import zero
+from training.data import batches
+from training.data.token_files import TokenDataset
 from training.zero import World
 
 

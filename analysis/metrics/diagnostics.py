@@ -132,7 +132,7 @@ def slice_rows(example_ids: Sequence[str], items: pa.Table, column: str) -> dict
 
     Returns value -> places of its rows, sorted by value; a row whose item does not say is in no slice.
 
-    items: as `evaluation.benchmarks.items_table` makes it. Raises ValueError for a column that is not text
+    items: as `evaluation.items.load.items_table` makes it. Raises ValueError for a column that is not text
     there, for an item that is there twice, and for a row whose item is not in the table.
     """
     import pyarrow as pa

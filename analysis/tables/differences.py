@@ -12,10 +12,9 @@ from typing import Any
 
 from analysis.reading.shards import Study
 from analysis.results.differences import METRICS, difference_rows
-from analysis.results.labels import axis_names
+from analysis.results.labels import axis_names, signed
 from analysis.tables.calibration import BINS, BINS_NOTE, HEADINGS, INTERVALS, SECTIONS
 from analysis.tables.typesetting import Column, Document, Section, field_text, sort_columns
-from analysis.results.labels import signed
 
 NOTE = (
     "Differences a - b of the two cells of a contrast, over the same examples. "

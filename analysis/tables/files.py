@@ -17,7 +17,7 @@ from analysis.reading.measure import METRIC_NAMES, WITH_INTERVALS
 from analysis.reading.shards import Study
 from analysis.tables import calibration as calibration_table
 from analysis.tables import differences as difference_table
-from analysis.tables.calibration import BINS, NOTE, Row, table_rows
+from analysis.tables.calibration import NOTE, Row, table_rows
 from analysis.tables.typesetting import Document, latex, markdown
 from study.files import write_atomic
 from study.paths import StudyPaths

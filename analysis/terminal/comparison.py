@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.reading.shards import Cell
 from analysis.results.compare import NUMBERS, Change, Comparison, Row, compare
-from analysis.results.labels import axis_text, crop, short, trained_label, varied_axes
+from analysis.results.labels import axis_text, crop, short, signed, trained_label, varied_axes
 from analysis.tables.differences import SIGNIFICANT
-from analysis.results.labels import signed
 from analysis.terminal.summary import MAX_SETTINGS, NAME_WIDTH
 from study.bins import NUM_BINS
 from study.languages import LANGUAGES

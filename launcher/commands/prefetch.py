@@ -19,7 +19,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from evaluation.benchmarks.rows import SHOT_SPLITS
+from evaluation.items.rows import SHOT_SPLITS
 from launcher.planning.site import Site
 from study.errors import CalsweepError, UserError
 from study.files import write_atomic

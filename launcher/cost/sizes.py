@@ -24,7 +24,7 @@ CHARACTERS_PER_TOKEN = 4
 SAMPLE_ROWS = 1000
 COUNT_BELOW_BYTES = 64 * 2**20
 SCRATCH_VOCABULARY = 4126
-"""Of the tokenizer of models from scratch, `training.wordlevel.cldr_tokenizer(DEMO_SHARES)`."""
+"""Of the tokenizer of models from scratch, `training.data.wordlevel.cldr_tokenizer(DEMO_SHARES)`."""
 # rows as the datasets' cards state them; tokens a row are our rough estimates
 HUB_ROWS = {
     "alpaca": (52_002, 110),
@@ -190,7 +190,7 @@ def _local_rows(file: Path, max_length_tokens: int) -> tuple[Figure, Figure]:
 
 
 def _characters(row: Mapping[str, Any]) -> int:
-    """Of a row of training data, in the schemas that `training.data` reads."""
+    """Of a row of training data, in the schemas that `training.data.token_files` reads."""
     turns = row.get("messages") or row.get("conversations")
     if isinstance(turns, list):
         return sum(len(str(turn.get("content") or turn.get("value") or "")) for turn in turns)

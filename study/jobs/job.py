@@ -13,7 +13,6 @@ from study.jobs.specs import (
     AnalyseSpec,
     EvalSpec,
     Spec,
-    TrainSpec,
     eval_spec_from,
     identity,
     to_dict,
@@ -118,4 +117,3 @@ def job_from(data: dict[str, Any]) -> Job:
         case _:
             spec = AnalyseSpec(evaluations=tuple(data["spec"]["evaluations"]))
     return Job(kind=data["kind"], spec=spec, needs=tuple(data["needs"]), cell=data["cell"])
-

@@ -53,7 +53,7 @@ from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.encoding import Query
-from evaluation.items import Item
+from evaluation.items.item import Item
 from evaluation.prompts import answers, context
 from evaluation.scoring import Scorer
 from evaluation.shard import load_models

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation.benchmarks import load_items, mmlu_prox
+from evaluation.items import mmlu_prox
+from evaluation.items.load import load_items
 from study.errors import JobError, RecordError
 from study.jobs.specs import Benchmark, Source
 from study.rows import Row

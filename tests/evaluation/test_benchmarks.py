@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.benchmarks import global_mmlu, load_items, load_split, mmlu_prox
-from evaluation.benchmarks.table import items_table
-from evaluation.items import Item
+from evaluation.items import global_mmlu, mmlu_prox
+from evaluation.items.item import Item
+from evaluation.items.load import load_items, load_split
+from evaluation.items.table import items_table
 from study.errors import JobError, RecordError, UserError
 from study.grid.sources import embedded_source
 from study.jobs.specs import Benchmark, Source
@@ -302,7 +303,7 @@ def test_a_hub_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_schema_of_the_specs_has_a_parser() -> None:
-    from evaluation.benchmarks import PARSERS
+    from evaluation.items.load import PARSERS
     from study.jobs.specs import SCHEMAS
 
     assert set(PARSERS) == set(SCHEMAS)

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from transformers import PreTrainedModel
 
 from evaluation.encoding import Query
-from evaluation.items import Item
+from evaluation.items.item import Item
 from evaluation.prompts import answers, context
 from evaluation.questions import query, questions
 from evaluation.scoring import Scorer

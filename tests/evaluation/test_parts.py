@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation.items import Item
+from evaluation.items.item import Item
 from evaluation.parts import check_complete, read_own_part
 from evaluation.questions import Asked
 from study.errors import RecordError

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.benchmarks import load_items, load_shots
-from evaluation.items import Item
+from evaluation.items.item import Item
+from evaluation.items.load import load_items, load_shots
 from evaluation.prompts import (
     answers,
     context,

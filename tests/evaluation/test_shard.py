@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from evaluation import shard
-from evaluation.benchmarks import load_items
+from evaluation.items.load import load_items
 from study import records, stopping
 from study.errors import JobError, RecordError, Stopped
 from study.grid.config import TrackingConfig

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation.benchmarks import load_items, load_shots
-from evaluation.benchmarks.rows import SHOT_SPLITS
+from evaluation.items.load import load_items, load_shots
+from evaluation.items.rows import SHOT_SPLITS
 from study.errors import JobError, RecordError
 from study.grid.sources import embedded_source
 from study.jobs.specs import SCHEMAS, Benchmark, Source
@@ -151,7 +151,7 @@ def test_the_embedded_benchmark_has_five_parallel_shots_a_subject(name: str) -> 
 
 LOAD = """
 import json, sys
-from evaluation.benchmarks import load_items, load_shots
+from evaluation.items.load import load_items, load_shots
 from study.errors import JobError
 from study.jobs.specs import Benchmark, Source
 schema, repository, commit, language = sys.argv[1:]

@@ -23,7 +23,7 @@ from unittest import mock
 from huggingface_hub import constants
 
 from analysis.cli import main as analyse
-from evaluation.benchmarks import load_items, load_shots
+from evaluation.items.load import load_items, load_shots
 from evaluation.prompts import answers, context, rotated
 from launcher.cli import main as calsweep
 from study.grid import sources

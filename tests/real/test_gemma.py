@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from submitit import LocalExecutor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.benchmarks import load_items
+from evaluation.items.load import load_items
 from evaluation.prompts import letter_prompt
 from evaluation.shard import evaluate, load_models
 from launcher.cost import sizes
@@ -28,8 +28,9 @@ from study.jobs.resources import Resources
 from study.jobs.specs import Benchmark, EvalSpec, Hyperparameters, Source, TrainSpec
 from study.paths import JobPaths
 from tests.real.weights import gemma_270m
-from training import batches, data
-from training.data import IGNORE_INDEX
+from training.data import batches
+from training.data import token_files as data
+from training.data.token_files import IGNORE_INDEX
 from training.train import train
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]

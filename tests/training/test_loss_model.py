@@ -30,7 +30,7 @@ from transformers import (
 from study.errors import JobError
 from study.jobs.specs import Hyperparameters
 from training.checks import check_head, check_packing
-from training.data import IGNORE_INDEX
+from training.data.token_files import IGNORE_INDEX
 from training.loss import Losses
 from training.model import LossModel
 

@@ -34,8 +34,8 @@ from study.jobs.specs import ARCHITECTURES, Hyperparameters, Scratch, Source, Tr
 from tests.evaluation.tiny import BOS, make_gemma2, make_llama, make_tokenizer, save
 from tests.gguf_files import write_gguf
 from training import checks, dropout, scratch
+from training.data.wordlevel import cldr_tokenizer
 from training.model import load
-from training.wordlevel import cldr_tokenizer
 
 ROWS = Source("local", "/rows.jsonl", "0" * 12)
 IDS = torch.arange(1, 49)[None]

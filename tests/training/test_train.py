@@ -101,8 +101,10 @@ def test_the_run_does_not_depend_on_how_it_is_spread(
 
 def test_first_step_equals_plain_torch(baseline: JobPaths, tmp_path: Path) -> None:
     from study.cldr.instructions import DEMO_SHARES
-    from training import batches, data, scratch
-    from training.wordlevel import cldr_tokenizer
+    from training import scratch
+    from training.data import batches
+    from training.data import token_files as data
+    from training.data.wordlevel import cldr_tokenizer
 
     tokenizer = cldr_tokenizer(DEMO_SHARES)
     assert SPEC.scratch is not None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis.diagnoses.diagnose import diagnose
-from evaluation.items import Item
+from evaluation.items.item import Item
 from evaluation.shard import _write_items
 from study.jobs.specs import Benchmark, EvalSpec, Source, to_dict
 from tests.analysis.studies import StudyFolder, letter

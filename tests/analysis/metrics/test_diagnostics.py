@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from analysis import metrics
 from analysis.metrics import diagnostics
-from evaluation.benchmarks.table import items_table
-from evaluation.items import Item
+from evaluation.items.item import Item
+from evaluation.items.table import items_table
 from study.languages import LANGUAGES
 
 stats = pytest.importorskip("scipy.stats")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from analysis.reading.loading import load_study
 from analysis.reading.measure import Metrics, measure, read_scored
-from evaluation.items import Item
+from evaluation.items.item import Item
 from evaluation.prompts import rotated
 from study.records import COLUMNS, Prediction
 from tests.analysis.results.test_aggregate import by_hand

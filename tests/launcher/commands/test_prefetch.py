@@ -57,12 +57,12 @@ print(json.dumps([job.job_id for job in build_plan(load_grid(Path(sys.argv[1])))
 LOAD = """
 import json, sys
 from pathlib import Path
-from evaluation.benchmarks import load_items
+from evaluation.items.load import load_items
 from evaluation.shard import load_models
 from launcher.planning.plan import build_plan
 from study.grid.config import load_grid
 from study.jobs.resources import Resources
-from training.rows import open_rows
+from training.data.rows import open_rows
 from training.model import load
 plan = build_plan(load_grid(Path(sys.argv[1])))
 train, = plan.of_kind("train")
@@ -96,8 +96,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_llama(folder: Path) -> None:
     from study.jobs.specs import Scratch
+    from training.data.wordlevel import cldr_tokenizer
     from training.scratch import build_from, config_for
-    from training.wordlevel import cldr_tokenizer
 
     tokenizer = cldr_tokenizer(["en"])
     shape = Scratch(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2)
@@ -198,7 +198,7 @@ from pathlib import Path
 from launcher.planning.plan import build_plan
 from study.grid.config import load_grid
 from study.jobs.resources import Resources
-from training.rows import open_rows
+from training.data.rows import open_rows
 spec = build_plan(load_grid(Path(sys.argv[1]))).of_kind("train")[0].spec
 print(json.dumps([spec.dataset.revision, len(open_rows(spec.dataset, spec.hyper))]))
 """

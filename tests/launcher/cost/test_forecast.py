@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 from rich.console import Console
 
-from evaluation.benchmarks import load_items
+from evaluation.items.load import load_items
 from evaluation.shard import PART_SIZE
 from launcher.cost import forecast as forecast_module
 from launcher.cost import sizes
@@ -36,9 +36,9 @@ from tests.launcher.plans import GRID
 from tests.study.headers import gguf_bytes
 from tests.sweeping import ROOT
 from tests.waiting import HANG_S
-from training.data import token_dataset
+from training.data.token_files import token_dataset
+from training.data.wordlevel import cldr_tokenizer
 from training.scratch import build_from, config_for
-from training.wordlevel import cldr_tokenizer
 
 COMMIT = "a" * 40
 HUB_GRID = f"""
@@ -320,7 +320,7 @@ from study.jobs.job import Job
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters, Scratch, Source, TrainSpec
 from training import checkpoint, export, model, scratch, zero
-from training.wordlevel import cldr_tokenizer
+from training.data.wordlevel import cldr_tokenizer
 world, tokenizer = zero.join(), cldr_tokenizer(["en"])
 def size(folder):
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

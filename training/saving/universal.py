@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from training.checkpoint import TAG, Found
+from training.saving.checkpoint import TAG, Found
 from training.zero import World
 
 logger = logging.getLogger(__name__)

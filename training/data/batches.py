@@ -10,8 +10,8 @@ import numpy as np
 from study.errors import JobError
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters
-from training.data import IGNORE_INDEX, TokenDataset
-from training.rows import Indices
+from training.data.rows import Indices
+from training.data.token_files import IGNORE_INDEX, TokenDataset
 
 OVERHEAD_TOKENS = 128
 """What a forward and backward pass costs whatever is in it, in tokens: it weighs few passes against padding.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.items import LETTERS
+from evaluation.items.item import LETTERS
 from study.errors import RecordError
 
 OPTION = re.compile("option_([a-z]|[0-9]+)")

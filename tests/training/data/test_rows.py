@@ -1,4 +1,4 @@
-"""training/rows.py: which rows a run trains on."""
+"""training/data/rows.py: which rows a run trains on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from study.errors import JobError, RecordError
 from study.grid.sources import embedded_source
 from study.jobs.specs import Hyperparameters, Source
 from tests.training.toys import fixture
-from training import rows
-from training.rows import open_rows
+from training.data import rows
+from training.data.rows import open_rows
 
 AYA = "ai2-adapt-dev/tulu_v3.9_aya_100k"
 NUMBERED = [{"instruction": str(i), "output": "x", "source": "ab"[i % 2]} for i in range(50)]

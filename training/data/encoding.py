@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from training.messages import Rendered
+from training.data.messages import Rendered
 
 Encoder: TypeAlias = Callable[[Sequence[Rendered]], "list[Example | None]"]
 

@@ -1,4 +1,4 @@
-"""training/messages.py: four schemas as messages, and what the loss is taken on in their texts."""
+"""training/data/messages.py: four schemas as messages, and what the loss is taken on in their texts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from study.errors import JobError
 from tests.training.toys import FIXTURES, fixture, toy_tokenizer
-from training.messages import Message, Rendered, messages_of, renderer
-from training.wordlevel import build_tokenizer
+from training.data.messages import Message, Rendered, messages_of, renderer
+from training.data.wordlevel import build_tokenizer
 
 TALK = [
     Message("system", "Be brief"),
@@ -271,7 +271,7 @@ def test_templates_that_are_of_no_use_say_why(chat_template: str | None, complai
 
 def test_the_marks_are_those_of_transformers() -> None:
     """Against the library's own mask of tokens."""
-    from training.encoding import encoder
+    from training.data.encoding import encoder
 
     tokenizer: PreTrainedTokenizerBase = toy_tokenizer("byte_level", chat_template=MARKED)
     for row in fixture("tulu3"):

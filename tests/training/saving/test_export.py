@@ -18,10 +18,11 @@ from tests.evaluation.tiny import make_llama
 from tests.training.attempts import processes
 from tests.training.toys import KINDS, toy_tokenizer
 from tests.waiting import HANG_S
-from training import export, model, zero
-from training.encoding import encoder
-from training.messages import Message, renderer
-from training.templates import chat_template
+from training import model, zero
+from training.data.encoding import encoder
+from training.data.messages import Message, renderer
+from training.data.templates import chat_template
+from training.saving import export
 from training.zero import World
 
 ALONE = World(0, 1, torch.device("cpu"))

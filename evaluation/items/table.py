@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from evaluation.items import Item
+from evaluation.items.item import Item
 
 SCHEMA = pa.schema(
     [

@@ -1,4 +1,4 @@
-"""training/data.py: the tokens of a run, made once for all jobs that share them."""
+"""training/data/token_files.py: the tokens of a run, made once for all jobs that share them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from study.jobs.specs import TrainSpec
 from tests.sweeping import ROOT
 from tests.training.toys import EXAMPLES, FIXTURES, fixture, spec_of, toy_tokenizer
 from tests.waiting import HANG_S, eventually
-from training import data
-from training.data import TokenDataset, token_dataset
-from training.encoding import encoder
-from training.messages import messages_of, renderer
-from training.wordlevel import build_tokenizer, cldr_tokenizer
+from training.data import token_files as data
+from training.data.encoding import encoder
+from training.data.messages import messages_of, renderer
+from training.data.token_files import TokenDataset, token_dataset
+from training.data.wordlevel import build_tokenizer, cldr_tokenizer
 
 TULU = EXAMPLES / "tulu3.jsonl"
 AYA = "ai2-adapt-dev/tulu_v3.9_aya_100k"
@@ -237,7 +237,7 @@ def test_progress_is_told(
 ) -> None:
     monkeypatch.setattr(data, "LOG_EVERY_S", -1)
     monkeypatch.setattr(data, "ROWS_AT_ONCE", 3)
-    with caplog.at_level(logging.INFO, "training.data"):
+    with caplog.at_level(logging.INFO, "training.data.token_files"):
         token_dataset(spec_of(TULU), tokenizer, tmp_path)
     told = [message for message in caplog.messages if "tokenised (" in message]
     assert [message.split(": ")[1].split(", ")[0] for message in told] == [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.benchmarks.fields import cell, filled_options, letter_index, require_whole, text
-from evaluation.items import MAX_OPTIONS, Item
+from evaluation.items.fields import cell, filled_options, letter_index, require_whole, text
+from evaluation.items.item import MAX_OPTIONS, Item
 from study.errors import RecordError
 
 OPTION_COLUMNS = tuple(f"option_{i}" for i in range(MAX_OPTIONS))

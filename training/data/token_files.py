@@ -21,9 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from study.errors import JobError
 from study.files import digest, locked, read_json, sync, write_json
 from study.jobs.specs import TrainSpec
-from training.encoding import Example, encoder
-from training.messages import messages_of, renderer
-from training.rows import Rows, open_rows
+from training.data.encoding import Example, encoder
+from training.data.messages import messages_of, renderer
+from training.data.rows import Rows, open_rows
 
 logger = logging.getLogger(__name__)
 IGNORE_INDEX = -100

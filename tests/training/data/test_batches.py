@@ -1,4 +1,4 @@
-"""training/batches.py: global batches, their cuts for the ranks, and that no cut changes the gradient."""
+"""Global batches, how ranks share them out, and that no cut changes the gradient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from study.errors import JobError
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters
-from training.batches import (
+from training.data.batches import (
     OVERHEAD_TOKENS,
     collate,
     global_batches,
@@ -24,7 +24,7 @@ from training.batches import (
     num_steps,
     num_target_tokens,
 )
-from training.data import IGNORE_INDEX, TokenDataset
+from training.data.token_files import IGNORE_INDEX, TokenDataset
 
 LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=40)
 

@@ -14,8 +14,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from study.files import sync
 from study.jobs.job import Job
 from study.jobs.specs import TrainSpec, to_dict
+from training.data.templates import chat_template
 from training.dropout import restored
-from training.templates import chat_template
 from training.zero import World
 
 logger = logging.getLogger(__name__)

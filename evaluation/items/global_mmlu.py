@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.benchmarks.fields import (
-    cell,
-    filled_options,
-    letter_index,
-    optional_share,
-    optional_text,
-    text,
-)
-from evaluation.items import Item
+from evaluation.items.fields import cell, filled_options, letter_index, optional_share, optional_text, text
+from evaluation.items.item import Item
 
 OPTION_COLUMNS = ("option_a", "option_b", "option_c", "option_d")
 

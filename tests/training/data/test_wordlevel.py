@@ -1,4 +1,4 @@
-"""training/wordlevel.py: one token a name, no unknown words, and a folder any Hugging Face code can load."""
+"""One token a name, no unknown words, and a folder any Hugging Face code can load."""
 
 import time
 from pathlib import Path
@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from study.cldr.benchmark import LETTERS, rows
 from study.cldr.instructions import DEMO_PER_SUBJECT, DEMO_SHARES, english_instructions, pretraining_rows
-from training.wordlevel import build_tokenizer, cldr_tokenizer
+from training.data.wordlevel import build_tokenizer, cldr_tokenizer
 
 
 @pytest.fixture(scope="module")

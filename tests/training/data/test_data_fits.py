@@ -17,7 +17,7 @@ from study.errors import JobError
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.training.attempts import assert_same_run, attempt, finish, paths_of
 from training.checks import check_data
-from training.data import TokenDataset
+from training.data.token_files import TokenDataset
 
 
 def inputs_of(folder: Path, model: Any, rows: list[dict[str, str]], **special_tokens: Any) -> Path:

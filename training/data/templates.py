@@ -1,4 +1,4 @@
-"""The chat templates that models are exported with: what `training.messages` renders, in Jinja."""
+"""The chat templates that models are exported with: what `training.data.messages` renders, in Jinja."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from transformers import PreTrainedTokenizerBase
 
-from training.encoding import leading_special_tokens
+from training.data.encoding import leading_special_tokens
 
 TULU = """\
 {% for message in messages %}\

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluation.benchmarks import global_mmlu, mmlu_prox
-from evaluation.benchmarks.rows import shot_rows, split_rows
-from evaluation.benchmarks.table import items_table
-from evaluation.items import Item
+from evaluation.items import global_mmlu, mmlu_prox
+from evaluation.items.item import Item
+from evaluation.items.rows import shot_rows, split_rows
 from study.errors import JobError, RecordError
 from study.jobs.specs import Benchmark
 from study.rows import Row
@@ -86,6 +85,3 @@ def _parsed(schema: str, place: str, rows: Sequence[Row]) -> Split:
     if skipped:
         logger.warning("%s: %d rows skipped for a gap in their options: %s", place, len(skipped), skipped)
     return Split(tuple(items.values()), len(skipped))
-
-
-__all__ = ["Item", "Split", "items_table", "load_items", "load_shots", "load_split"]

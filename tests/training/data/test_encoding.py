@@ -1,4 +1,4 @@
-"""training/encoding.py: which tokens the loss is taken on."""
+"""training/data/encoding.py: which tokens the loss is taken on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tests.training.toys import FIXTURES, KINDS, fixture, toy_tokenizer
-from training.encoding import Example, encoder
-from training.messages import Message, Rendered, messages_of, renderer
-from training.wordlevel import build_tokenizer
+from training.data.encoding import Example, encoder
+from training.data.messages import Message, Rendered, messages_of, renderer
+from training.data.wordlevel import build_tokenizer
 
 HELLO = [Message("user", "Hello"), Message("assistant", "Hi"), *[Message("user", "Bye")] * 2]
 
