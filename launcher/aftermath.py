@@ -22,7 +22,7 @@ from launcher.cluster.execution import decide, read_execution, write_execution
 from launcher.job import causes
 from launcher.job.causes import Execution
 from launcher.job.work import STOPPED, TERMINATED, place
-from launcher.planning.site import Site, read_site
+from launcher.planning.sites import Site, read_site
 from study.errors import UserError
 from study.files import read_json, write_json
 from study.jobs.job import Job, job_from

@@ -15,7 +15,7 @@ from launcher.cluster.sbatch import GOES_ON
 from launcher.cluster.scheduler import ask_queue
 from launcher.cluster.snapshot import take_snapshot
 from launcher.job.work import place
-from launcher.planning.site import read_site
+from launcher.planning.sites import read_site
 from study.errors import CalsweepError
 from study.files import locked
 from study.jobs.plan import read_plan

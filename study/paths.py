@@ -42,7 +42,7 @@ class JobPaths:
 
     @property
     def checkpoints(self) -> Path:
-        """Checkpoints of a training run, one folder each; training/saving/checkpoint.py says what they hold."""
+        """Checkpoints of a training run, one folder each, as training/engine/checkpoint.py writes them."""
         return self.root / "checkpoints"
 
     @property

@@ -26,11 +26,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from study.errors import CalsweepError, JobError
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters
-from training import dropout, scratch, zero
+from training import scratch
 from training.data.token_files import TokenDataset
+from training.engine import dropout, zero
+from training.engine.zero import World
 from training.model import DTYPES, LossModel, cannot_use_attention
 from training.step import accumulate
-from training.zero import World
 
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.05}
 """Largest relative error of a parameter's gradient. bf16 keeps 8 bits: of Llama's, it leaves .01."""

@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from study.files import write_atomic
+from training.engine.zero import World
 from training.step import Step
-from training.zero import World
 
 PEAK_BF16_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "MI250": 191e12}
 """Of dense matrix products, from the makers' data sheets; an MI250 as the two devices that torch sees."""

@@ -27,8 +27,9 @@ from study.models.weights import (
     require_all,
     weights_at,
 )
-from training import checks, dropout, scratch
+from training import checks, scratch
 from training.data.token_files import IGNORE_INDEX
+from training.engine import dropout
 from training.loss import Losses, linear_losses
 
 logger = logging.getLogger(__name__)

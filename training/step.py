@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from study.jobs.resources import Resources
-from training import zero
 from training.data import batches
 from training.data.token_files import TokenDataset
-from training.zero import World
+from training.engine import zero
+from training.engine.zero import World
 
 
 class Step(NamedTuple):

@@ -25,11 +25,11 @@ from study.jobs.resources import Resources
 from study.jobs.specs import MAX_SEED, Hyperparameters, TrainSpec
 from study.paths import JobPaths
 from study.tracking.runs import Run, track
-from training import certificate, checks, model, zero
+from training import certificate, checks, model
 from training.data import batches
 from training.data import token_files as data
+from training.engine import checkpoint, export, preemption, universal, zero
 from training.meter import Meter, cut_metrics, flops_per_token
-from training.saving import checkpoint, export, preemption, universal
 from training.step import accumulate
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from launcher.cluster.ledger import Submission
 from launcher.cluster.sbatch import Batch, QueueFullError
 from launcher.cluster.scheduler import Queue
 from launcher.job.causes import Execution
-from launcher.planning.site import Site
+from launcher.planning.sites import Site
 from launcher.planning.tasks import Task, missing_tasks
 from study.errors import CalsweepError
 from study.files import write_atomic

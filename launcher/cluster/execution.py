@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from launcher.cluster.diagnosis import diagnose
 from launcher.job import attempts, causes
 from launcher.job.causes import Execution
-from launcher.planning.site import Site
+from launcher.planning.sites import Site
 from study.files import read_json, write_json
 from study.jobs.job import Job
 from study.jobs.resources import Resources

@@ -28,7 +28,7 @@ from launcher.cluster.diagnosis import write_down
 from launcher.cluster.execution import decide, write_execution
 from launcher.job.causes import Execution
 from launcher.job.work import run_job
-from launcher.planning.site import Site
+from launcher.planning.sites import Site
 from launcher.planning.tasks import Task
 from study.files import read_json
 from study.jobs.job import Job

@@ -21,7 +21,7 @@ from typing import Any
 from launcher.cluster import ledger, scheduler
 from launcher.cluster.ledger import Submission
 from launcher.job.work import run_task
-from launcher.planning.site import ClusterProfile
+from launcher.planning.sites import ClusterProfile
 from launcher.planning.tasks import Task
 from study.errors import CalsweepError, UserError
 from study.files import write_atomic, write_json

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.planning.plan import SCRATCH, build_plan
-from launcher.planning.site import load_site
+from launcher.planning.sites import load_site
 from study.errors import JobError, UserError
 from study.grid.config import load_grid
 from study.grid.sources import embedded_source
@@ -68,7 +68,8 @@ def doctor(options: argparse.Namespace) -> int:
 
 def certify(cases: Sequence[Case]) -> list[Found]:
     """What `training.certificate` finds for each case; every rank of a task runs this."""
-    from training import certificate, model, zero
+    from training import certificate, model
+    from training.engine import zero
 
     world = zero.join()
     found: list[Found] = []

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from launcher.cluster import ledger, sbatch
 from launcher.cluster.advance import Step
-from launcher.planning.site import Site
+from launcher.planning.sites import Site
 from launcher.planning.tasks import Task
 from study.grid.sources import OPEN
 from study.jobs.job import Job

@@ -18,7 +18,7 @@ from launcher.cluster.execution import decide, read_execution
 from launcher.job import attempts, causes
 from launcher.job.attempts import Attempt
 from launcher.job.causes import tail
-from launcher.planning.site import Site, read_site
+from launcher.planning.sites import Site, read_site
 from launcher.state.logs import logs_of
 from launcher.state.matrix import STYLES
 from launcher.state.pace import describe, duration

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from evaluation.items.rows import SHOT_SPLITS
-from launcher.planning.site import Site
+from launcher.planning.sites import Site
 from study.errors import CalsweepError, UserError
 from study.files import write_atomic
 from study.grid.config import Grid

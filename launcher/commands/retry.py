@@ -14,7 +14,7 @@ from rich.markup import escape
 from launcher.cluster import ledger
 from launcher.cluster.advance import with_arrays
 from launcher.commands.sweep import find_step, run_here, submit
-from launcher.planning.site import read_site
+from launcher.planning.sites import read_site
 from launcher.planning.tasks import missing_tasks
 from launcher.state.status import ACTIVE, JobStatus, Survey, survey
 from study.errors import UserError

@@ -147,7 +147,7 @@ def cancel(options: argparse.Namespace) -> int:
 
 def gc(options: argparse.Namespace) -> int:
     """Drop the checkpoints of trainings whose model everybody has who needs it."""
-    from launcher.commands.gc import collect
+    from launcher.commands.cleaning import collect
 
     plan, paths = open_study(options.study)
     with nullcontext() if options.dry_run else ledger.held(paths):
@@ -184,7 +184,7 @@ def prefetch(options: argparse.Namespace) -> int:
     """Fetch what a grid takes from the hub into the caches that its jobs will read."""
     from launcher.commands.prefetch import prefetch as fetch
     from launcher.planning.plan import build_plan
-    from launcher.planning.site import load_site, read_site
+    from launcher.planning.sites import load_site, read_site
 
     if options.study.is_dir():  # as it was planned, whatever the hub's branches point to today
         plan, paths = open_study(options.study)

@@ -21,7 +21,7 @@ from launcher.cost.budget import check_budget, print_forecast, to_json
 from launcher.cost.forecast import Forecast, forecast
 from launcher.planning.pilot import pilot_grid
 from launcher.planning.plan import build_plan, resolved
-from launcher.planning.site import Site, load_site, write_site
+from launcher.planning.sites import Site, load_site, write_site
 from launcher.planning.tasks import Task, complete_jobs, missing_tasks
 from study.errors import UserError
 from study.files import read_json

@@ -15,7 +15,7 @@ from typing import Any
 from launcher.cost import sizes
 from launcher.cost.sizes import Figure
 from launcher.cost.throughput import Throughput, dataset_key, measured
-from launcher.planning.site import Site
+from launcher.planning.sites import Site
 from launcher.planning.tasks import Task
 from study.jobs.job import KINDS, Job
 from study.jobs.plan import Plan

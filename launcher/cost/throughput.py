@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launcher.planning.site import Site
+from launcher.planning.sites import Site
 from study.files import read_json
 from study.jobs.job import Job
 from study.jobs.plan import Plan, read_plan

@@ -19,7 +19,7 @@ from launcher.cluster.queue_cache import Look
 from launcher.cluster.scheduler import Entry
 from launcher.job import attempts, causes
 from launcher.job.attempts import Attempt
-from launcher.planning.site import read_site
+from launcher.planning.sites import read_site
 from launcher.state.pace import Pace, pace_of
 from study.files import read_json
 from study.jobs.job import Job

@@ -18,15 +18,3 @@ others are in `test`; English instructions are made from facts that no `test` qu
     benchmark.py     evaluation rows in Global-MMLU's columns
     instructions.py  English instruction rows and multilingual pretraining rows in Alpaca's columns
 """
-
-import hashlib
-
-DATA_VERSION = "2"
-"""Raised by hand whenever the generated text changes; a golden test guards it."""
-
-
-def revision() -> str:
-    """16 hex digits that change when the generated text may: with our data version and with Babel's."""
-    import babel  # here, so that importing this package stays cheap
-
-    return hashlib.sha256(f"{DATA_VERSION} babel {babel.__version__}".encode()).hexdigest()[:16]

@@ -97,9 +97,9 @@ def dataset_source(name: str, grid: Grid, where: str) -> Source:
 
 def embedded_source(name: str) -> Source:
     """Data that ships with this project, generated from Unicode CLDR."""
-    from study import cldr
+    from study.cldr import version
 
-    return Source("embedded", name, cldr.revision())
+    return Source("embedded", name, version.revision())
 
 
 def content_revision(path: Path) -> str:

@@ -34,8 +34,8 @@ from transformers import (
 
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters
-from training import zero
 from training.data.token_files import IGNORE_INDEX, TokenDataset
+from training.engine import zero
 from training.model import LossModel
 from training.step import Step, accumulate
 

@@ -14,7 +14,7 @@ import pytest
 from launcher.cluster import ledger, scheduler
 from launcher.job import attempts
 from launcher.planning.plan import resolved
-from launcher.planning.site import Site, load_site, write_site
+from launcher.planning.sites import Site, load_site, write_site
 from launcher.state.status import JobStatus, Survey, survey
 from study.files import write_json
 from study.jobs.plan import Plan, write_plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from launcher.planning.site import Site, load_site
+from launcher.planning.sites import Site, load_site
 from tests.grids import grid_of
 
 GRID = """

@@ -31,7 +31,7 @@ from tests.slurm.drills import resumed_at, tries
 from tests.slurm.test_sweep import wait_for_empty_queue
 from tests.sweeping import run, sweep_command
 from tests.waiting import HANG_S, eventually
-from training.saving.checkpoint import MARKER
+from training.engine.checkpoint import MARKER
 
 pytestmark = pytest.mark.timeout(1200)  # the first test does all the work
 

@@ -12,7 +12,6 @@ from collections import Counter
 import babel
 import pytest
 
-from study.cldr import DATA_VERSION, revision
 from study.cldr.benchmark import LANGUAGES, LETTERS, quality, rows, share_equal_to_english
 from study.cldr.instructions import (
     DEMO_PER_SUBJECT,
@@ -22,6 +21,7 @@ from study.cldr.instructions import (
     pretraining_rows,
     vocabulary,
 )
+from study.cldr.version import DATA_VERSION, revision
 from tests.sweeping import ROOT
 
 OPTION_COLUMNS = [f"option_{letter.lower()}" for letter in LETTERS]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from training.saving import checkpoint, export, preemption
+from training.engine import checkpoint, export, preemption
 
 
 def signal_at(rank: int, *, step: int, ranks: tuple[int, ...] = (0,), number: int = signal.SIGUSR2) -> None:

@@ -17,9 +17,10 @@ from launcher.cli import main
 from study.errors import JobError
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters
-from training import certificate, model, zero
+from training import certificate, model
 from training.certificate import Check
 from training.data import batches
+from training.engine import zero
 from training.loss import Losses
 
 STAGES = (1, 2, 3)

@@ -33,8 +33,9 @@ from study.jobs.resources import Resources
 from study.jobs.specs import ARCHITECTURES, Hyperparameters, Scratch, Source, TrainSpec
 from tests.evaluation.tiny import BOS, make_gemma2, make_llama, make_tokenizer, save
 from tests.gguf_files import write_gguf
-from training import checks, dropout, scratch
+from training import checks, scratch
 from training.data.wordlevel import cldr_tokenizer
+from training.engine import dropout
 from training.model import load
 
 ROWS = Source("local", "/rows.jsonl", "0" * 12)

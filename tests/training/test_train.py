@@ -167,7 +167,7 @@ def test_export_is_an_ordinary_folder(baseline: JobPaths) -> None:
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
-    from training.zero import lr_factor
+    from training.engine.zero import lr_factor
 
     factors = [lr_factor(step, warmup=2, steps=6) for step in range(7)]
     assert factors == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]

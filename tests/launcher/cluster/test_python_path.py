@@ -14,7 +14,7 @@ from rich.console import Console
 from launcher.cluster import local, sbatch
 from launcher.cluster.sbatch import Batch
 from launcher.commands import prefetch
-from launcher.planning.site import Site
+from launcher.planning.sites import Site
 from launcher.planning.tasks import Task
 from study.errors import CalsweepError
 from study.paths import StudyPaths

@@ -12,7 +12,7 @@ import pytest
 from launcher.cluster import ledger, sbatch, scheduler
 from launcher.cluster.advance import Outcome, next_step, take
 from launcher.cluster.scheduler import ask_queue
-from launcher.planning.site import OWN_SBATCH, Site
+from launcher.planning.sites import OWN_SBATCH, Site
 from study.errors import UserError
 from study.files import locked, read_json, write_json
 from study.jobs.plan import Plan

@@ -13,7 +13,7 @@ from rich.console import Console
 from launcher.cluster.execution import write_execution
 from launcher.commands.explain import Explanation, explain, explanation_json, print_explanation, worst
 from launcher.job.causes import Execution
-from launcher.planning.site import Site
+from launcher.planning.sites import Site
 from launcher.state.status import survey
 from study.files import write_json
 from study.jobs.plan import Plan

@@ -30,7 +30,7 @@ evaluate: {dtype: fp32, benchmarks: [{name: global_mmlu, languages: [en, sw]}]}
 PREFETCH = """
 import sys
 from rich.console import Console
-from launcher.planning.site import ClusterProfile, Site, load_site
+from launcher.planning.sites import ClusterProfile, Site, load_site
 from launcher.planning.plan import build_plan
 from launcher.commands.prefetch import prefetch
 from study.grid.config import load_grid

@@ -22,7 +22,7 @@ from launcher.cost import forecast as forecast_module
 from launcher.cost import sizes
 from launcher.cost.budget import check_budget, print_forecast, to_json
 from launcher.cost.forecast import Forecast, Line, checkpoint_bytes, forecast
-from launcher.planning.site import ClusterProfile, Site, load_site
+from launcher.planning.sites import ClusterProfile, Site, load_site
 from launcher.planning.tasks import missing_tasks
 from study import records
 from study.errors import BudgetError

@@ -14,7 +14,7 @@ from launcher.cost.forecast import forecast
 from launcher.cost.throughput import measured, steady_tokens_per_s
 from launcher.planning.pilot import NUM_ITEMS, NUM_STEPS, pilot_grid
 from launcher.planning.plan import build_plan
-from launcher.planning.site import ClusterProfile, Site, load_site
+from launcher.planning.sites import ClusterProfile, Site, load_site
 from launcher.planning.tasks import missing_tasks
 from study.errors import UserError
 from study.grid.config import Grid, load_grid

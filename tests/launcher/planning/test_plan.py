@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.planning.plan import build_plan, resolved
-from study import cldr
+from study.cldr import version
 from study.errors import UserError
 from study.jobs.job import Job
 from study.jobs.plan import ANY_MODEL, Evaluations, read_plan, write_plan, write_specs
@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).with_name("golden_plan.json")
 def test_golden_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Change the file knowingly: other ids orphan the finished jobs of every study on disk."""
     # the embedded data's revision follows the installed Babel; the golden plan must not
-    monkeypatch.setattr(cldr, "revision", lambda: "c1d4" * 4)
+    monkeypatch.setattr(version, "revision", lambda: "c1d4" * 4)
     grid = grid_of(folder, GRID)
     paths = StudyPaths(grid.study_dir)
     write_plan(build_plan(grid), resolved(grid), paths)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.planning.plan import build_plan
-from launcher.planning.site import load_site
+from launcher.planning.sites import load_site
 from study.errors import UserError
 from study.grid.config import load_grid
 from study.grid.yaml_files import telling_lines

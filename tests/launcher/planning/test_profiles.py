@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cluster import sbatch
-from launcher.planning.site import load_profile, load_site, read_site
+from launcher.planning.sites import load_profile, load_site, read_site
 from launcher.planning.tasks import Task
 from study.errors import UserError
 from study.grid.config import load_grid

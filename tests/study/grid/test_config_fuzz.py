@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from launcher.cli import main
 from launcher.planning.plan import build_plan
-from launcher.planning.site import load_site
+from launcher.planning.sites import load_site
 from study.errors import UserError
 from study.grid.config import AXES, BenchmarkConfig, EvaluateConfig, GridConfig, TrackingConfig, load_grid
 from study.jobs.resources import Resources

@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from study.errors import JobError
 from study.files import digest, sync, write_json
-from training.zero import World
+from training.engine.zero import World
 
 logger = logging.getLogger(__name__)
 MARKER = "COMPLETE"

@@ -18,12 +18,12 @@ from tests.evaluation.tiny import make_llama
 from tests.training.attempts import processes
 from tests.training.toys import KINDS, toy_tokenizer
 from tests.waiting import HANG_S
-from training import model, zero
+from training import model
 from training.data.encoding import encoder
 from training.data.messages import Message, renderer
 from training.data.templates import chat_template
-from training.saving import export
-from training.zero import World
+from training.engine import export, zero
+from training.engine.zero import World
 
 ALONE = World(0, 1, torch.device("cpu"))
 SYSTEM, USER, ASSISTANT = (Message(role, f"{role} says é") for role in ("system", "user", "assistant"))

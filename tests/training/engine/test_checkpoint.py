@@ -25,7 +25,7 @@ from tests.training.attempts import (
     logged,
     paths_of,
 )
-from training.saving.checkpoint import _read_marker
+from training.engine.checkpoint import _read_marker
 
 EVERY_STEP = 1e-9  # minutes between checkpoints
 LAST_TWO = [f"step-{step:08d}" for step in (STEPS - 2, STEPS - 1)]

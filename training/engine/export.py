@@ -15,8 +15,8 @@ from study.files import sync
 from study.jobs.job import Job
 from study.jobs.specs import TrainSpec, to_dict
 from training.data.templates import chat_template
-from training.dropout import restored
-from training.zero import World
+from training.engine.dropout import restored
+from training.engine.zero import World
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from study import stopping
-from training.zero import World
+from training.engine.zero import World
 
 
 def agreed(world: World, *, due: bool) -> tuple[bool, bool]:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from training.saving.checkpoint import TAG, Found
-from training.zero import World
+from training.engine.checkpoint import TAG, Found
+from training.engine.zero import World
 
 logger = logging.getLogger(__name__)
 MAX_WORKERS = 4

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.commands.gc import collect
+from launcher.commands.cleaning import collect
 from study.errors import UserError
 from study.files import locked
 from study.jobs.job import Job

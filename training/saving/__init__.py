@@ -1,1 +1,0 @@
-"""Checkpoints, and the model that a run leaves."""
