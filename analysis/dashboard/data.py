@@ -15,16 +15,8 @@ from analysis.reading.measure import CONFIDENCES, METRIC_NAMES
 from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test
 from analysis.results.aggregate import Summary, summarise
 from analysis.results.claims import claims
-from analysis.results.labels import (
-    COMPARED,
-    Setting,
-    axis_text,
-    bucket_of,
-    language_text,
-    settings,
-    short_value,
-    varied_axes,
-)
+from analysis.results.labels import COMPARED, Setting, bucket_of, language_text, settings, varied_axes
+from study.axes import axis_text, value_text
 from study.bins import NUM_BINS, Bins, merge_bins
 from study.languages import LANGUAGES
 
@@ -134,7 +126,7 @@ def choices(study: Study, found: Sequence[Setting]) -> list[dict[str, str]]:
 
 
 def _brief(value: Any) -> str:
-    return "none" if value is None else short_value(value)
+    return "none" if value is None else value_text(value)
 
 
 def _language(code: str) -> dict[str, str]:

@@ -122,7 +122,7 @@ function curves(view, axis, other) {
     for (const [cell, label] of setting.series) {
       const { base, axes } = data.cells[cell];
       if (base || typeof axes[axis] !== "number") continue;
-      const sign = other === "learning_rate" ? "lr" : "ε";
+      const sign = other === "learning_rate" ? "lr" : "smoothing";
       const name = axes[other] === undefined ? "SFT" : `${sign}=${plain(axes[other])}`;
       if (!found.has(name)) found.set(name, { label: name, order: axes[other] ?? 0, points: new Map() });
       found.get(name).points.set(axes[axis], { cell, label: `${label} · ${name}` });

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test
 from analysis.results.aggregate import summarise
-from analysis.results.labels import Setting, axis_text, settings, trained_label
+from analysis.results.labels import Setting, settings, trained_label
+from study.axes import axis_text
 from study.bins import Bins, error_over_bins, merge_bins
 
 METRICS = {

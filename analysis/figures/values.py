@@ -216,7 +216,7 @@ def plot_response(response: Response) -> Figure:
         grid[row][0].set_ylabel(title)
         _same_limits(grid[row], low=0.0 if metric.startswith("ece") else None)
     figure.align_ylabels([row[0] for row in grid])
-    text = "learning rate" if is_rate else "label smoothing ε"
+    text = "learning rate" if is_rate else "label smoothing"
     figure.supxlabel(text, fontsize=8, y=0.04 / figure.get_size_inches()[1], va="bottom")
     add_legend(figure, [handle for handle, _ in marks], names)
     return figure

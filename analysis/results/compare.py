@@ -21,7 +21,7 @@ import numpy as np
 from analysis.inference.estimates import Estimate, difference, holm, interval, mean, over_seeds, p_value
 from analysis.reading.loading import load_studies
 from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test, resource_order
-from analysis.results.labels import axis_text
+from study.axes import axis_text
 from study.errors import RecordError, UserError
 from study.paths import StudyPaths
 

@@ -32,7 +32,7 @@ class Contrast:
 
     test: Test
     label: str
-    """`SFT ε=0.1 - SFT ε=0`."""
+    """`SFT smoothing=0.1 - SFT smoothing=0`."""
     a: Cell
     """Without its seed, as b."""
     b: Cell
@@ -198,7 +198,7 @@ def _with_numbers(row: DifferenceRow, one: Summary, other: Summary) -> Differenc
 
 
 def _why_missing(contrast: Contrast, one: Summary | None, other: Summary | None) -> str | None:
-    """`SFT ε=0.1: 1 of 3 missing`; a mean over other languages than the other side's is missing too."""
+    """`SFT smoothing=0.1: 1 of 3 missing`; missing too where the other side has other languages."""
     names = contrast.label.split(" - ")
     reasons = [
         f"{name}: {'not planned' if side is None else side.missing}"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis.reading.shards import Cell, Study, Test
+from study.axes import axis_text, value_text
 from study.languages import LANGUAGES
 
-SHORT_AXES = {"learning_rate": "lr", "label_smoothing": "ε"}
 COMPARED = ("label_smoothing", "seed")
 """Axes inside one setting: smoothing factors are compared side by side, seeds are averaged."""
 
@@ -59,7 +59,7 @@ def settings(study: Study) -> list[Setting]:
             label = " · ".join(where + [axis_text(axis, key.get(axis)) for axis in varied])
             found.append(Setting(test, label, tuple(series)))
         used = {cell.get("model") for cell in trained}
-        series = [Series(cell, short_value(model)) for model, cell in bases.items() if model not in used]
+        series = [Series(cell, value_text(model)) for model, cell in bases.items() if model not in used]
         label = " · ".join([*where, "base models"] if trained else where)
         found.append(Setting(test, label, tuple(series)))
     planned = [
@@ -70,7 +70,7 @@ def settings(study: Study) -> list[Setting]:
 
 
 def trained_label(cell: Cell) -> str:
-    """`SFT ε=0.1`, or `SFT` where smoothing is no axis."""
+    """`SFT smoothing=0.1`, or `SFT` where smoothing is no axis."""
     smoothing = cell.get("label_smoothing")
     return "SFT" if smoothing is None else f"SFT {axis_text('label_smoothing', smoothing)}"
 
@@ -98,20 +98,6 @@ def constants(study: Study) -> list[str]:
     return [
         axis_text(axis, value) for axis, value in runs[0].axes if axis not in (*varied, "label_smoothing")
     ]
-
-
-def axis_text(axis: str, value: Any) -> str:
-    """`lr=0.001`; the model and the dataset by their name alone."""
-    if axis in ("model", "dataset"):
-        return short_value(value)
-    return f"{SHORT_AXES.get(axis, axis)}={short_value(value)}"
-
-
-def short_value(value: Any) -> str:
-    """A number without trailing zeros, the last part of a path or hub id."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value).rstrip("/").split("/")[-1]
 
 
 def bucket_of(code: str) -> str:

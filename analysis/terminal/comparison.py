@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.reading.shards import Cell
 from analysis.results.compare import NUMBERS, Change, Comparison, Row, compare
-from analysis.results.labels import axis_text, crop, short, signed, trained_label, varied_axes
+from analysis.results.labels import crop, short, signed, trained_label, varied_axes
 from analysis.tables.differences import SIGNIFICANT
 from analysis.terminal.summary import MAX_SETTINGS, NAME_WIDTH
+from study.axes import axis_text
 from study.bins import NUM_BINS
 from study.languages import LANGUAGES
 
@@ -93,7 +94,7 @@ def _print_tables(found: Comparison, console: Console, a_dir: Path, b_dir: Path)
 
 
 def _labels(cells: Sequence[Cell]) -> dict[Cell, str]:
-    """What tells cells apart: `m · lr=1e-05 · SFT ε=0.1`, `m · base`."""
+    """What tells cells apart: `m · lr=1e-05 · SFT smoothing=0.1`, `m · base`."""
     varied = [axis for axis in varied_axes(cells) if axis not in ("model", "label_smoothing")]
     all_base = all(cell.is_base for cell in cells)
     found = {}

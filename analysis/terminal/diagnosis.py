@@ -13,7 +13,8 @@ from analysis.diagnoses.temperature import comparisons
 from analysis.reading.cell_records import BASE
 from analysis.reading.measure import CONFIDENCES
 from analysis.reading.shards import BUCKETS
-from analysis.results.labels import axis_names, axis_text, settings, short
+from analysis.results.labels import axis_names, settings, short
+from study.axes import axis_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,7 +88,7 @@ def _cells(found: Diagnosis, table: str) -> Iterator[tuple[str, list[Row]]]:
 def _changes(found: Diagnosis) -> Iterator[Line]:
     for name, rows in _cells(found, DECOMPOSITION):
         for compared_with in dict.fromkeys(row["compared_with"] for row in rows):
-            line = [name, BASE if compared_with == BASE else "ε=0"]
+            line = [name, BASE if compared_with == BASE else "smoothing=0"]
             for kind in CONFIDENCES:
                 chosen = next(
                     row

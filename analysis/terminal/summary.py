@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NUMBERS = ("accuracy", "confidence_raw", "confidence_renormalised", "ece_raw", "ece_renormalised")
 NAME_WIDTH = 15
-CELL_WIDTH = 5 * len(NUMBERS) - 1
+CELL_WIDTH = 5 * len(NUMBERS) + 1
 MAX_SETTINGS = 4
 """With more, languages would fill many screens: one line a cell instead."""
 
@@ -118,7 +118,7 @@ def _header(
 
     if study is not None and setting is not None and item is not None:
         num_seeds = len({shard.cell for shard in study.select(setting.test, item.cell)})
-        label += f" ({num_seeds} seeds)" if num_seeds > 1 else ""
+        label += f", {num_seeds} seeds" if num_seeds > 1 else ""
     columns = " ".join(f"{name:>4}" for name in ("acc", "raw", "ren", "raw", "ren"))
     return Text(f"{crop(label, CELL_WIDTH)}\n{'':4} {'conf.':^9} {'ECE':^9}\n{columns}")
 

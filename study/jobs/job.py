@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from study.axes import NAMED_ALONE, axis_text, value_text
 from study.files import HASH_LENGTH, canonical, digest
 from study.jobs.specs import (
     AnalyseSpec,
@@ -57,18 +58,10 @@ class Job:
 
     @property
     def cell_name(self) -> str:
-        """What people call its cell: `cldr-tiny/cldr-instruct lr=0.001 eps=0.1 seed=0`."""
-        short = {"learning_rate": "lr", "label_smoothing": "eps"}
-        places = [str(self.cell[axis]) for axis in ("model", "dataset") if axis in self.cell]
-        head = "/".join(place.rstrip("/").split("/")[-1] for place in places)
-        axes = [
-            f"{short.get(axis, axis)}={value:g}"
-            if isinstance(value, float)
-            else f"{short.get(axis, axis)}={value}"
-            for axis, value in self.cell.items()
-            if axis not in ("model", "dataset")
-        ]
-        return " ".join([head, *axes]).strip() or self.kind
+        """What people call its cell: `cldr-tiny/cldr-instruct lr=0.001 smoothing=0.1 seed=0`."""
+        named = [value_text(self.cell[axis]) for axis in NAMED_ALONE if axis in self.cell]
+        axes = [axis_text(axis, value) for axis, value in self.cell.items() if axis not in NAMED_ALONE]
+        return " ".join(["/".join(named), *axes]).strip() or self.kind
 
     @property
     def name(self) -> str:

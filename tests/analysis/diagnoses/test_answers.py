@@ -108,7 +108,7 @@ def test_prompts_whose_tokens_nobody_counted_have_no_number(folder: StudyFolder)
 
 
 def test_an_import_from_lm_eval_without_a_tokenizer_can_be_diagnosed(tmp_path: Path) -> None:
-    import_lm_eval(Path(__file__).with_name("lm_eval_output"), tmp_path / "s")
+    import_lm_eval(Path(__file__).parents[1] / "exchange" / "lm_eval_output", tmp_path / "s")
     rows = diagnose(tmp_path / "s").rows["diagnostics"]
     assert {row["name"]: row["n"] for row in rows} == {"en": 7, "sw": 4}
     assert {row["prompt_tokens"] for row in rows} == {None}

@@ -48,7 +48,12 @@ def test_a_finished_study(folder: StudyFolder, capsys: pytest.CaptureFixture[str
     assert main(["diagnose", str(folder.root)]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    for words in ("ECE after temperature scaling", "cross-fitted in 5 folds", "SFT ε=0.1", "Spearman"):
+    for words in (
+        "ECE after temperature scaling",
+        "cross-fitted in 5 folds",
+        "SFT smoothing=0.1",
+        "Spearman",
+    ):
         assert words in " ".join(printed.out.split())
     assert "nothing was selected: 0.001 is the only learning rate (2 of 2 groups of cells)" in printed.out
     paths = [line for line in printed.out.splitlines() if line.startswith(str(folder.root))]

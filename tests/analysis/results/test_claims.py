@@ -18,7 +18,7 @@ from study.languages import LANGUAGES as ALL_LANGUAGES
 from tests.analysis.studies import LANGUAGES, StudyFolder, sweep
 
 BASE, TUNED = Cell((("model", "m"),)), Cell((("model", "m"), ("label_smoothing", 0.0)))
-CONTRAST = Contrast(("cldr", "test", "letter"), "SFT ε=0 - base", TUNED, BASE)
+CONTRAST = Contrast(("cldr", "test", "letter"), "SFT smoothing=0 - base", TUNED, BASE)
 
 
 def row(value: float | None, low: float | None, high: float | None, **more: object) -> DifferenceRow:
@@ -111,7 +111,8 @@ def test_claims_of_a_study(folder: StudyFolder) -> None:
     study = load_study(sweep(folder, seeds=1, skip=[(0.1, 0, "sw")]).root)
     found = claims(study, settings(study)[0])
     assert [claim.title for claim in found] == [
-        "SFT ε=0 against base", "SFT ε=0.1 against SFT ε=0", "SFT ε=0.1 against base",
+        "SFT smoothing=0 against base", "SFT smoothing=0.1 against SFT smoothing=0",
+        "SFT smoothing=0.1 against base",
     ]  # fmt: skip
     assert set(found[0].sentences) == {"high", "mid", "low", "all"}
     assert all(len(said) == 6 for said in found[0].sentences.values())
@@ -120,7 +121,7 @@ def test_claims_of_a_study(folder: StudyFolder) -> None:
     # a missing member: the reason once, then of the languages that both have
     for level, count in (("low", 2), ("all", 5)):
         said = found[1].sentences[level]
-        assert said[0] == f"No mean over {count} languages (SFT ε=0.1: 1 of {count} missing)."
+        assert said[0] == f"No mean over {count} languages (SFT smoothing=0.1: 1 of {count} missing)."
         common = "in the 1 language" if level == "low" else "over the 4 languages"
         assert all(f"{common} that both have" in one and f"of {count - 1} tested" in one for one in said[1:7])
     assert len(found[1].sentences["high"]) == 6

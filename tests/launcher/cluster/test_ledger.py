@@ -71,7 +71,7 @@ def test_a_torn_last_line_costs_neither_what_is_before_nor_what_follows(tmp_path
 def test_several_writers(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     program = (
-        "import sys; from pathlib import Path; from launcher import ledger; n = int(sys.argv[2])\n"
+        "import sys; from pathlib import Path; from launcher.cluster import ledger; n = int(sys.argv[2])\n"
         "for i in range(50):\n"
         "    entry = ledger.new_intent(n * 50 + i, 'train', 'slurm', [['x' * 3000]])\n"
         "    ledger.write_intent(Path(sys.argv[1]), entry)\n"
