@@ -224,6 +224,7 @@ def test_a_circle_over_two_files(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_more_jobs_than_anybody_means(folder: Path) -> None:
     seeds = "grid.seed=[" + ",".join(map(str, range(1000))) + "]"
 
