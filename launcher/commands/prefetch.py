@@ -19,12 +19,12 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from evaluation.items.rows import SHOT_SPLITS
 from launcher.planning.sites import Site
+from study.benchmarks.definition import definition_of, definitions
 from study.errors import CalsweepError, UserError
 from study.files import write_atomic
 from study.grid.config import Grid
-from study.grid.sources import HUB_BENCHMARKS, HUB_DATASETS, is_commit, require_commit
+from study.grid.sources import dataset_repository, is_commit, require_commit
 from study.jobs.plan import Plan
 from study.jobs.specs import EvalSpec, Source, TrainSpec
 from study.paths import ROOT
@@ -55,21 +55,23 @@ class Wanted:
 
 def wanted(plan: Plan) -> list[Wanted]:
     """Everything a plan takes from the hub, each once: models, then datasets, then benchmarks' languages."""
-    found: dict[Wanted, None] = {}
+    downloads: dict[Wanted, None] = {}
     for job in plan.jobs:
         if isinstance(job.spec, TrainSpec | EvalSpec) and job.spec.model.kind == "hub":
-            found[Wanted("model", job.spec.model.name, job.spec.model.revision)] = None
+            downloads[Wanted("model", job.spec.model.name, job.spec.model.revision)] = None
     for job in plan.jobs:
         if isinstance(job.spec, TrainSpec) and job.spec.dataset.kind == "hub":
             source = job.spec.dataset
-            found[Wanted("dataset", source.name, source.revision, None, "train")] = None
+            downloads[Wanted("dataset", source.name, source.revision, None, "train")] = None
     for job in plan.jobs:
         if isinstance(job.spec, EvalSpec) and job.spec.benchmark.source.kind == "hub":
             benchmark, source = job.spec.benchmark, job.spec.benchmark.source
-            shots = [SHOT_SPLITS[benchmark.schema]] if job.spec.prompting.num_shots else []
-            for split in (benchmark.split, *shots):
-                found[Wanted("dataset", source.name, source.revision, job.spec.language, split)] = None
-    return list(found)
+            definition = definition_of(benchmark.name)
+            config = definition.configs.get(job.spec.language, job.spec.language)
+            shots = definition.shot_split if job.spec.prompting.num_shots else None
+            for split in filter(None, (benchmark.split, shots)):
+                downloads[Wanted("dataset", source.name, source.revision, config, split)] = None
+    return list(downloads)
 
 
 def prefetch(plan: Plan, grid: Grid, site: Site, console: Console) -> list[Wanted]:
@@ -221,8 +223,8 @@ def _names(grid: Grid) -> Iterator[tuple[str, str]]:
     config = grid.config
     yield from (("model", name) for name in config.grid["model"])
     datasets = config.grid.get("dataset") or [config.train.get("dataset", "")]
-    yield from (("dataset", HUB_DATASETS.get(name, name)) for name in datasets)
+    yield from (("dataset", dataset_repository(name)) for name in datasets)
     for benchmark in grid.benchmarks:
         name, at, revision = benchmark.name.partition("@")
-        if benchmark.path is None and name in HUB_BENCHMARKS:
-            yield "dataset", HUB_BENCHMARKS[name][0] + at + revision
+        if benchmark.path is None and (hub := definitions()[name].hub) is not None:
+            yield "dataset", hub + at + revision

@@ -17,6 +17,7 @@ from launcher.cost.sizes import Figure
 from launcher.cost.throughput import Throughput, dataset_key, measured
 from launcher.planning.sites import Site
 from launcher.planning.tasks import Task
+from study.benchmarks.definition import columns_of
 from study.jobs.job import KINDS, Job
 from study.jobs.plan import Plan
 from study.jobs.resources import Resources
@@ -26,9 +27,8 @@ from study.paths import StudyPaths
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 OPTIMIZER_BYTES = 12
 """A parameter's two moments and master copy, all float32 under ZeRO 1 to 3, over all ranks together."""
-ITEM_BYTES = {"global_mmlu": 34, "mmlu_prox": 68}
 PART_BYTES, PART_ITEMS = 4096, 256
-"""Of a prediction part beside its items, and items in one (`evaluation.shard.PART_SIZE`)."""
+"""The size of a prediction part without its items, and the items in one (`evaluation.shard.PART_SIZE`)."""
 JOB_BYTES = 64 * 2**10
 """Logs, W&B files and small JSON of one job."""
 NO_SPEED = "nothing was measured yet, and the profile names no gpu_tflops"
@@ -185,6 +185,11 @@ def _training(group: _Group, spec: TrainSpec, known: _Known) -> Line:
     )  # fmt: skip
 
 
+def item_bytes(num_options: int) -> float:
+    """The size of an item in a prediction part, measured: 34 bytes with 4 options, 68 with 10."""
+    return (34 + 17 * num_options) / 3
+
+
 def checkpoint_bytes(dtype: str, zero_stage: int) -> int:
     """Of one checkpoint, a parameter: at stage 3 the weights are in it as the optimizer's copy alone."""
     return OPTIMIZER_BYTES + (WEIGHT_BYTES[dtype] if zero_stage < 3 else 0)
@@ -201,7 +206,8 @@ def _evaluation(group: _Group, spec: EvalSpec, known: _Known) -> Line:
         for (count, _), times in counted
     )
     seconds, speed = _evaluation_seconds(items, tokens, model, benchmark.name, resources, known)
-    records = _sum([_product(items, ITEM_BYTES[benchmark.schema]), _product(parts, PART_BYTES)])
+    per_item = item_bytes(columns_of(benchmark.schema).max_options)
+    records = _sum([_product(items, per_item), _product(parts, PART_BYTES)])
     figures = [figure for pair, _ in counted for figure in pair]
     return _made(
         group, size, figures, resources, speed,

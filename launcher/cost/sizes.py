@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study.benchmarks.definition import definition_of
 from study.errors import RecordError
-from study.grid.sources import HUB_BENCHMARKS, HUB_DATASETS
 from study.jobs.specs import ARCHITECTURES, Benchmark, Scratch, Source, TrainSpec
 from study.models.shapes import config_of
 from study.models.weights import GGUF, gguf_header
+from study.presets import PRESETS, Preset
 from study.rows import read_rows
 
 CHARACTERS_PER_TOKEN = 4
@@ -25,24 +26,6 @@ SAMPLE_ROWS = 1000
 COUNT_BELOW_BYTES = 64 * 2**20
 SCRATCH_VOCABULARY = 4126
 """Of the tokenizer of models from scratch, `training.data.wordlevel.cldr_tokenizer(DEMO_SHARES)`."""
-# rows as the datasets' cards state them; tokens a row are our rough estimates
-HUB_ROWS = {
-    "alpaca": (52_002, 110),
-    "tulu_stanford_alpaca": (52_002, 110),  # the same rows, as messages
-    "tulu3": (939_343, 600),
-    "openhermes": (1_001_551, 400),
-}
-# rows when num_examples is not given; tokens a row with the word-level tokenizer
-EMBEDDED_ROWS = {"cldr-pretrain": (100_000, 17), "cldr-instruct": (1_000, 20)}
-# items a language by split, as the datasets' cards state them; tokens an item are our rough estimates, over
-# languages of which many take two or three times the tokens of English
-HUB_ITEMS = {
-    "global_mmlu": ({"test": 14_042, "dev": 285}, 250),
-    "global_mmlu_lite": ({"test": 400}, 250),
-    "mmlu_prox": ({"test": 11_759, "validation": 70}, 450),
-    "mmlu_prox_lite": ({"test": 588, "validation": 70}, 450),
-}
-EMBEDDED_ITEM_TOKENS = 18
 
 
 @dataclass(frozen=True)
@@ -155,29 +138,21 @@ def _by_name(name: str) -> Figure:
 
 
 def training_rows(spec: TrainSpec) -> tuple[Figure, Figure]:
-    """(rows, tokens a row) that a training run draws from."""
+    """(rows, tokens per row) that a training run draws from."""
     hyper, source = spec.hyper, spec.dataset
-    if source.kind == "embedded":
-        count, tokens = EMBEDDED_ROWS[source.name]
-        rows, length = Figure(hyper.num_examples or count, "its generator"), _guess(tokens, source.name)
-    elif source.kind == "local":
-        rows, length = _local_rows(Path(source.name), hyper.max_length_tokens)
+    if source.kind == "local":
+        rows, tokens = _local_rows(Path(source.name), hyper.max_length_tokens)
     else:
-        preset = next((name for name, hub in HUB_DATASETS.items() if hub == source.name), None)
-        if preset is None:
-            rows = length = unknown(f"the size of {source.name} is not known")
-        else:
-            count, tokens = HUB_ROWS[preset]
-            rows = Figure(count, "its card")
-            length = _guess(min(tokens, hyper.max_length_tokens), source.name)
+        presets = (preset for name, preset in PRESETS.items() if (preset.hub or name) == source.name)
+        preset, name = next(presets, Preset()), source.name.rpartition("/")[2]
+        # what is generated has as many rows as are asked for
+        generated = hyper.num_examples if source.kind == "embedded" else None
+        rows = _count(generated or preset.num_rows, f"the number of rows of {name}")
+        per_row = preset.tokens_per_row
+        tokens = _tokens(None if per_row is None else min(per_row, hyper.max_length_tokens), "row", name)
     if hyper.num_examples is not None:
-        most = rows.value if rows.value is not None else math.inf
-        rows = Figure(min(most, hyper.num_examples), "num_examples", rows.estimate or rows.value is None)
-    return rows, length
-
-
-def _guess(tokens: float, name: str) -> Figure:
-    return Figure(tokens, f"{tokens:g} tokens a row of {name.rpartition('/')[2]}", estimate=True)
+        rows = _at_most(rows, hyper.num_examples, "num_examples")
+    return rows, tokens
 
 
 def _local_rows(file: Path, max_length_tokens: int) -> tuple[Figure, Figure]:
@@ -230,30 +205,39 @@ def _num_rows(file: Path) -> Figure:
 
 
 def items(benchmark: Benchmark, language: str) -> tuple[Figure, Figure]:
-    """(items, tokens an item) of one language."""
-    count, tokens = _items(benchmark.source, benchmark.name, benchmark.split, language)
+    """(items, tokens per item) of one language."""
+    source, name, split = benchmark.source, benchmark.name, benchmark.split
+    if source.kind == "local":
+        count, tokens = _local_items(Path(source.name), language, split)
+    else:
+        definition = definition_of(name)
+        tokens = _tokens(definition.tokens_per_item, "item", name)
+        if definition.embedded:
+            from study.cldr import benchmark as cldr
+
+            rows = cldr.rows(language, per_subject=definition.per_subject)
+            count = Figure(sum(row["split"] == split for row in rows), "its generator")
+        else:
+            count = _count(definition.sizes.get(split), f"the size of split '{split}' of {name}")
     if benchmark.num_items is not None:
-        most = count.value if count.value is not None else math.inf
-        count = Figure(min(most, benchmark.num_items), "num_items", count.estimate or count.value is None)
+        count = _at_most(count, benchmark.num_items, "num_items")
     return count, tokens
 
 
-def _items(source: Source, name: str, split: str, language: str) -> tuple[Figure, Figure]:
-    if source.kind == "embedded":
-        from study.cldr import benchmark as cldr
-        from study.cldr.instructions import DEMO_PER_SUBJECT
+def _count(number: int | None, what: str) -> Figure:
+    return Figure(number, "its card") if number is not None else unknown(f"{what} is not known")
 
-        rows = cldr.rows(language, per_subject=DEMO_PER_SUBJECT if name == "cldr_lite" else None)
-        count = sum(row["split"] == split for row in rows)
-        return Figure(count, "its generator"), _guess(EMBEDDED_ITEM_TOKENS, name)
-    if source.kind == "local":
-        return _local_items(Path(source.name), language, split)
-    known = next((key for key, (hub, _) in HUB_BENCHMARKS.items() if hub == source.name), None)
-    counts, tokens = HUB_ITEMS[known] if known is not None else ({}, 0)
-    if split not in counts:
-        why = unknown(f"the size of split '{split}' of {name} is not known")
-        return why, why if known is None else _guess(tokens, name)
-    return Figure(counts[split], "its card"), _guess(tokens, name)
+
+def _at_most(count: Figure, limit: int, key: str) -> Figure:
+    """A count under the limit that a grid sets; an estimate where only the limit is known."""
+    known = count.value if count.value is not None else math.inf
+    return Figure(min(known, limit), key, count.estimate or count.value is None)
+
+
+def _tokens(tokens: float | None, unit: str, name: str) -> Figure:
+    if tokens is None:
+        return unknown(f"the tokens per {unit} of {name} are not known")
+    return Figure(tokens, f"{tokens:g} tokens per {unit} of {name}", estimate=True)
 
 
 def _local_items(folder: Path, language: str, split: str) -> tuple[Figure, Figure]:

@@ -9,7 +9,7 @@ exactly the prompt the `letter` protocol scores:
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Literal
 
@@ -180,3 +180,10 @@ def _allot(num_rows: int, shares: Mapping[str, float]) -> dict[str, int]:
     for language in by_remainder[: num_rows - sum(counts.values())]:
         counts[language] += 1
     return counts
+
+
+GENERATORS: Mapping[str, Callable[..., list[dict[str, str]]]] = {
+    "cldr-instruct": english_instructions,
+    "cldr-pretrain": pretraining_rows,
+}
+"""Name of an embedded dataset -> what makes its rows from `num_rows` and `seed`."""

@@ -40,9 +40,11 @@ ABBREVIATIONS = {
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """name: `cldr`, `global_mmlu`, `mmlu_prox`, or any name with `path` and `schema`.
+    """name: of a file in study/benchmarks, with `@<commit>` to pin it; or any name, with `path` and `schema`.
     path: a folder with <language>.parquet or <language>.jsonl.
-    languages: codes, `all`, or buckets (`low`, `mid`, `high`).
+    schema: the benchmark whose columns those files have, e.g. `global_mmlu`.
+    languages: codes, buckets (`low`, `mid`, `high`), scripts, families, or `all` that the benchmark has.
+    num_items: the first so many rows of each language; None for all.
     """
 
     name: str
@@ -224,7 +226,9 @@ def _checked(schema: type[Any], values: Any, where: str) -> Any:
         return OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         key = str(error.full_key or error.key)
-        raise UserError("unknown key", where=place(key), remedy=_suggest_key(schema, key)) from None
+        # in a section it is the section's own type that lacks the key
+        remedy = _suggest_key(error.object_type or schema, key.rpartition(".")[2])
+        raise UserError("unknown key", where=place(key), remedy=remedy) from None
     except (OmegaConfBaseException, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(
             f"wrong type or value ({problem_of(error)})",
@@ -252,13 +256,10 @@ def _check_shapes(defaults: Any, given: Any, above: str = "") -> None:
 
 
 def _suggest_key(schema: type[Any], key: str) -> str:
-    *parents, leaf = key.split(".")
-    sections = {"evaluate": EvaluateConfig, "tracking": TrackingConfig, "budget": BudgetConfig}
-    schema = sections.get(parents[0], schema) if parents else schema
-    leaf = ABBREVIATIONS.get(leaf, leaf)
-    if schema is GridConfig and leaf in AXES:
-        return f"did you mean 'grid.{leaf}=[...]' or 'train.{leaf}'?"
-    return nearest(leaf, (f.name for f in dataclasses.fields(schema)))
+    key = ABBREVIATIONS.get(key, key)
+    if schema is GridConfig and key in AXES:
+        return f"did you mean 'grid.{key}=[...]' or 'train.{key}'?"
+    return nearest(key, (f.name for f in dataclasses.fields(schema)))
 
 
 def _check_grid(config: GridConfig, where: str) -> None:

@@ -7,28 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from study import languages
 from study.errors import JobError, UserError, nearest
 from study.files import HASH_LENGTH
-from study.grid.config import BenchmarkConfig, Grid
-from study.jobs.specs import Benchmark, Source
+from study.grid.config import Grid
+from study.jobs.specs import Source
 from study.models.weights import GGUF, SPLIT_NAME, gguf_header
+from study.presets import PRESETS
 
-EMBEDDED_DATASETS = ("cldr-instruct", "cldr-pretrain")
-# lite: at most DEMO_PER_SUBJECT questions a subject, those that cldr-pretrain teaches
-EMBEDDED_BENCHMARKS = ("cldr", "cldr_lite")
-HUB_DATASETS = {
-    "alpaca": "tatsu-lab/alpaca",
-    "tulu3": "allenai/tulu-3-sft-mixture",
-    "openhermes": "teknium/OpenHermes-2.5",
-    "tulu_stanford_alpaca": "arazd/tulu_stanford_alpaca",
-}
-HUB_BENCHMARKS = {
-    "global_mmlu": ("CohereLabs/Global-MMLU", "global_mmlu"),
-    "global_mmlu_lite": ("CohereLabs/Global-MMLU-Lite", "global_mmlu"),
-    "mmlu_prox": ("li-lab/MMLU-ProX", "mmlu_prox"),
-    "mmlu_prox_lite": ("li-lab/MMLU-ProX-Lite", "mmlu_prox"),
-}
 DATA_SUFFIXES = (".jsonl", ".parquet")
 OPEN = "unresolved"
 """The revision of a hub repository in a plan that is only looked at, when the hub cannot be asked."""
@@ -55,7 +40,7 @@ def model_source(name: str, grid: Grid, prepared: Mapping[str, str], where: str)
             )
         return Source("local", str(found), content_revision(found))
     remedy = nearest(name, prepared) if prepared else "give a folder or a hub id"
-    return _hub(name, "model", where, remedy, grid)
+    return hub_source(name, "model", where, remedy, grid)
 
 
 def _check_gguf(file: Path, name: str, where: str) -> None:
@@ -80,8 +65,8 @@ def _check_gguf(file: Path, name: str, where: str) -> None:
 
 
 def dataset_source(name: str, grid: Grid, where: str) -> Source:
-    """A dataset of the grid: an embedded preset, a local JSONL or Parquet file, or a hub id."""
-    if name in EMBEDDED_DATASETS:
+    """A dataset of the grid: a preset, a local JSONL or Parquet file, or a hub id."""
+    if name in PRESETS and PRESETS[name].hub is None:
         return embedded_source(name)
     found = grid.find(name)
     if found is not None:
@@ -90,9 +75,14 @@ def dataset_source(name: str, grid: Grid, where: str) -> Source:
                 f"'{name}' is not a .jsonl or .parquet file", where=where, remedy="give such a file"
             )
         return Source("local", str(found), content_revision(found))
-    known = (*EMBEDDED_DATASETS, *HUB_DATASETS)
-    preset, at, commit = name.partition("@")
-    return _hub(HUB_DATASETS.get(preset, preset) + at + commit, "dataset", where, nearest(name, known), grid)
+    return hub_source(dataset_repository(name), "dataset", where, nearest(name, PRESETS), grid)
+
+
+def dataset_repository(name: str) -> str:
+    """A dataset's name in a grid, with or without @<revision>, as `<hub id>[@<revision>]`."""
+    preset, at, revision = name.partition("@")
+    hub = PRESETS[preset].hub if preset in PRESETS else None
+    return (hub or preset) + at + revision
 
 
 def embedded_source(name: str) -> Source:
@@ -130,7 +120,7 @@ def _counts(file: Path, folder: Path) -> bool:
     return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _hub(name: str, kind: str, where: str, remedy: str, grid: Grid) -> Source:
+def hub_source(name: str, kind: str, where: str, remedy: str, grid: Grid) -> Source:
     """A hub repository at a commit: `org/name@<commit>`, else the cached or current commit of main."""
     repository, _, revision = name.partition("@")
     looks_local = repository.startswith(("/", ".", "~")) or repository.endswith((*DATA_SUFFIXES, GGUF))
@@ -190,50 +180,3 @@ def _hub_commit(repository: str, revision: str, kind: str, where: str, *, may_st
         ) from None
     assert commit is not None
     return commit
-
-
-def benchmark_source(config: BenchmarkConfig, grid: Grid, where: str) -> Benchmark:
-    """A benchmark of the grid: `cldr` or `cldr_lite` (embedded), a hub benchmark by name, or local files."""
-    if config.path is not None:
-        found = grid.find(config.path)
-        if found is None or not found.is_dir():
-            raise UserError(
-                f"no such folder ('{config.path}')",
-                where=f"{where}.path",
-                remedy="give a folder of <language>.jsonl",
-            )
-        if config.schema is None:
-            raise UserError("is missing", where=f"{where}.schema", remedy="write global_mmlu or mmlu_prox")
-        source, schema = Source("local", str(found), content_revision(found)), config.schema
-    elif config.name in EMBEDDED_BENCHMARKS:
-        source, schema = embedded_source(config.name), "global_mmlu"
-    elif config.name.partition("@")[0] in HUB_BENCHMARKS:
-        name, _, commit = config.name.partition("@")
-        repository, schema = HUB_BENCHMARKS[name]
-        pinned = f"{repository}@{commit}" if commit else repository
-        source = _hub(pinned, "dataset", where, "", grid)
-    else:
-        raise UserError(
-            f"'{config.name}' is unknown",
-            where=f"{where}.name",
-            remedy=nearest(config.name, (*EMBEDDED_BENCHMARKS, *HUB_BENCHMARKS))
-            + " (or give path and schema)",
-        )
-    try:
-        name = config.name if config.path is not None else config.name.partition("@")[0]
-        return Benchmark(name, source, schema, config.split, config.num_items)
-    except UserError as error:
-        raise UserError(error.what, where=f"{where}.{error.where}", remedy=error.remedy) from None
-
-
-def benchmark_languages(benchmark: Benchmark) -> list[str]:
-    """The languages a benchmark has, sorted."""
-    if benchmark.source.kind == "local":
-        folder = Path(benchmark.source.name)
-        return sorted({p.stem for p in folder.iterdir() if p.suffix in DATA_SUFFIXES and p.name[0] != "."})
-    if benchmark.source.kind == "embedded":
-        from study.cldr.benchmark import LANGUAGES
-
-        return sorted(LANGUAGES)
-    attribute = "in_global_mmlu" if benchmark.schema == "global_mmlu" else "in_mmlu_prox"
-    return sorted(code for code, language in languages.LANGUAGES.items() if getattr(language, attribute))

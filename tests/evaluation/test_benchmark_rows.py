@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation.items import mmlu_prox
 from evaluation.items.load import load_items
+from evaluation.items.row import read_item
+from study.benchmarks.definition import columns_of
 from study.errors import JobError, RecordError
 from study.jobs.specs import Benchmark, Source
 from study.rows import Row
@@ -69,7 +70,7 @@ def test_whole_characters_beyond_the_first_plane_are_read(tmp_path: Path) -> Non
 
 def test_half_a_character_in_a_question_id_is_refused() -> None:
     with pytest.raises(RecordError, match="here: question_id holds half a character"):
-        mmlu_prox.parse({"question_id": HALF}, "here")
+        read_item({"question_id": HALF}, columns_of("mmlu_prox"), "here")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

@@ -13,15 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluation.items.load import load_items, load_shots
-from evaluation.items.rows import SHOT_SPLITS
+from study.benchmarks.definition import definition_of
 from study.errors import JobError, RecordError
 from study.grid.sources import embedded_source
-from study.jobs.specs import SCHEMAS, Benchmark, Source
+from study.jobs.specs import Benchmark, Source
 from tests.hub_server import commit_of, serving
 from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 
 SUBJECTS = ("law", "math")
+SCHEMAS = ("global_mmlu", "mmlu_prox")
 
 
 def row(schema: str, subject: str, split: str | None, number: int) -> dict[str, Any]:
@@ -155,7 +156,7 @@ from evaluation.items.load import load_items, load_shots
 from study.errors import JobError
 from study.jobs.specs import Benchmark, Source
 schema, repository, commit, language = sys.argv[1:]
-benchmark = Benchmark("b", Source("hub", repository, commit), schema)
+benchmark = Benchmark(schema, Source("hub", repository, commit), schema)
 try:
     shots = load_shots(benchmark, language, 5)
     print(json.dumps({
@@ -185,7 +186,7 @@ def repository(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Pat
     folder, card = tmp_path / "hub" / "datasets" / "org" / schema, "---\nconfigs:\n"
     for language in ("en", "sw"):
         card += f"- config_name: {language}\n  data_files:\n"
-        for split, count in (("test", 2), (SHOT_SPLITS[schema], 6)):
+        for split, count in (("test", 2), (definition_of(schema).shot_split, 6)):
             made = [{k: v for k, v in one.items() if k != "split"} for one in rows(schema, split, count)]
             write(folder / language / f"{split}.parquet", made)
             card += f"  - split: {split}\n    path: {language}/{split}.parquet\n"
@@ -203,7 +204,7 @@ def test_items_and_shots_come_from_the_hub_and_then_from_its_cache(
         fetched = load(*asked, "sw", **online)
         unknown = load(*asked, "sww", **online)["said"]
     assert fetched["items"] == [f"{subject} test {n}?" for n in range(2) for subject in SUBJECTS]
-    assert fetched["shots"] == expected(SHOT_SPLITS[schema], 5)
+    assert fetched["shots"] == expected(definition_of(schema).shot_split, 5)
     assert unknown.endswith("; did you mean 'sw'?")
     # a port where nobody listens: whatever asks the hub nevertheless fails
     offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from study.errors import JobError, RecordError, nearest
 from study.grid.sources import require_commit
 from study.jobs.specs import Hyperparameters, Source
+from study.presets import PRESETS
 from study.rows import Row, parse_line, reading_parquet
 
 READ_AT_ONCE = 1000
@@ -98,10 +99,9 @@ def _open(source: Source, hyper: Hyperparameters) -> _Table:
 def _embedded(name: str, hyper: Hyperparameters) -> _Table:
     from study.cldr import instructions
 
-    if name == "cldr-pretrain":
-        rows = instructions.pretraining_rows(hyper.num_examples or 100_000, seed=hyper.seed)
-    else:
-        rows = instructions.english_instructions(hyper.num_examples or 1_000, seed=hyper.seed)
+    num_rows = hyper.num_examples or PRESETS[name].num_rows
+    assert num_rows is not None
+    rows = instructions.GENERATORS[name](num_rows, seed=hyper.seed)
     return _Table(
         len(rows), lambda: None, lambda indices: ((f"{name}, row {i}", rows[i]) for i in indices.tolist())
     )

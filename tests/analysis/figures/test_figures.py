@@ -25,8 +25,8 @@ from analysis.figures.style import DOUBLE_IN, SINGLE_IN, house_style, number
 from analysis.figures.values import plot_heat_map, plot_response, plot_slopes
 from analysis.reading.loading import load_study
 from analysis.reading.shards import Study
+from study.benchmarks.definition import definition_of
 from study.bins import bin_predictions
-from study.languages import LANGUAGES as ALL_LANGUAGES
 from tests.analysis.figures.test_figures_data import only_setting, rates
 from tests.analysis.studies import StudyFolder, random_letters, sweep
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-GLOBAL_MMLU = [code for code, language in ALL_LANGUAGES.items() if language.in_global_mmlu]
+GLOBAL_MMLU = definition_of("global_mmlu").languages
 
 
 def figures_of(study: Study) -> Iterator[tuple[str, Figure]]:

@@ -14,7 +14,7 @@ from analysis.reading.shards import Cell
 from analysis.results.claims import claims, findings, sentence
 from analysis.results.differences import Contrast, DifferenceRow, difference_rows
 from analysis.results.labels import settings
-from study.languages import LANGUAGES as ALL_LANGUAGES
+from study.benchmarks.definition import definition_of
 from tests.analysis.studies import LANGUAGES, StudyFolder, sweep
 
 BASE, TUNED = Cell((("model", "m"),)), Cell((("model", "m"), ("label_smoothing", 0.0)))
@@ -147,7 +147,7 @@ def test_over_common_languages_is_a_study_of_them(folder: StudyFolder) -> None:
 
 def test_a_value_outside_its_interval_is_explained(folder: StudyFolder) -> None:
     """Over many languages the bias stays while the noise averages out."""
-    codes = [code for code, one in ALL_LANGUAGES.items() if one.in_global_mmlu]
+    codes = definition_of("global_mmlu").languages
     study = load_study(sweep(folder, seeds=1, languages=codes).root)
     setting = settings(study)[0]
     explained = 0

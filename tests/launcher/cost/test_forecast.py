@@ -31,6 +31,7 @@ from study.grid.sources import embedded_source
 from study.jobs.resources import Resources
 from study.jobs.specs import ARCHITECTURES, Benchmark, Hyperparameters, Scratch, Source, TrainSpec
 from study.paths import StudyPaths
+from study.presets import PRESETS
 from tests.grids import grid_of, plan_of, write_model
 from tests.launcher.plans import GRID
 from tests.study.headers import gguf_bytes
@@ -233,7 +234,8 @@ def test_costs_are_those_of_a_sum_done_by_hand(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
     result = forecast_of(folder, HUB_GRID, ClusterProfile(gpu_tflops=100), **GPUS)
     train = line_of(result, "train", f"org/llama-7b@{COMMIT}")
-    per_row = sizes.HUB_ROWS["alpaca"][1]
+    per_row = PRESETS["alpaca"].tokens_per_row
+    assert per_row is not None
     assert train.flops is not None
     assert train.task_hours is not None
     assert (train.num_jobs, train.num_tasks, train.speed) == (2, 2, "profile")
@@ -245,7 +247,7 @@ def test_costs_are_those_of_a_sum_done_by_hand(folder: Path, monkeypatch: pytest
     evaluation = line_of(result, "evaluate", f"org/llama-7b@{COMMIT}")
     assert evaluation.tokens is not None
     assert (evaluation.num_jobs, evaluation.num_tasks) == (6, 6)  # the base and two cells, in two languages
-    assert evaluation.tokens == 6 * 11_759 * sizes.HUB_ITEMS["mmlu_prox"][1]
+    assert evaluation.tokens == 6 * 11_759 * 450
     assert evaluation.flops == 2 * 7e9 * evaluation.tokens
     assert evaluation.device_hours == pytest.approx(evaluation.flops / 100e12 / 3600)
     assert result.num_tasks == {"train": 4, "evaluate": 12, "analyse": 1}
@@ -308,7 +310,7 @@ def test_records_take_as_much_as_real_ones(tmp_path: Path) -> None:
             for i in range(PART_SIZE)
         ]
         real = records.write_part(tmp_path / schema, 0, rows, info).stat().st_size
-        expected = PART_SIZE * forecast_module.ITEM_BYTES[schema] + forecast_module.PART_BYTES
+        expected = PART_SIZE * forecast_module.item_bytes(options) + forecast_module.PART_BYTES
         assert real == pytest.approx(expected, rel=0.15)
 
 
