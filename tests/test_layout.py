@@ -19,7 +19,10 @@ import pytest
 from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 
-STUDY = {"study", "study/jobs", "study/models", "study/cldr", "study/grid", "study/tracking"}
+STUDY = {
+    *("study", "study/jobs", "study/models", "study/cldr", "study/grid", "study/benchmarks"),
+    "study/tracking",
+}
 MAY_IMPORT = {
     # what a study is; no torch
     "study": set(),
@@ -27,6 +30,7 @@ MAY_IMPORT = {
     "study/cldr": {"study"},
     "study/models": {"study", "study/jobs"},
     "study/grid": {"study", "study/jobs", "study/models", "study/cldr"},
+    "study/benchmarks": {"study", "study/jobs", "study/grid"},
     "study/tracking": {"study", "study/jobs", "study/grid"},
     # what a job computes; the three know nothing of each other
     "training/data": STUDY,
@@ -77,7 +81,7 @@ MAY_IMPORT = {
     "launcher/state": {*STUDY, "launcher/planning", "launcher/job", "launcher/cluster"},
     "launcher/commands": {
         *STUDY,
-        *("training", "training/engine", "evaluation/items", "analysis/terminal"),
+        *("training", "training/engine", "analysis/terminal"),
         *("launcher/planning", "launcher/job", "launcher/cost", "launcher/cluster", "launcher/state"),
     },
     "launcher": {

@@ -156,12 +156,10 @@ def _label(row: Mapping[str, Any], columns: Columns, options: Sequence[str], whe
         if list(options).count(answer) != 1:
             raise RecordError(f"{where}: {columns.answer} is {answer!r}, expected the text of one option")
         return options.index(answer)
-    if columns.answer_as == "letter":
-        valid = list(LETTERS[:count])
-    else:
-        valid = [str(i) for i in (range(count) if columns.answer_as == "index" else range(1, count + 1))]
-        if isinstance(answer, int) and not isinstance(answer, bool):
-            answer = str(answer)
-    if not isinstance(answer, str) or answer not in valid:
+    first = {"index": 0, "number": 1}.get(columns.answer_as)
+    valid = list(LETTERS[:count]) if first is None else [str(first + i) for i in range(count)]
+    is_number = first is not None and isinstance(answer, int) and not isinstance(answer, bool)
+    written = str(answer) if is_number else answer
+    if not isinstance(written, str) or written not in valid:
         raise RecordError(f"{where}: {columns.answer} is {answer!r}, expected one of {', '.join(valid)}")
-    return valid.index(answer)
+    return valid.index(written)

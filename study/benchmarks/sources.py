@@ -75,7 +75,7 @@ def chosen_languages(config: BenchmarkConfig, benchmark: Benchmark, where: str) 
         groups = [word for word in config.languages if is_group(word)]
         if groups:
             raise UserError(
-                f"nobody noted which languages {benchmark.name} has, so '{groups[0]}' means none",
+                f"the languages of {benchmark.name} are not known, so '{groups[0]}' cannot be used",
                 where=f"{where}.languages",
                 remedy="list their codes",
             )

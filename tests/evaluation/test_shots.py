@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluation.items.load import load_items, load_shots
-from study.benchmarks.definition import definition_of
 from study.errors import JobError, RecordError
 from study.grid.sources import embedded_source
 from study.jobs.specs import Benchmark, Source
@@ -22,7 +21,8 @@ from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 
 SUBJECTS = ("law", "math")
-SCHEMAS = ("global_mmlu", "mmlu_prox")
+SHOT_SPLITS = {"global_mmlu": "dev", "mmlu_prox": "validation"}
+SCHEMAS = tuple(SHOT_SPLITS)
 
 
 def row(schema: str, subject: str, split: str | None, number: int) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def repository(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Pat
     folder, card = tmp_path / "hub" / "datasets" / "org" / schema, "---\nconfigs:\n"
     for language in ("en", "sw"):
         card += f"- config_name: {language}\n  data_files:\n"
-        for split, count in (("test", 2), (definition_of(schema).shot_split, 6)):
+        for split, count in (("test", 2), (SHOT_SPLITS[schema], 6)):
             made = [{k: v for k, v in one.items() if k != "split"} for one in rows(schema, split, count)]
             write(folder / language / f"{split}.parquet", made)
             card += f"  - split: {split}\n    path: {language}/{split}.parquet\n"
@@ -204,7 +204,7 @@ def test_items_and_shots_come_from_the_hub_and_then_from_its_cache(
         fetched = load(*asked, "sw", **online)
         unknown = load(*asked, "sww", **online)["said"]
     assert fetched["items"] == [f"{subject} test {n}?" for n in range(2) for subject in SUBJECTS]
-    assert fetched["shots"] == expected(definition_of(schema).shot_split, 5)
+    assert fetched["shots"] == expected(SHOT_SPLITS[schema], 5)
     assert unknown.endswith("; did you mean 'sw'?")
     # a port where nobody listens: whatever asks the hub nevertheless fails
     offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

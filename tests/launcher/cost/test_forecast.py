@@ -321,8 +321,9 @@ import torch
 from study.jobs.job import Job
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters, Scratch, Source, TrainSpec
-from training import checkpoint, export, model, scratch, zero
+from training import model, scratch
 from training.data.wordlevel import cldr_tokenizer
+from training.engine import checkpoint, export, zero
 world, tokenizer = zero.join(), cldr_tokenizer(["en"])
 def size(folder):
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
