@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from study.jobs.specs import ARCHITECTURES, Benchmark, Scratch, Source, TrainSpe
 from study.models.shapes import config_of
 from study.models.weights import GGUF, gguf_header
 from study.presets import PRESETS, Preset
-from study.rows import read_rows
+from study.rows import Row, iterate_rows
 
 CHARACTERS_PER_TOKEN = 4
 SAMPLE_ROWS = 1000
@@ -172,23 +173,13 @@ def _characters(row: Mapping[str, Any]) -> int:
     return sum(len(str(row.get(column) or "")) for column in ("instruction", "input", "output"))
 
 
-def _sample(file: Path) -> list[Mapping[str, Any]] | str:
+def _sample(file: Path) -> list[Row] | str:
     """The first rows of a file, or why there are none."""
     try:
-        if file.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            batches = pq.ParquetFile(file).iter_batches(batch_size=SAMPLE_ROWS)
-            rows = next(batches).to_pylist() if pq.read_metadata(file).num_rows else []
-        else:
-            with file.open(encoding="utf-8") as stream:
-                lines = (line for line in stream if line.strip())
-                rows = [json.loads(line) for line, _ in zip(lines, range(SAMPLE_ROWS), strict=False)]
-    except (OSError, ValueError, RecursionError) as error:  # pyarrow's and json's errors among them
-        return f"{file} cannot be read ({(str(error).splitlines() or ['?'])[0]})"
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        return f"{file} holds no rows"
-    return rows
+        rows = list(islice(iterate_rows(file), SAMPLE_ROWS))
+    except (RecordError, OSError) as error:
+        return str(error)
+    return rows or f"{file}: holds no rows"
 
 
 def _num_rows(file: Path) -> Figure:
@@ -251,10 +242,7 @@ def _local_items(folder: Path, language: str, split: str) -> tuple[Figure, Figur
     if "split" not in sample[0]:
         return _num_rows(file), length
     try:
-        return Figure(_in_split(read_rows(file), split), "its rows"), length
+        count = sum(row.get("split", split) == split for row in iterate_rows(file))
     except RecordError as error:
         return unknown(str(error)), length
-
-
-def _in_split(rows: Iterable[Mapping[str, Any]], split: str) -> int:
-    return sum(row.get("split", split) == split for row in rows)
+    return Figure(count, "its rows"), length

@@ -12,13 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study.errors import JobError, RecordError, nearest
+from study.errors import JobError, nearest
 from study.grid.sources import require_commit
 from study.jobs.specs import Hyperparameters, Source
 from study.presets import PRESETS
-from study.rows import Row, parse_line, reading_parquet
+from study.rows import READ_AT_ONCE, Row, lines, parse_line, reading_parquet
 
-READ_AT_ONCE = 1000
 Indices: TypeAlias = npt.NDArray[np.int64]
 PlacedRow: TypeAlias = tuple[str, Row]
 """Where a row is, in words for errors, and the row."""
@@ -152,18 +151,9 @@ def _parquet(file: Path) -> _Table:
 
 
 def _jsonl(file: Path) -> _Table:
-    def lines() -> Iterator[tuple[str, str]]:
-        try:
-            with file.open(encoding="utf-8") as stream:
-                for number, line in enumerate(stream, start=1):
-                    if line.strip():
-                        yield f"{file}, line {number}", line
-        except UnicodeDecodeError as error:
-            raise RecordError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from None
-
     def sources() -> Sequence[str | None] | None:
         missing = object()
-        found = [parse_line(line, where).get("source", missing) for where, line in lines()]
+        found = [parse_line(line, where).get("source", missing) for where, line in lines(file)]
         if all(source is missing for source in found):
             return None
         return [source if isinstance(source, str) else None for source in found]
@@ -171,9 +161,9 @@ def _jsonl(file: Path) -> _Table:
     def read(indices: Indices) -> Iterator[PlacedRow]:
         wanted = np.zeros(num_rows, dtype=np.bool_)
         wanted[indices] = True
-        for is_wanted, (where, line) in zip(wanted, lines(), strict=True):
+        for is_wanted, (where, line) in zip(wanted, lines(file), strict=True):
             if is_wanted:
                 yield where, parse_line(line, where)
 
-    num_rows = sum(1 for _ in lines())
+    num_rows = sum(1 for _ in lines(file))
     return _Table(num_rows, sources, read)
