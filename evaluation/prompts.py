@@ -36,9 +36,9 @@ def context(
     language: str,
     chat: Chat | None = None,
 ) -> str:
-    """What a model reads before it answers an item: the shots with their answers, then the item.
+    """The text that a model reads before it answers an item: the shots with their answers, then the item.
 
-    Items with the same shots have the same beginning, up to their own question.
+    Items with the same shots have the same beginning, up to the item's own text.
     chat: for the scaffold `chat`, the tokenizer's template with the generation prompt.
     Raises JobError for a language that the scaffold `native` has no words for.
     """
@@ -49,15 +49,16 @@ def context(
             turns.append({"role": "user", "content": _turn(shot, protocol)})
             turns.append({"role": "assistant", "content": _answer(shot, protocol, scaffold)})
         return chat([*turns, {"role": "user", "content": _turn(item, protocol)}])
-    asked = [_question(one, protocol, scaffold, language) for one in (*shots, item)]
-    answered = [q + _answer(shot, protocol, scaffold) for q, shot in zip(asked, shots, strict=False)]
-    return "\n\n".join([*answered, asked[-1]])
+    answered = [
+        _question(shot, protocol, scaffold, language) + _answer(shot, protocol, scaffold) for shot in shots
+    ]
+    return "\n\n".join([*answered, _question(item, protocol, scaffold, language)])
 
 
 def answers(item: Item, *, protocol: str, scaffold: str) -> tuple[str, ...]:
-    """What may follow an item's context, an answer an option, as text.
+    """The texts that may follow an item's context, one per option.
 
-    They begin with a space, after every language's colon, so that the tokens of the letters are the same
+    They begin with a space, whatever the language's colon, so that the letters have the same tokens
     everywhere; in a chat the assistant's turn begins with the answer itself.
     """
     texts = tuple(letters(len(item.options))) if protocol == "letter" else item.options
@@ -65,14 +66,14 @@ def answers(item: Item, *, protocol: str, scaffold: str) -> tuple[str, ...]:
 
 
 def rotated(item: Item, r: int) -> Item:
-    """The item with its options moved r places towards the front, the first ones to the end."""
+    """The item with its first r options moved to the end."""
     assert 0 <= r < len(item.options)
     options = item.options[r:] + item.options[:r]
     return replace(item, options=options, label=(item.label - r) % len(options))
 
 
 def rotations(item: Item, option_order: str) -> range:
-    """The rotations of an item that are scored: all of them in cyclic order, else the one it came in."""
+    """The rotations of an item that are scored: all under `cyclic`, else only the original order."""
     return range(len(item.options) if option_order == "cyclic" else 1)
 
 
@@ -98,13 +99,13 @@ def passage_prompt(passage: str, question: str, options: Sequence[str]) -> str:
 
 def option_text_prompt(question: str, asked: str = "Question:", answer: str = "Answer:") -> str:
     """lm-eval's template for options that are scored as text; the options are not shown."""
-    # a full-width colon brings its own space
+    # a full-width colon contains its space
     space = "" if asked.endswith("：") else " "
     return f"{asked}{space}{question.strip()}\n{answer}"
 
 
 def continuation(answer: str) -> str:
-    """What follows a prompt that is no chat: a letter or an option's text."""
+    """An answer, a letter or an option's text, as it follows a prompt that is not a chat."""
     return f" {answer}"
 
 

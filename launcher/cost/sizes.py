@@ -1,6 +1,6 @@
-"""How large things are, without loading them: models in parameters, data in rows and tokens.
+"""Sizes of models (parameters) and data (rows and tokens), without loading them.
 
-What cannot be known is None with a reason, never zero.
+What is not known is None with a reason, never zero.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ CHARACTERS_PER_TOKEN = 4
 SAMPLE_ROWS = 1000
 COUNT_BELOW_BYTES = 64 * 2**20
 SCRATCH_VOCABULARY = 4126
-"""Of the tokenizer of models from scratch, `training.data.wordlevel.cldr_tokenizer(DEMO_SHARES)`."""
+"""Tokens that models from scratch know: the size of `training.data.wordlevel.cldr_tokenizer(DEMO_SHARES)`."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and where it comes from. value: None when it is not known; then `basis` says why.
+    """A number and where it comes from.
 
-    estimate: it is more than rounding away from the truth.
+    value: None when it is not known; then `basis` says why. estimate: it may be off by more than rounding.
     """
 
     value: float | None
@@ -46,9 +46,9 @@ def unknown(why: str) -> Figure:
 
 
 def parameters(model: Source, scratch: Scratch | None = None) -> Figure:
-    """Parameters of a model, tied ones once: from its shape, its files, the hub's cache, or its name.
+    """How many parameters a model has, tied ones counted once.
 
-    scratch: the shape of a model that is built from nothing.
+    From its shape, its files, the hub's cache, or its name. scratch: the shape of a model without weights.
     """
     if scratch is not None:
         config = {**config_of(scratch), "vocab_size": SCRATCH_VOCABULARY}
@@ -64,14 +64,14 @@ def parameters(model: Source, scratch: Scratch | None = None) -> Figure:
 
 
 def decoder_parameters(config: Mapping[str, Any]) -> int:
-    """Parameters of a Llama, Mistral or Gemma-2, by its config.json."""
+    """How many parameters a Llama, Mistral or Gemma-2 has, by its config.json."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     head_size = config.get("head_dim") or hidden // heads
     kv_heads = config.get("num_key_value_heads") or heads
     attention = 2 * hidden * heads * head_size + 2 * hidden * kv_heads * head_size
     norms = 4 if config["model_type"] == "gemma2" else 2
     layer = attention + 3 * hidden * config["intermediate_size"] + norms * hidden
-    # a config.json leaves out what its architecture does by default
+    # a config.json leaves out what is its architecture's default
     tied = config.get("tie_word_embeddings", config["model_type"] == "gemma2")
     embeddings = config["vocab_size"] * hidden * (1 if tied else 2)
     return int(embeddings + config["num_hidden_layers"] * layer + hidden)
@@ -88,13 +88,13 @@ def _snapshot(model: Source) -> Path:
 def _in_gguf(file: Path) -> Figure:
     try:
         shapes = gguf_header(file).shapes.values()
-    except (FileNotFoundError, ValueError):  # the job that reads it will complain
+    except (FileNotFoundError, ValueError):  # the job that loads the model reports it
         return unknown(f"{file} cannot be read")
     return Figure(sum(math.prod(shape) for shape in shapes), "its weights")
 
 
 def _in_folder(folder: Path) -> Figure | None:
-    """From the headers of the weights, their index, or the config; None when there is nothing of these."""
+    """By the headers of the weights, their index, or the config; None when the folder has none of them."""
     index, config = _json(folder / "model.safetensors.index.json"), _json(folder / "config.json")
     names = set(index["weight_map"].values()) if index else {p.name for p in folder.glob("*.safetensors")}
     headers = [_header(folder / name) for name in names]
@@ -112,29 +112,29 @@ def _in_folder(folder: Path) -> Figure | None:
 def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # the job that reads it will complain
+    except (FileNotFoundError, ValueError):  # the job that loads the model reports it
         return None
 
 
 def _header(file: Path) -> dict[str, list[int]] | None:
-    """Shapes by name; None when the file is not there or no safetensors file."""
+    """Shapes by name; None when the file is missing or not a safetensors file."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            # what is larger is no header (the format's own limit)
+            # the format limits a header to 100 MB: anything larger is another kind of file
             header = json.loads(stream.read(length)) if length <= 100_000_000 else None
     except (FileNotFoundError, ValueError):
         return None
     if not isinstance(header, dict):
         return None
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
 
 
 def _by_name(name: str) -> Figure:
-    found = re.findall(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bm])(?![A-Za-z0-9])", name.lower())
-    if len(found) != 1:
+    sizes = re.findall(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bm])(?![A-Za-z0-9])", name.lower())
+    if len(sizes) != 1:
         return unknown(f"the size of {name} is not in its name, and it is not in the Hugging Face cache")
-    number, unit = found[0]
+    number, unit = sizes[0]
     return Figure(float(number) * (1e9 if unit == "b" else 1e6), f"the name {name}", estimate=True)
 
 
@@ -146,7 +146,7 @@ def training_rows(spec: TrainSpec) -> tuple[Figure, Figure]:
     else:
         presets = (preset for name, preset in PRESETS.items() if (preset.hub or name) == source.name)
         preset, name = next(presets, Preset()), source.name.rpartition("/")[2]
-        # what is generated has as many rows as are asked for
+        # a generated dataset has as many rows as the grid asks for
         generated = hyper.num_examples if source.kind == "embedded" else None
         rows = _count(generated or preset.num_rows, f"the number of rows of {name}")
         per_row = preset.tokens_per_row
@@ -166,7 +166,7 @@ def _local_rows(file: Path, max_length_tokens: int) -> tuple[Figure, Figure]:
 
 
 def _characters(row: Mapping[str, Any]) -> int:
-    """Of a row of training data, in the schemas that `training.data.token_files` reads."""
+    """The characters of a row of training data, in the schemas that `training.data.messages` reads."""
     turns = row.get("messages") or row.get("conversations")
     if isinstance(turns, list):
         return sum(len(str(turn.get("content") or turn.get("value") or "")) for turn in turns)

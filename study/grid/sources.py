@@ -16,9 +16,9 @@ from study.presets import PRESETS
 
 DATA_SUFFIXES = (".jsonl", ".parquet")
 OPEN = "unresolved"
-"""The revision of a hub repository in a plan that is only looked at, when the hub cannot be asked."""
-# weights are told apart by their size and blocks spread over them: reading 15 GB for every plan is no option,
-# and the ends alone are the same in models that differ in some layers only
+"""The revision of a hub repository in a dry run when the hub does not answer."""
+# reading 15 GB of weights for every plan is too slow, and their ends are alike in models that differ in a few
+# layers only: a large file is identified by its size and by blocks spread over it
 SAMPLE_ABOVE_BYTES = 64 * 2**20
 SAMPLE_BLOCK_BYTES = 2**16
 SAMPLE_BLOCKS = 256
@@ -28,23 +28,23 @@ def model_source(name: str, grid: Grid, prepared: Mapping[str, str], where: str)
     """A model of the grid: a name under `prepare`, a local folder, a GGUF file, or a hub id."""
     if name in prepared:
         return Source("job", prepared[name], prepared[name])
-    found = grid.find(name)
-    if found is not None:
-        if found.suffix == GGUF:
-            _check_gguf(found, name, where)
-        elif not (found / "config.json").is_file():
+    path = grid.find(name)
+    if path is not None:
+        if path.suffix == GGUF:
+            _check_gguf(path, name, where)
+        elif not (path / "config.json").is_file():
             raise UserError(
                 f"'{name}' has no config.json",
                 where=where,
                 remedy="give a Hugging Face model folder or a GGUF file",
             )
-        return Source("local", str(found), content_revision(found))
+        return Source("local", str(path), content_revision(path))
     remedy = nearest(name, prepared) if prepared else "give a folder or a hub id"
     return hub_source(name, "model", where, remedy, grid)
 
 
 def _check_gguf(file: Path, name: str, where: str) -> None:
-    """Refuse what transformers would read as another model than the one in the file."""
+    """Refuse a file from which transformers would read a different model."""
     try:
         header = gguf_header(file)
     except ValueError as error:
@@ -68,13 +68,13 @@ def dataset_source(name: str, grid: Grid, where: str) -> Source:
     """A dataset of the grid: a preset, a local JSONL or Parquet file, or a hub id."""
     if name in PRESETS and PRESETS[name].hub is None:
         return embedded_source(name)
-    found = grid.find(name)
-    if found is not None:
-        if found.suffix not in DATA_SUFFIXES:
+    path = grid.find(name)
+    if path is not None:
+        if path.suffix not in DATA_SUFFIXES:
             raise UserError(
                 f"'{name}' is not a .jsonl or .parquet file", where=where, remedy="give such a file"
             )
-        return Source("local", str(found), content_revision(found))
+        return Source("local", str(path), content_revision(path))
     return hub_source(dataset_repository(name), "dataset", where, nearest(name, PRESETS), grid)
 
 
@@ -95,8 +95,8 @@ def embedded_source(name: str) -> Source:
 def content_revision(path: Path) -> str:
     """First 16 hex of a SHA-256 over the content of a file, or the names and contents of a folder's files.
 
-    Hidden files and folders do not count: downloads and editors leave their notes there. Of a file above
-    64 MiB only its size and 256 blocks of 64 KiB, evenly spread from end to end, are read.
+    Hidden files and folders do not count, since downloads and editors keep notes in them. For a file above
+    64 MiB only its size and 256 blocks of 64 KiB, evenly spread from end to end, count.
     """
     total = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path))
@@ -134,7 +134,7 @@ def hub_source(name: str, kind: str, where: str, remedy: str, grid: Grid) -> Sou
 
 
 _silent: list[bool] = []
-"""Not empty once the hub did not answer: a look at a grid of ten names does not wait ten times."""
+"""Not empty once the hub did not answer, so that a dry run with ten names does not wait ten times."""
 
 
 def is_commit(revision: str) -> bool:
@@ -145,8 +145,8 @@ def is_commit(revision: str) -> bool:
 def require_commit(data: Any, source: Source) -> None:
     """Refuse rows of another commit than the job's.
 
-    Without a network `datasets.load_dataset` takes the version that was cached last, whatever revision it is
-    asked for. data: what it returned. Raises JobError.
+    Trap: without a network `datasets.load_dataset` gives the version that was cached last, whichever revision
+    it is asked for. data: what it returned. Raises JobError.
     """
     for file in data.cache_files:  # .../<config>/<version>/<commit>/<name>.arrow
         commit = Path(file["filename"]).parent.name
@@ -164,12 +164,12 @@ def _hub_commit(repository: str, revision: str, kind: str, where: str, *, may_st
 
     try:
         folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
-        if (folder / "refs" / revision).is_file():  # an air-gapped plan gets the commit fetched for it
+        if (folder / "refs" / revision).is_file():  # what prefetch noted, for a plan without a network
             return (folder / "refs" / revision).read_text(encoding="utf-8").strip()
         if may_stay_open and _silent:
             return OPEN
         commit = HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=10).sha
-    except Exception as error:  # which library speaks HTTP, and so its errors, is the hub client's affair
+    except Exception as error:  # the HTTP library, and so its errors, depend on the hub client's version
         if may_stay_open and not isinstance(error, HfHubHTTPError | HFValidationError):
             _silent.append(True)
             return OPEN

@@ -195,7 +195,7 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class Prompting:
-    """How the items of a benchmark are put to a model, under either protocol.
+    """How the items of a benchmark are shown to a model, under either protocol.
 
     scaffold: the words around an item: `english`, those of lm-eval; `native`, in the item's language; `chat`,
         the turns of the tokenizer's own template.

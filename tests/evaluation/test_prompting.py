@@ -120,7 +120,7 @@ def test_a_chat_is_the_tokenizer_s_own_with_one_bos(
 
 def test_without_a_chat_template_there_is_no_chat(benchmark: Benchmark, tmp_path: Path) -> None:
     plain = save(make_llama(), make_tokenizer(), tmp_path / "model")
-    with pytest.raises(JobError, match="has no chat template; take the scaffold english or native"):
+    with pytest.raises(JobError, match="has no chat template; use the scaffold english or native"):
         run(make_job(benchmark, scaffold="chat"), JobPaths(tmp_path / "job"), plain)
 
 

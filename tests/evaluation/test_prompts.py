@@ -237,7 +237,7 @@ def test_serbian_words_follow_the_script_of_the_question() -> None:
     assert native_words("sr", "Који је главни град?").answer == "Одговор:"
     assert native_words("sr", "Koji je glavni grad?").answer == "Odgovor:"
     assert native_words("ru", "2 + 2").answer == "Ответ:"
-    with pytest.raises(JobError, match="no words in language 'et'; take 'english'"):
+    with pytest.raises(JobError, match="no words in language 'et'; use 'english'"):
         native_words("et", "Mis?")
 
 

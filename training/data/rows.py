@@ -1,4 +1,4 @@
-"""The rows a run trains on: of which dataset, without which sources, how many; read one at a time."""
+"""The rows of a dataset that a job trains on, without excluded sources, sub-sampled, read one at a time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from study.rows import READ_AT_ONCE, Row, lines, parse_line, reading_parquet
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 PlacedRow: TypeAlias = tuple[str, Row]
-"""Where a row is, in words for errors, and the row."""
+"""(where a row is, for error messages; the row)"""
 
 
 class _Table(NamedTuple):
-    """sources: the column of that name, None when there is none. read: the rows at ascending indices."""
+    """sources: gives the column `source`, or None without one. read: gives the rows at ascending indices."""
 
     num_rows: int
     sources: Callable[[], Sequence[str | None] | None]
@@ -33,10 +33,10 @@ class _Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to train on, read from disk each time one goes through them.
+    """Rows to train on, read from disk on each iteration.
 
-    num_read: rows of the dataset. num_excluded: of those, left out by source. chosen: (N,) ascending, the
-    indices of what is left, after sub-sampling.
+    num_read: rows of the dataset. num_excluded: how many of them are left out by source.
+    chosen: (N,) int64, ascending, the indices of the rows that remain after sub-sampling.
     """
 
     num_read: int
@@ -69,7 +69,7 @@ def open_rows(source: Source, hyper: Hyperparameters) -> Rows:
 
 
 def _kept(table: _Table, name: str, excluded: Sequence[str]) -> Indices:
-    """Indices of the rows of other sources. A name that no row has is refused: a slip would let it in."""
+    """Indices of the rows of other sources. Refuses a name that no row has: it may be a misspelt one."""
     if not excluded:
         return np.arange(table.num_rows)
     sources = table.sources()

@@ -249,9 +249,7 @@ def test_without_a_network_prefetch_says_so_once(tmp_path: Path) -> None:
     assert done.returncode == 2
     sentence = done.stderr.splitlines()[-1]
     assert sentence.startswith("model org/x at aaaaaaaaaaaa: cannot be downloaded (")
-    assert sentence.endswith(
-        "(and 1 more could not be had); check the network and the name, then prefetch again"
-    )
+    assert sentence.endswith("(and 1 more failed); check the network and the name, then prefetch again")
     assert "Traceback" not in done.stderr
 
 
