@@ -2,8 +2,8 @@
 
 Its column `checked` says how sure we are. a: sure, by dictionaries and by published prompts. b: likely
 (Nyanja and Wolof). c would be a language with the English words, since a wrong word is worse than none; there
-is none at present. Each colon is the language's own: full-width in Chinese and Japanese, after a space in French, a
-preface colon in Amharic. The letters of options are A to J everywhere.
+is none at present. Each colon is the language's own: full-width in Chinese and Japanese, after a space in
+French, a preface colon in Amharic. The letters of options are A to J everywhere.
 """
 
 from __future__ import annotations

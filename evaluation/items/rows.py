@@ -19,7 +19,7 @@ LOCAL_SHOT_SPLITS = ("dev", "validation")
 def split_rows(benchmark: Benchmark, language: str) -> tuple[str, list[Row]]:
     """A name for the place where the rows come from, and the rows in their order.
 
-    Raises JobError when the language, the file or the hub's data cannot be had, or the split is empty;
+    Raises JobError when the language, the file or the hub's data is missing, or the split is empty;
     RecordError for a file that cannot be read.
     """
     source, split = benchmark.source, benchmark.split

@@ -1,4 +1,4 @@
-"""Rows that would be lost, or fail where nobody can tell why: one sentence with their place."""
+"""Values of a row: each form of options and answers, and a sentence with the place for what is wrong."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def refused(benchmark: Benchmark) -> str:
 
 @pytest.mark.parametrize("column", ["sample_id", "subject", "question", "option_c", "subject_category"])
 def test_half_a_character_is_refused(tmp_path: Path, column: str) -> None:
-    told = refused(of_rows(tmp_path, [row(0), row(1, **{column: HALF})]))
+    sentence = refused(of_rows(tmp_path, [row(0), row(1, **{column: HALF})]))
     begin = "sw.jsonl, split 'test', row 2: "
-    assert told == f"{begin}{column} holds half a character (the lone surrogate \\ud83d)"
+    assert sentence == f"{begin}{column} holds half a character (the lone surrogate \\ud83d)"
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"sample_id": ' + "9" * 5000 + "}"], ids=["deep", "long"])
@@ -76,14 +76,14 @@ def test_half_a_character_in_a_question_id_is_refused() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_a_row_that_does_not_tell_its_split_is_not_dropped(tmp_path: Path, suffix: str) -> None:
-    told = refused(of_rows(tmp_path, [row(0), row(1, split="dev"), row(2, split=None)], suffix))
-    assert told == f"sw.{suffix}, row 3: split is null; name it, or leave the column out"
+def test_a_row_whose_split_is_null_is_not_dropped(tmp_path: Path, suffix: str) -> None:
+    sentence = refused(of_rows(tmp_path, [row(0), row(1, split="dev"), row(2, split=None)], suffix))
+    assert sentence == f"sw.{suffix}, row 3: split is null; name it, or leave the column out"
 
 
 def test_the_splits_of_a_file_are_listed(tmp_path: Path) -> None:
-    told = refused(of_rows(tmp_path, [row(0), row(1, split="dev"), row(2)], split="validation"))
-    assert told == "sw.jsonl: no rows in split 'validation'; the file has 'dev', 'test'"
+    sentence = refused(of_rows(tmp_path, [row(0), row(1, split="dev"), row(2)], split="validation"))
+    assert sentence == "sw.jsonl: no rows in split 'validation'; the file has 'dev', 'test'"
 
 
 PLAIN = Columns(["id"], "question", ["a", "b", "c"], "gold", "letter")

@@ -181,7 +181,7 @@ def test_any_row_is_an_item_a_gap_or_one_sentence(schema: str, data: st.DataObje
 
 
 def test_columns_of_absent_options_may_be_left_out() -> None:
-    """Two options in a file of one's own: XCOPA in MMLU-ProX's columns."""
+    """Two options in a user's own file: XCOPA in MMLU-ProX's columns."""
     row = {
         "question_id": "test-0", "question": "Why?", "option_0": "So.", "option_1": "Thus.",
         "answer": "B", "answer_index": 1, "category": "cause",
@@ -198,7 +198,7 @@ def test_a_global_mmlu_row_without_four_options_is_skipped(tmp_path: Path) -> No
     assert (len(split.items), split.num_skipped) == (1, 1)
 
 
-def test_doubled_ids_empty_splits_and_missing_files_are_told(tmp_path: Path) -> None:
+def test_doubled_ids_empty_splits_and_missing_files_are_reported(tmp_path: Path) -> None:
     row = rows_of("global_mmlu", "sw")[0]
     write_rows(tmp_path, "sw", [row, row])
     with pytest.raises(RecordError, match="id 'abstract_algebra/test/0' occurs a second time"):
@@ -249,10 +249,10 @@ def test_the_columns_that_analysis_slices_by_may_be_missing_but_never_wrong() ->
     assert full is not None
     assert (full.category, full.cultural_sensitivity) == ("STEM", None)
     assert (full.quality, full.share_equal_to_english) == ("B", 0.25)
-    told = ("subject_category", "cultural_sensitivity_label")
-    bare = read_item({k: v for k, v in row.items() if k not in told}, columns, "here")
+    optional = ("subject_category", "cultural_sensitivity_label")
+    bare = read_item({k: v for k, v in row.items() if k not in optional}, columns, "here")
     assert bare == Item(full.example_id, full.subject, full.question, full.options, full.label)
-    absent = dict.fromkeys((*told, "quality", "share_equal_to_english"))
+    absent = dict.fromkeys((*optional, "quality", "share_equal_to_english"))
     null = read_item({**row, **absent}, columns, "here")
     assert null == bare
 
@@ -303,6 +303,6 @@ def test_a_hub_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         load_items(benchmark, "sww")
 
 
-def test_rows_of_a_schema_that_nobody_described_are_refused() -> None:
+def test_rows_of_an_unknown_schema_are_refused() -> None:
     with pytest.raises(UserError, match="schema: 'belebele' is unknown; valid: global_mmlu, mmlu_prox"):
         load_items(local(FIXTURES / "global_mmlu", "belebele"), "sw")

@@ -200,8 +200,8 @@ def test_rotations_are_the_items_own_and_one_answer_is_right(item: Item) -> None
 @in_every_scaffold
 @given(item=items())
 def test_there_is_one_answer_an_option_and_none_twice(protocol: str, scaffold: str, item: Item) -> None:
-    found = answers(item, protocol=protocol, scaffold=scaffold)
-    assert len(found) == len(set(found)) == len(item.options)
+    texts_of_answers = answers(item, protocol=protocol, scaffold=scaffold)
+    assert len(texts_of_answers) == len(set(texts_of_answers)) == len(item.options)
 
 
 def test_every_language_has_words_of_its_own() -> None:
@@ -272,8 +272,8 @@ def test_a_version_is_the_same_in_every_process_and_changes_with_a_space(
         assert version.__wrapped__("letter", "english", "en") != here
     assert version.__wrapped__("letter", "english", "en") == here
 
-    def other_between_shots(item: Item, shots: list[Item], **told: Any) -> str:
-        return context(item, shots, **told) + (" " if shots else "")
+    def other_between_shots(item: Item, shots: list[Item], **how: Any) -> str:
+        return context(item, shots, **how) + (" " if shots else "")
 
     monkeypatch.setattr("evaluation.prompts.context", other_between_shots)
     assert version.__wrapped__("letter", "english", "en") != here

@@ -83,7 +83,7 @@ def test_a_selector_chooses_the_union_of_its_words_in_the_order_of_what_there_is
 
 
 @given(st.text(max_size=12))
-def test_any_word_names_languages_or_is_told_in_one_sentence(word: str) -> None:
+def test_any_word_names_languages_or_is_refused_in_one_sentence(word: str) -> None:
     sentence = ""
     try:
         chosen = resolve([word], list(LANGUAGES))

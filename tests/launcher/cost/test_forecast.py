@@ -58,7 +58,7 @@ GPUS = {
 
 
 def forecast_of(folder: Path, text: str, profile: ClusterProfile | None = None, **resources: Any) -> Forecast:
-    """Of a study of which nothing has run."""
+    """The forecast of a study in which nothing has run."""
     grid = grid_of(folder, text)
     plan, site, paths = plan_of(folder, text), load_site(grid), StudyPaths(grid.study_dir)
     if profile is not None:
@@ -196,9 +196,9 @@ def test_local_rows_are_counted_and_their_tokens_estimated(tmp_path: Path) -> No
 def test_rows_that_cannot_be_read_are_unknown(tmp_path: Path) -> None:
     for name, content in (("a.jsonl", "{"), ("b.jsonl", ""), ("c.parquet", "PAR1")):
         (tmp_path / name).write_text(content)
-        found = sizes.training_rows(train_spec(Source("local", str(tmp_path / name), "0" * 12)))
-        assert [figure.value for figure in found] == [None, None]
-        assert name in found[0].basis
+        figures = sizes.training_rows(train_spec(Source("local", str(tmp_path / name), "0" * 12)))
+        assert [figure.value for figure in figures] == [None, None]
+        assert name in figures[0].basis
 
 
 def test_items_are_as_many_as_the_real_ones(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_items_are_as_many_as_the_real_ones(tmp_path: Path) -> None:
     assert sizes.items(Benchmark("ours", local, "global_mmlu"), "de")[0].value is None
 
 
-def test_a_split_whose_size_nobody_noted_is_unknown() -> None:
+def test_a_split_without_a_noted_size_is_unknown() -> None:
     source = Source("hub", "CohereLabs/Global-MMLU-Lite", COMMIT)
     assert sizes.items(Benchmark("global_mmlu_lite", source, "global_mmlu"), "en")[0].value == 400
     dev = Benchmark("global_mmlu_lite", source, "global_mmlu", "dev")
@@ -263,9 +263,9 @@ def test_what_is_not_known_is_null_with_a_reason_and_never_in_a_total(
     assert (line.flops, line.task_hours, line.device_hours, line.disk_bytes) == (None,) * 4
     assert line.speed == "unknown"
     assert "holds no safetensors" in line.unknown[0]
-    found = to_json(result)
-    assert found["gpu_hours"] is found["disk_bytes"] is None
-    assert json.loads(json.dumps(found, allow_nan=False))["lines"][0]["model"] == f"org/llama-7b@{COMMIT}"
+    as_json = to_json(result)
+    assert as_json["gpu_hours"] is as_json["disk_bytes"] is None
+    assert json.loads(json.dumps(as_json, allow_nan=False))["lines"][0]["model"] == f"org/llama-7b@{COMMIT}"
 
 
 def test_without_gpus_hours_are_of_cores_and_a_profile_says_nothing_about_them(folder: Path) -> None:
@@ -361,7 +361,7 @@ def test_checkpoints_and_models_take_as_much_as_real_ones(tmp_path: Path) -> Non
 # whether a budget allows it
 
 
-def made(**changes: Any) -> Forecast:
+def forecast_with(**changes: Any) -> Forecast:
     given: dict[str, Any] = {
         "kind": "train",
         "model": "org/x",
@@ -384,7 +384,7 @@ def made(**changes: Any) -> Forecast:
 
 @pytest.mark.parametrize("budget", [BudgetConfig(), BudgetConfig(gpu_hours=40, disk_gib=6)])
 def test_what_fits_is_allowed(budget: BudgetConfig) -> None:
-    check_budget(made(), budget)
+    check_budget(forecast_with(), budget)
 
 
 @pytest.mark.parametrize(
@@ -406,19 +406,19 @@ def test_what_does_not_fit_or_is_not_known_is_refused(
     budget: BudgetConfig, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(BudgetError) as caught:
-        check_budget(made(**changes), budget)
+        check_budget(forecast_with(**changes), budget)
     assert said in str(caught.value)
 
 
-def test_hours_of_cores_are_no_gpu_hours() -> None:
-    check_budget(made(device="core", device_hours=None), BudgetConfig(gpu_hours=20))
+def test_hours_of_cores_do_not_count_as_gpu_hours() -> None:
+    check_budget(forecast_with(device="core", device_hours=None), BudgetConfig(gpu_hours=20))
 
 
 def test_the_printed_forecast_says_what_is_missing() -> None:
     out = io.StringIO()
     changes = {"device_hours": None, "task_hours": None, "speed": "unknown", "unknown": ("nobody looked",),
                "disk_bytes": None, "estimates": ("a guess",)}  # fmt: skip
-    print_forecast(made(**changes), Console(file=out, width=110))
+    print_forecast(forecast_with(**changes), Console(file=out, width=110))
     text = out.getvalue()
     assert "in all at least 20 GPU-hours; at least 3 GiB of disk\n" in text
     assert "queue slots: 2 train, in 1 arrays" in text

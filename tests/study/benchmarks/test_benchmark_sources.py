@@ -17,9 +17,13 @@ from tests.study.fake_hub import COMMIT, FakeHub
 
 def test_embedded_benchmarks(grid: Grid) -> None:
     for name in ("cldr", "cldr_lite"):
-        found = benchmark_source(BenchmarkConfig(name), grid, "b")
-        assert (found.source.kind, found.schema, found.split) == ("embedded", "global_mmlu", "test")
-        assert benchmark_languages(found) == sorted(CLDR_LANGUAGES)
+        benchmark = benchmark_source(BenchmarkConfig(name), grid, "b")
+        assert (benchmark.source.kind, benchmark.schema, benchmark.split) == (
+            "embedded",
+            "global_mmlu",
+            "test",
+        )
+        assert benchmark_languages(benchmark) == sorted(CLDR_LANGUAGES)
 
 
 @pytest.mark.parametrize(
@@ -32,9 +36,9 @@ def test_embedded_benchmarks(grid: Grid) -> None:
     ],
 )
 def test_hub_benchmarks(grid: Grid, hub: FakeHub, name: str, repository: str, count: int) -> None:
-    found = benchmark_source(BenchmarkConfig(name), grid, "b")
-    assert found.source == Source("hub", repository, COMMIT)
-    codes = benchmark_languages(found)
+    benchmark = benchmark_source(BenchmarkConfig(name), grid, "b")
+    assert benchmark.source == Source("hub", repository, COMMIT)
+    codes = benchmark_languages(benchmark)
     assert len(codes) == count
     assert codes == sorted(codes)
     assert set(codes) <= set(LANGUAGES)
@@ -46,9 +50,9 @@ def test_a_local_benchmark_has_the_languages_of_its_files(grid: Grid, tmp_path: 
     folder.mkdir()
     for file in ("sw.jsonl", "en.parquet", "xx.jsonl", "README.md", ".hidden.jsonl"):
         (folder / file).write_text("{}")
-    found = benchmark_source(BenchmarkConfig("mine", path="items", schema="mmlu_prox"), grid, "b")
-    assert found.source.kind == "local"
-    assert benchmark_languages(found) == ["en", "sw", "xx"]
+    benchmark = benchmark_source(BenchmarkConfig("mine", path="items", schema="mmlu_prox"), grid, "b")
+    assert benchmark.source.kind == "local"
+    assert benchmark_languages(benchmark) == ["en", "sw", "xx"]
 
 
 @pytest.mark.parametrize(

@@ -103,10 +103,10 @@ def test_wrong_model_names(grid: Grid, tmp_path: Path) -> None:
 def test_a_gguf_file_is_pinned_by_its_content(grid: Grid, tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(gguf_bytes({"llama.rope.scaling.type": "none"}, {"output.weight": (2, 3)}) + b"weights")
-    found = model_source("m.gguf", grid, {}, WHERE)
-    assert found == Source("local", str(file), content_revision(file))
+    source = model_source("m.gguf", grid, {}, WHERE)
+    assert source == Source("local", str(file), content_revision(file))
     file.write_bytes(file.read_bytes()[:-1] + b"S")
-    assert model_source("m.gguf", grid, {}, WHERE).revision != found.revision
+    assert model_source("m.gguf", grid, {}, WHERE).revision != source.revision
 
 
 def test_gguf_files_that_would_be_read_as_another_model(grid: Grid, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 
 def test_a_big_file_is_sampled_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that differ in the middle layers alone are told apart."""
+    """Models that differ in the middle layers alone are different models."""
     monkeypatch.setattr(sources, "SAMPLE_ABOVE_BYTES", 1000)
     monkeypatch.setattr(sources, "SAMPLE_BLOCK_BYTES", 10)
     monkeypatch.setattr(sources, "SAMPLE_BLOCKS", 5)
