@@ -119,7 +119,7 @@ def _options(row: Mapping[str, Any], columns: Columns, where: str) -> tuple[str,
     if any(filled[count:]) or (fewest == most and count < most):
         if columns.skip_gaps:
             return None
-        raise RecordError(f"{where}: option {LETTERS[count]} is absent")
+        raise RecordError(f"{where}: option number {count + 1} is absent")
     if not fewest <= count <= most:
         expected = f"{fewest} to {most}" if fewest < most else str(most)
         raise RecordError(f"{where}: has {count} options, expected {expected}")
@@ -152,14 +152,9 @@ def _is_filled(value: Any) -> bool:
 def _label(row: Mapping[str, Any], columns: Columns, options: Sequence[str], where: str) -> int:
     """The index of the right option, from the answer's column."""
     answer, count = _cell(row, columns.answer, where), len(options)
-    if columns.answer_as == "text":
-        if list(options).count(answer) != 1:
-            raise RecordError(f"{where}: {columns.answer} is {answer!r}, expected the text of one option")
-        return options.index(answer)
-    first = {"index": 0, "number": 1}.get(columns.answer_as)
-    valid = list(LETTERS[:count]) if first is None else [str(first + i) for i in range(count)]
-    is_number = first is not None and isinstance(answer, int) and not isinstance(answer, bool)
-    written = str(answer) if is_number else answer
-    if not isinstance(written, str) or written not in valid:
+    forms = {"letter": LETTERS[:count], "index": range(count), "number": range(1, count + 1), "text": options}
+    valid = [str(value) for value in forms[columns.answer_as]]
+    written = str(answer) if type(answer) is int else answer  # a bool is not a number here
+    if valid.count(written) != 1:
         raise RecordError(f"{where}: {columns.answer} is {answer!r}, expected one of {', '.join(valid)}")
     return valid.index(written)

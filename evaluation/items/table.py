@@ -29,15 +29,11 @@ def items_table(items: Iterable[Item]) -> pa.Table:
     """
     rows = [
         {
-            "example_id": item.example_id,
-            "subject": item.subject,
-            "category": item.category,
-            "cultural_sensitivity": item.cultural_sensitivity,
+            **vars(item),
             "num_options": len(item.options),
-            "quality": item.quality,
-            "share_equal_to_english": item.share_equal_to_english,
             "question_characters": len(item.question.strip()),
         }
         for item in items
     ]
+    # the schema picks its columns; the others are not stored
     return pa.Table.from_pylist(rows, schema=SCHEMA)

@@ -24,7 +24,7 @@ from study.benchmarks.definition import definition_of, definitions
 from study.errors import CalsweepError, UserError
 from study.files import write_atomic
 from study.grid.config import Grid
-from study.grid.sources import dataset_repository, is_commit, require_commit
+from study.grid.sources import dataset_repository, hub_cache, is_commit, require_commit
 from study.jobs.plan import Plan
 from study.jobs.specs import EvalSpec, Source, TrainSpec
 from study.paths import ROOT
@@ -202,9 +202,6 @@ def _fetch_dataset(item: Wanted) -> None:
 
 def _pin(grid: Grid, items: Sequence[Wanted], failed: set[tuple[str, str]]) -> None:
     """Write the plan's commits where `study.grid.sources` looks first: the refs of this process's cache."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
     revisions: dict[tuple[str, str], set[str]] = {}
     for kind, name in _names(grid):
         repository, _, revision = name.partition("@")
@@ -215,8 +212,7 @@ def _pin(grid: Grid, items: Sequence[Wanted], failed: set[tuple[str, str]]) -> N
         commits = {item.revision for item in items if (item.kind, item.name) == (kind, repository)} - pinned
         # with two names or two commits it is not known which belong together
         if (kind, repository) not in failed and len(moving) == 1 and len(commits) == 1:
-            folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
-            ref, commit = folder / "refs" / moving.pop(), commits.pop()
+            ref, commit = hub_cache(repository, kind) / "refs" / moving.pop(), commits.pop()
             if not ref.is_file() or ref.read_text(encoding="utf-8").strip() != commit:
                 write_atomic(ref, commit)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from study.benchmarks.definition import definition_of
 from study.errors import RecordError
+from study.grid.sources import hub_cache
 from study.jobs.specs import ARCHITECTURES, Benchmark, Scratch, Source, TrainSpec
 from study.models.shapes import config_of
 from study.models.weights import GGUF, gguf_header
@@ -59,7 +60,8 @@ def parameters(model: Source, scratch: Scratch | None = None) -> Figure:
             return _in_gguf(path)
         return _in_folder(path) or unknown(f"{path} holds no safetensors")
     if model.kind == "hub":
-        return _in_folder(_snapshot(model)) or _by_name(model.name)
+        snapshot = hub_cache(model.name, "model") / "snapshots" / model.revision
+        return _in_folder(snapshot) or _by_name(model.name)
     return unknown(f"the size of {model.name} is not known")
 
 
@@ -75,14 +77,6 @@ def decoder_parameters(config: Mapping[str, Any]) -> int:
     tied = config.get("tie_word_embeddings", config["model_type"] == "gemma2")
     embeddings = config["vocab_size"] * hidden * (1 if tied else 2)
     return int(embeddings + config["num_hidden_layers"] * layer + hidden)
-
-
-def _snapshot(model: Source) -> Path:
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    name = repo_folder_name(repo_id=model.name, repo_type="model")
-    return Path(constants.HF_HUB_CACHE) / name / "snapshots" / model.revision
 
 
 def _in_gguf(file: Path) -> Figure:

@@ -7,7 +7,7 @@ here is a pure function of the installed Babel, and of what doubtful.tsv leaves 
 import csv
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -189,13 +189,9 @@ def _currency_fact(world: _World, territory: str) -> Fact:
         if len(world.currencies[other]) == 1
     }
     anywhere = {codes[0] for codes in world.currencies.values() if codes}
-    pool = (near & world.named_currencies) - {answer}
-    if len(pool) < 3:
-        pool = (anywhere & world.named_currencies) - {answer}
-    in_benchmark = answer in world.named_currencies
-    return Fact(
-        "currency", "currency", "territory", territory, "currency", answer, tuple(sorted(pool)), in_benchmark
-    )
+    named = world.named_currencies
+    wrong = _wrong(near & named, anywhere & named, {answer})
+    return Fact("currency", "currency", "territory", territory, "currency", answer, wrong, answer in named)
 
 
 def _language_fact(world: _World, territory: str) -> Fact:
@@ -205,14 +201,17 @@ def _language_fact(world: _World, territory: str) -> Fact:
         for code, about in world.languages[territory].items()
         if about["official_status"] or about["population_percent"] > 3
     }
-    near = {code for other in world.neighbours(territory) for code in world.official(other)}
-    pool = (near & world.named_languages) - also_right if territory in world.continent else set()
-    if len(pool) < 3:
-        pool = set(world.named_languages) - also_right
-    in_benchmark = answer in world.named_languages
-    return Fact(
-        "language", "language", "territory", territory, "language", answer, tuple(sorted(pool)), in_benchmark
-    )
+    near: set[str] = set()
+    if territory in world.continent:
+        near = {code for other in world.neighbours(territory) for code in world.official(other)}
+    named = world.named_languages
+    wrong = _wrong(near & named, named, also_right)
+    return Fact("language", "language", "territory", territory, "language", answer, wrong, answer in named)
+
+
+def _wrong(near: Set[str], anywhere: Set[str], right: Set[str]) -> tuple[str, ...]:
+    """Wrong answers, sorted: those nearby if there are three, else from anywhere."""
+    return tuple(sorted(near - right if len(near - right) >= 3 else anywhere - right))
 
 
 def _city_facts(world: _World, territory: str) -> Iterable[Fact]:

@@ -137,6 +137,14 @@ _silent: list[bool] = []
 """Not empty once the hub did not answer, so that a dry run with ten names does not wait ten times."""
 
 
+def hub_cache(repository: str, kind: str) -> Path:
+    """Where the Hugging Face cache keeps a repository's files, in `refs` and `snapshots`."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
+
+
 def is_commit(revision: str) -> bool:
     """Whether a revision pins a repository, unlike a branch or a tag."""
     return len(revision) >= 12 and all(c in "0123456789abcdef" for c in revision)
@@ -158,14 +166,13 @@ def require_commit(data: Any, source: Source) -> None:
 
 
 def _hub_commit(repository: str, revision: str, kind: str, where: str, *, may_stay_open: bool) -> str:
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from huggingface_hub.file_download import repo_folder_name
 
     try:
-        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
-        if (folder / "refs" / revision).is_file():  # what prefetch noted, for a plan without a network
-            return (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+        ref = hub_cache(repository, kind) / "refs" / revision
+        if ref.is_file():  # what prefetch noted, for a plan without a network
+            return ref.read_text(encoding="utf-8").strip()
         if may_stay_open and _silent:
             return OPEN
         commit = HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=10).sha

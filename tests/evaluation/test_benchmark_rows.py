@@ -106,7 +106,7 @@ def wrong(columns: Columns, **changes: Any) -> str:
         ("letter", ["B"], ["b", "D", 1, None], "one of A, B, C"),
         ("index", [1, "1"], [3, "3", "B", -1, 1.0, True, None], "one of 0, 1, 2"),
         ("number", [2, "2"], [0, 4, "0", "B", None], "one of 1, 2, 3"),
-        ("text", ["y"], ["w", "Y", "B", 1, None], "the text of one option"),
+        ("text", ["y"], ["w", "Y", "B", 1, None], "one of x, y, z"),
     ],
 )
 @pytest.mark.parametrize("options", [["a", "b", "c"], ["choices"]])
@@ -122,7 +122,7 @@ def test_an_answer_is_a_letter_an_index_a_number_or_a_text(
 
 def test_an_answer_that_is_the_text_of_two_options_is_refused() -> None:
     columns = dataclasses.replace(PLAIN, answer_as="text")
-    assert wrong(columns, gold="x", b="x") == "gold is 'x', expected the text of one option"
+    assert wrong(columns, gold="x", b="x") == "gold is 'x', expected one of x, x, z"
 
 
 def test_options_in_a_list() -> None:
@@ -134,12 +134,13 @@ def test_options_in_a_list() -> None:
     assert wrong(columns, choices=["x"], gold="A") == "has 1 options, expected 2 to 3"
     assert wrong(columns, choices=list("wxyz")) == "has 4 options, expected 2 to 3"
     assert wrong(columns, choices=["x", 2]) == "option 2 is not text"
+    assert wrong(columns, choices=[*"abcdefghijk", None, "m"]) == "option number 12 is absent"
 
 
 def test_a_gap_skips_a_row_only_where_the_columns_say_so() -> None:
     exact = dataclasses.replace(PLAIN, min_options=3)
-    assert wrong(PLAIN, b=None) == wrong(exact, b=" ") == "option B is absent"
-    assert wrong(exact, c=None) == "option C is absent"
+    assert wrong(PLAIN, b=None) == wrong(exact, b=" ") == "option number 2 is absent"
+    assert wrong(exact, c=None) == "option number 3 is absent"
     for columns, gap in ((PLAIN, {"b": None}), (exact, {"b": None}), (exact, {"c": None})):
         assert read(dataclasses.replace(columns, skip_gaps=True), **gap) is None
     shorter = read(PLAIN, c=None)
