@@ -1,7 +1,7 @@
-"""tables/temperature.*: what one number T would have done, beside what label smoothing does.
+"""tables/temperature.*: what temperature scaling, one number T, would have done in place of label smoothing.
 
-T is fitted on the validation split of the benchmark where the study evaluates one, else cross-fitted on the
-test split; `fitted_on` says which. Where the validation split is planned and not there, T is missing: it is
+T is fitted on the validation split of the benchmark if the study evaluates one, else cross-fitted on the test
+split; `fitted_on` says which. If the validation split is planned and its records are missing, so is T: it is
 not fitted on something else instead.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from analysis.diagnoses.rows import Row, by_group, finished, named, with_macro
+from analysis.diagnoses.rows import Row, Table, by_group, language_rows, with_macro
 from analysis.metrics import floor_over_bins
 from analysis.metrics.temperature import (
     NUM_FOLDS,
@@ -50,31 +50,20 @@ NOTE = (
 )
 
 
-def temperature_rows(here: CellRecords, validation: CellRecords | None, axes: Sequence[str]) -> Iterator[Row]:
-    """Of each scheme the languages of one cell, its buckets, and all.
-
-    validation: the same cell on the validation split, None where the study evaluates none.
-    """
+def temperature_rows(records: CellRecords) -> Iterator[Row]:
+    """For each scheme the languages of one cell, its buckets, and all."""
+    source = records.validation or records
     for scheme in SCHEMES:
-        scaled, reasons = _scaled(here, validation, scheme)
-        rows = []
-        for language, shard in here.shards.items():
-            row = {
-                **named(here.test, here.cell, axes),
-                "scheme": scheme,
-                "fitted_on": CROSS_FITTED if validation is None else validation.test[1],
-                "level": "language",
-                "name": language,
-                "average": "none",
-            }
-            numbers: Row | str = reasons.get(language, "")
-            if language in scaled:
-                numbers = _numbers(here.answers[language], scaled[language])
-            source = validation or here
-            used = [
+        fitted_on = CROSS_FITTED if records.validation is None else source.test[1]
+        numbers = _numbers_of(records, scheme)
+        rows = language_rows(
+            records,
+            {"scheme": scheme, "fitted_on": fitted_on},
+            numbers.__getitem__,
+            lambda language, scheme=scheme: [  # type: ignore[misc]
                 source.shards[code] for code in _fits_on(scheme, language, source) if code in source.shards
-            ]
-            rows.append(finished(row, numbers, COLUMNS, [shard.job_id, *(one.job_id for one in used)]))
+            ],
+        )
         yield from with_macro(rows, COLUMNS)
 
 
@@ -83,32 +72,30 @@ def _fits_on(scheme: Scheme, language: str, source: CellRecords) -> list[str]:
     return {"global": list(source.shards), "english": ["en"], "per_language": [language]}[scheme]
 
 
-def _scaled(
-    here: CellRecords, validation: CellRecords | None, scheme: Scheme
-) -> tuple[dict[str, Scaled], dict[str, str]]:
-    """Each language after scaling, or the reason why not."""
-    source = validation or here
-    place = "" if validation is None else f"{validation.test[1]} split: "
-    found: dict[str, Scaled] = {}
-    reasons = {code: str(here.shards[code].missing) for code in here.missing}
-    together = [[code] for code in here.answers] if scheme == "per_language" else [list(here.answers)]
+def _numbers_of(records: CellRecords, scheme: Scheme) -> dict[str, Row | str]:
+    """For each language with records its numbers before and after scaling, or why there are none."""
+    source = records.validation or records
+    place = "" if records.validation is None else f"{source.test[1]} split: "
+    together = [[code] for code in records.answers] if scheme == "per_language" else [list(records.answers)]
+    numbers: dict[str, Row | str] = {}
     for group in filter(None, together):
         needed = _fits_on(scheme, group[0], source)
         lacking = [code for code in needed if code not in source.answers]
         if lacking:
             which = lacking[0] if len(lacking) == 1 else f"{len(lacking)} of {len(needed)} languages"
-            reasons.update(dict.fromkeys(group, f"{place}no records of {which} to fit on"))
+            numbers |= dict.fromkeys(group, f"{place}no records of {which} to fit on")
             continue
-        test = {code: here.answers[code].sample for code in group}
+        samples = {code: records.answers[code].sample for code in group}
         try:
-            if validation is None:
-                found |= cross_fitted(test, scheme)
+            if records.validation is None:
+                scaled = cross_fitted(samples, scheme)
             else:
-                fitted_on = {code: validation.answers[code].sample for code in needed}
-                found |= validated(test, fitted_on, scheme)
+                scaled = validated(samples, {code: source.answers[code].sample for code in needed}, scheme)
         except NotFittedError as error:
-            reasons.update(dict.fromkeys(group, f"{place}{error}"))
-    return found, reasons
+            numbers |= dict.fromkeys(group, f"{place}{error}")
+        else:
+            numbers |= {code: _numbers(records.answers[code], scaled[code]) for code in group}
+    return numbers
 
 
 def _numbers(answers: Answers, scaled: Scaled) -> Row:
@@ -137,7 +124,7 @@ HEADER = (
     "T global",
     "T English",
 )
-"""Of the tables for people."""
+"""The columns of `comparisons`."""
 
 
 def comparisons(
@@ -185,3 +172,14 @@ def to_markdown(study: Study, rows: Sequence[Row]) -> str:
 
 def _pipes(fields: Sequence[str]) -> str:
     return "| " + " | ".join(field.replace("|", "\\|") for field in fields) + " |"
+
+
+TABLE = Table(
+    "temperature",
+    ("scheme", "fitted_on", "level", "name", "average"),
+    COLUMNS,
+    temperature_rows,
+    over_seeds=True,
+    to_markdown=to_markdown,
+    note=NOTE,
+)

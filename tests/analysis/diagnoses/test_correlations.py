@@ -7,7 +7,6 @@ import pytest
 from analysis.diagnoses.correlations import METRICS
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
-from analysis.reading.loading import load_study
 from analysis.results.aggregate import summarise
 from study.languages import LANGUAGES
 from tests.analysis.studies import LANGUAGES as CODES
@@ -18,8 +17,8 @@ stats = pytest.importorskip("scipy.stats")
 
 def test_it_is_scipys_and_means_are_by_hand(folder: StudyFolder) -> None:
     sweep(folder, seeds=2)
-    study = load_study(folder.root)
-    rows = diagnose(folder.root, study=study).rows["correlations"]
+    diagnosis = diagnose(folder.root)
+    study, rows = diagnosis.study, diagnosis.rows["correlations"]
     test = study.tests()[0]
     assert len(rows) == len(METRICS) * (1 + 2 * 4 + 2 * 2)  # the base; 4 runs and 2 means, and their changes
     for cell in [*study.runs(), *study.groups()]:

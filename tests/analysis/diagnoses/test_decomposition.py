@@ -8,7 +8,6 @@ import pytest
 
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
-from analysis.reading.loading import load_study
 from analysis.results.aggregate import summarise
 from study.records import Prediction
 from tests.analysis.studies import StudyFolder, letter, sweep
@@ -45,8 +44,8 @@ def test_by_hand(folder: StudyFolder) -> None:
 
 def test_rows_add_up_and_agree_with_the_calibration_table(folder: StudyFolder) -> None:
     sweep(folder, seeds=2)
-    study = load_study(folder.root)
-    rows = diagnose(folder.root, study=study).rows["decomposition"]
+    diagnosis = diagnose(folder.root)
+    study, rows = diagnosis.study, diagnosis.rows["decomposition"]
     for row in rows:
         assert row["missing"] is None
         assert row["from_confidence"] + row["from_accuracy"] == pytest.approx(row["change"], abs=1e-12)

@@ -220,7 +220,7 @@ def test_a_part_too_many_or_too_few_is_named(written: StudyFolder) -> None:
     moved.unlink()
     last.unlink()
     (sentence,) = verify(written.root).refused
-    assert sentence == f"unreadable: jobs/{job_id}/predictions/{last.name}: is gone"
+    assert sentence == f"unreadable: jobs/{job_id}/predictions/{last.name}: is missing"
 
 
 def test_records_and_done_of_another_job_are_named(written: StudyFolder) -> None:
@@ -229,7 +229,7 @@ def test_records_and_done_of_another_job_are_named(written: StudyFolder) -> None
     shutil.rmtree(jobs / mine)
     shutil.copytree(jobs / other, jobs / mine)
     (sentence,) = verify(written.root).refused
-    assert sentence == f"unreadable: jobs/{mine}/DONE: of job {other}"
+    assert sentence == f"unreadable: jobs/{mine}/DONE: belongs to job {other}"
     written.records[mine] = written.records[other]
     written.write_done(mine)
     (sentence,) = verify(written.root).refused
@@ -294,7 +294,7 @@ def test_many_differences_are_counted(written: StudyFolder, capsys: pytest.Captu
 
 def test_no_tables(folder: StudyFolder) -> None:
     sweep(folder, seeds=1)
-    with pytest.raises(UserError, match="has no tables to verify; write them: python -m analysis tables"):
+    with pytest.raises(UserError, match="has no tables to verify; write them: calsweep analyse tables"):
         verify(folder.root)
 
 

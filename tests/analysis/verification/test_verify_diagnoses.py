@@ -29,9 +29,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made") / "tiny"
     root.mkdir()
     sweep(StudyFolder(root), languages=["en", "sw", "yo"], count=30, seeds=2, skip=[(0.1, 0, "sw")])
-    study = load_study(root)
+    study = diagnose(root).study
     write_tables(root, formats=["csv"], study=study)
-    diagnose(root, study=study)
     return root
 
 
@@ -69,7 +68,9 @@ def test_a_changed_number_is_found_and_its_row_named(diagnosed: StudyFolder) -> 
         keys = [key for key in key_columns(list(rows[0])) if rows[place][key] not in ("", "none")]
         named = " ".join(f"{key}={rows[place][key]}" for key in keys)
         expected.append(f"{name}: {named}: {column} is 0.111, the records give {rows[place][column]}")
-    expected += [f"manifest.json: {name} has not the SHA-256 that it had" for name in CSV]
+    expected += [
+        f"manifest.json: {name} has changed: its SHA-256 is not the one in the manifest" for name in CSV
+    ]
     assert sorted(verify(diagnosed.root).differences) == sorted(expected)
 
 
@@ -118,7 +119,7 @@ def test_tables_that_are_gone_are_missed(diagnosed: StudyFolder) -> None:
     (folder / "slices.csv").unlink()
     found = verify(diagnosed.root)
     (sentence,) = found.differences
-    assert sentence.startswith("manifest.json: slices.csv is not there any more; write them again: ")
+    assert sentence.startswith("manifest.json: slices.csv no longer exists; write them again: ")
     assert found.num_rows == before - rows
     path = folder / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tables": {}}))
@@ -146,7 +147,7 @@ def test_the_manifest_is_compared_whatever_chose(folder: StudyFolder) -> None:
         assert one in text
         text = text.replace(one, other, 1)
     path.write_text(text, encoding="utf-8")
-    again = f"is not what the records give; write them again: python -m analysis diagnose {folder.root}"
+    again = f"is not what the records give; write them again: calsweep analyse diagnose {folder.root}"
     assert verify(folder.root).differences == tuple(
         f"manifest.json: {name} {again}" for name in ("bins", "temperature", "records", "learning_rates")
     )
@@ -177,7 +178,7 @@ def test_tables_of_another_version_are_told_in_a_sentence_each(diagnosed: StudyF
     for name in ("differences.md", "differences.tex"):
         text = (tables / name).read_text(encoding="utf-8")
         (tables / name).write_text(text.replace("Bins of the ECE: ", "Bins: ").replace("records ", "jobs "))
-    again = f"write them again: python -m analysis {{}} {diagnosed.root}"
+    again = f"write them again: calsweep analyse {{}} {diagnosed.root}"
     tables_again, diagnose_again = (again.format(name) for name in ("tables", "diagnose"))
     other = "was made by another version"
     note = f"{other}, or has another note; {tables_again}"
