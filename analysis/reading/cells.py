@@ -6,11 +6,12 @@ languages of a cell, for its micro means, as they are read; only replicates are 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -37,8 +38,21 @@ Visit = Callable[[CellRecords], T]
 """What is to be computed from the records of each cell while they are in memory."""
 Planned = tuple[Shard, Mapping[str, Any]]
 """A shard without its numbers, and its spec."""
-Pools = dict[str, tuple[frozenset[str], Sums | None]]
-"""By resource bucket: the jobs so far, and their sums, None where one is missing."""
+Loaded = tuple[list[Shard], T | None]
+"""The shards of one cell on one test, with their numbers, and what the visit returned, if there was one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The records of several jobs, added up."""
+
+    job_ids: frozenset[str]
+    sums: Sums | None
+    """None where one of the jobs is missing."""
+
+    def __add__(self, other: Pool) -> Pool:
+        both = None if self.sums is None or other.sums is None else self.sums + other.sums
+        return Pool(self.job_ids | other.job_ids, both)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,16 +107,6 @@ class Work(Generic[T]):
     """The validation split of the benchmark, where the study evaluates one."""
 
 
-@dataclass(frozen=True, eq=False)
-class Loaded(Generic[T]):
-    """One cell on one test."""
-
-    shards: Sequence[Shard]
-    """With their numbers."""
-    visited: T | None
-    """What the visit returned, if there was one."""
-
-
 def comparison_order(cells: Sequence[CellWork]) -> list[CellWork]:
     """The cells of one model in an order in which few need to be kept in memory.
 
@@ -124,7 +128,8 @@ def comparison_order(cells: Sequence[CellWork]) -> list[CellWork]:
 def load_cells(work: Work[T]) -> Iterator[Loaded[T]]:
     """Read and measure cells, and visit each while its records are in memory.
 
-    Three cells are in memory at most: one, its base model, and the same training without smoothing.
+    In memory are at most three cells, one with its validation split, its base model, and the same training
+    without smoothing.
     """
     compared: dict[tuple[Test, str], CellRecords] = {}
     for cell, splits in itertools.groupby(work.cells, key=lambda split: split.cell):
@@ -152,7 +157,7 @@ def load_cells(work: Work[T]) -> Iterator[Loaded[T]]:
                     compared[test, UNSMOOTHED] = records
                 del records, before
             del answers  # before the next cell is read
-            yield Loaded(shards, visited)
+            yield shards, visited
 
 
 def _smoothing(cell: Cell) -> float:
@@ -197,7 +202,7 @@ def refused(paths: StudyPaths, shard: Shard, error: Exception) -> Shard:
     return replace(shard, missing=f"{UNREADABLE}: {place}{error}".replace(f"{paths.root}/", ""))
 
 
-@lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=4)
 def _resamples(example_ids: tuple[str, ...]) -> Resamples:
     return resample(example_ids)
 
@@ -207,7 +212,7 @@ def load_cell(work: CellWork, *, keep: bool = False) -> tuple[list[Shard], dict[
 
     keep: also return the records of each job whose records can be used.
     """
-    pools: Pools = {}
+    buckets: dict[str, Pool] = {}
     shards: list[Shard] = []
     kept: dict[str, Answers] = {}
     for start in range(0, len(work.shards), SHARDS_AT_ONCE):
@@ -220,12 +225,17 @@ def load_cell(work: CellWork, *, keep: bool = False) -> tuple[list[Shard], dict[
         usable = [sums for _, sums in measured if sums is not None]
         by_shard = iter(estimates(_resamples(work.resampled), usable) if usable else ())
         for shard, sums in measured:
-            _add(pools, shard, sums)
+            pool = Pool(frozenset({shard.job_id}), sums)
+            buckets[shard.bucket] = buckets[shard.bucket] + pool if shard.bucket in buckets else pool
             shards.append(shard if sums is None else replace(shard, estimates=next(by_shard)))
-    pooled_sums = _complete(pools)
-    if pooled_sums:
-        micro = estimates(_resamples(work.resampled), list(pooled_sums.values()))
-        pooled = dict(zip(pooled_sums, micro, strict=True))
+    everything = functools.reduce(operator.add, buckets.values())
+    pools = [*buckets.values(), everything]
+    micro_sums = {
+        pool.job_ids: pool.sums for pool in pools if pool.sums is not None and len(pool.job_ids) > 1
+    }
+    if micro_sums:
+        micro = estimates(_resamples(work.resampled), list(micro_sums.values()))
+        pooled = dict(zip(micro_sums, micro, strict=True))
         shards = [replace(shard, pooled=pooled) for shard in shards]
     return shards, kept
 
@@ -251,32 +261,6 @@ def _measured(
         items=items.digest,
     )
     return shard, answers, sum_examples(resamples, rows, answers.scored, answers.examples)
-
-
-def _add(pools: Pools, shard: Shard, sums: Sums | None) -> None:
-    if shard.bucket not in pools:
-        pools[shard.bucket] = (frozenset({shard.job_id}), sums)
-        return
-    job_ids, total = pools[shard.bucket]
-    both = None if total is None or sums is None else total + sums
-    pools[shard.bucket] = (job_ids | {shard.job_id}, both)
-
-
-def _complete(pools: Pools) -> dict[frozenset[str], Sums]:
-    """The sums over each bucket and over all languages, if they have several shards and none is missing."""
-    everything: tuple[frozenset[str], Sums | None] | None = None
-    for job_ids, sums in pools.values():
-        if everything is None:
-            everything = (job_ids, sums)
-        else:
-            both = None if everything[1] is None or sums is None else everything[1] + sums
-            everything = (everything[0] | job_ids, both)
-    assert everything is not None  # a cell has a shard
-    return {
-        job_ids: sums
-        for job_ids, sums in (*pools.values(), everything)
-        if sums is not None and len(job_ids) > 1
-    }
 
 
 def items_of(job_id: str, scored: Scored, resampled: Sequence[str]) -> Items:

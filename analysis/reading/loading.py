@@ -111,11 +111,12 @@ def _load(
     loaded: dict[tuple[Path, str], Shard] = {}
     visited: Visited[T] = {}
     with _progress(sum(len(cell.shards) for cell in cells)) as advance:
-        for cell, result in zip(cells, _each_cell(work, min(num_processes, len(work))), strict=True):
-            loaded.update({(cell.paths.root, shard.job_id): shard for shard in result.shards})
-            if result.visited is not None:
-                visited[cell.test, cell.cell] = result.visited
-            advance(len(result.shards))
+        results = _each_cell(work, min(num_processes, len(work)))
+        for cell, (shards, result) in zip(cells, results, strict=True):
+            loaded.update({(cell.paths.root, shard.job_id): shard for shard in shards})
+            if result is not None:
+                visited[cell.test, cell.cell] = result
+            advance(len(shards))
     return loaded, visited
 
 
@@ -265,7 +266,8 @@ def _each_cell(work: Sequence[Work[T]], num_processes: int) -> Iterator[Loaded[T
     """The cells of each work in order, from several processes or this one; UserError if one is killed."""
     if num_processes == 1:
         for each in work:
-            yield from load_cells(each)
+            loaded = load_cells(each)
+            yield from loaded
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of Arrow hold
     with _one_blas_thread(), ProcessPoolExecutor(num_processes, mp_context=context) as pool:
@@ -280,7 +282,8 @@ def _each_cell(work: Sequence[Work[T]], num_processes: int) -> Iterator[Loaded[T
 
 
 def _load_all(work: Work[T]) -> list[Loaded[T]]:
-    return list(load_cells(work))
+    loaded = load_cells(work)
+    return list(loaded)
 
 
 @contextmanager
