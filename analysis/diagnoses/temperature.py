@@ -8,6 +8,7 @@ not fitted on something else instead.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from analysis.metrics.temperature import (
     validated,
 )
 from analysis.reading.cell_records import Answers, CellRecords
-from analysis.reading.shards import BUCKETS, Study
+from analysis.reading.shards import BUCKETS, Shard, Study
 from analysis.results.labels import axis_names, settings
 from study.bins import bin_predictions, error_over_bins
 
@@ -43,10 +44,10 @@ CROSS_FITTED = f"test split, cross-fitted in {NUM_FOLDS} folds"
 NOTE = (
     "Confidence here is renormalised over the options: temperature scaling has no raw one. ECE in 15 bins of "
     "equal width, (lo, hi]; NLL in nats over the options. as is: without scaling. global, English, per "
-    "language: after it, with one T for all languages, that of English for all, one for each. All are macro "
-    "means over languages, of several seeds their mean; T is a geometric mean; 0.01 and 100 are the "
-    "ends of the range. To read beside each other: "
-    "smoothing without scaling, and no smoothing with it. A dash is missing; why, temperature.csv says."
+    "language: after scaling with one T for all languages, with the T of English, with one T for each. All "
+    "numbers are macro means over languages, then means over seeds; for T the mean is geometric; 0.01 and 100 "
+    "are the ends of its range. Compare smoothing without scaling with no smoothing after scaling. A dash is "
+    "a missing number; temperature.csv says why."
 )
 
 
@@ -55,21 +56,19 @@ def temperature_rows(records: CellRecords) -> Iterator[Row]:
     source = records.validation or records
     for scheme in SCHEMES:
         fitted_on = CROSS_FITTED if records.validation is None else source.test[1]
-        numbers = _numbers_of(records, scheme)
-        rows = language_rows(
-            records,
-            {"scheme": scheme, "fitted_on": fitted_on},
-            numbers.__getitem__,
-            lambda language, scheme=scheme: [  # type: ignore[misc]
-                source.shards[code] for code in _fits_on(scheme, language, source) if code in source.shards
-            ],
-        )
+        keys = {"scheme": scheme, "fitted_on": fitted_on}
+        numbers = _numbers_of(records, scheme).__getitem__
+        rows = language_rows(records, keys, numbers, partial(_fitting_shards, source, scheme))
         yield from with_macro(rows, COLUMNS)
 
 
-def _fits_on(scheme: Scheme, language: str, source: CellRecords) -> list[str]:
-    """The languages whose examples make T for a language."""
+def _fits_on(source: CellRecords, scheme: Scheme, language: str) -> list[str]:
+    """The languages on whose examples T is fitted for a language."""
     return {"global": list(source.shards), "english": ["en"], "per_language": [language]}[scheme]
+
+
+def _fitting_shards(source: CellRecords, scheme: Scheme, language: str) -> list[Shard]:
+    return [source.shards[code] for code in _fits_on(source, scheme, language) if code in source.shards]
 
 
 def _numbers_of(records: CellRecords, scheme: Scheme) -> dict[str, Row | str]:
@@ -79,7 +78,7 @@ def _numbers_of(records: CellRecords, scheme: Scheme) -> dict[str, Row | str]:
     together = [[code] for code in records.answers] if scheme == "per_language" else [list(records.answers)]
     numbers: dict[str, Row | str] = {}
     for group in filter(None, together):
-        needed = _fits_on(scheme, group[0], source)
+        needed = _fits_on(source, scheme, group[0])
         lacking = [code for code in needed if code not in source.answers]
         if lacking:
             which = lacking[0] if len(lacking) == 1 else f"{len(lacking)} of {len(needed)} languages"
@@ -130,16 +129,16 @@ HEADER = (
 def comparisons(
     study: Study, rows: Sequence[Row], levels: Sequence[str] = (*BUCKETS, "all")
 ) -> Iterator[tuple[str, list[list[str]]]]:
-    """For people: a title, and a line for each bucket and cell, under HEADER, for each setting."""
+    """For each setting a title, and a line under HEADER for each bucket and cell."""
     groups = by_group(rows, axis_names(study))
     for setting in settings(study):
         lines = []
         for level in levels:
             for item in setting.series:
-                found = [row for row in groups.get((setting.test, item.cell), ()) if row["name"] == level]
-                if found:
-                    of_scheme = {row["scheme"]: row for row in found}
-                    lines.append([level, item.label, *_line([of_scheme[scheme] for scheme in SCHEMES])])
+                of_cell = groups.get((setting.test, item.cell), ())
+                by_scheme = {row["scheme"]: row for row in of_cell if row["name"] == level}
+                if by_scheme:
+                    lines.append([level, item.label, *_line([by_scheme[scheme] for scheme in SCHEMES])])
         if lines:
             yield setting.label, lines
 
@@ -155,7 +154,7 @@ def _line(schemes: Sequence[Row]) -> list[str]:
 
 
 def to_markdown(study: Study, rows: Sequence[Row]) -> str:
-    """A table for each setting; the rows have the numbers of temperature.csv."""
+    """A Markdown table for each setting, from the rows of temperature.csv."""
     fitted = " and ".join(dict.fromkeys(str(row["fitted_on"]) for row in rows))
     lines = [
         f"# {study.name}: temperature scaling and label smoothing",

@@ -114,7 +114,7 @@ def test_rows_that_are_lost_or_too_many(written: StudyFolder) -> None:
     header, first, second, *rest = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join([header, second, second, *rest]), encoding="utf-8")
     doubled, lost = verify(written.root).differences
-    assert "level=language name=en: is not a row of this study, or there twice" in doubled
+    assert "level=language name=en: is not a row of this study, or occurs twice" in doubled
     assert "level=language name=de: the row is missing" in lost
     path.write_text("".join([header, *rest, second, first]), encoding="utf-8")
     assert verify(written.root).is_right  # the order of rows says nothing

@@ -180,7 +180,7 @@ def test_tables_of_another_version_are_told_in_a_sentence_each(diagnosed: StudyF
         (tables / name).write_text(text.replace("Bins of the ECE: ", "Bins: ").replace("records ", "jobs "))
     again = f"write them again: calsweep analyse {{}} {diagnosed.root}"
     tables_again, diagnose_again = (again.format(name) for name in ("tables", "diagnose"))
-    other = "was made by another version"
+    other = "was written by another version"
     note = f"{other}, or has another note; {tables_again}"
     bins = "num_bins, bin_scheme, bin_edges"
     lacks = f"{other} (lacks the columns {bins}, record_hash_a, record_hash_b); {tables_again}"
@@ -199,7 +199,7 @@ def test_a_table_of_an_earlier_plan(folder: StudyFolder) -> None:
     (folder.root / "tables" / "decomposition.csv").write_text("benchmark,missing\ncldr,\n")
     (sentence,) = verify(folder.root).differences
     assert sentence.startswith(
-        "decomposition.csv: is of an earlier plan or version, the records give no such"
+        "decomposition.csv: belongs to an earlier plan or version, the records give no such"
     )
 
 
