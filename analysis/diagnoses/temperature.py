@@ -45,9 +45,9 @@ NOTE = (
     "Confidence here is renormalised over the options: temperature scaling has no raw one. ECE in 15 bins of "
     "equal width, (lo, hi]; NLL in nats over the options. as is: without scaling. global, English, per "
     "language: after scaling with one T for all languages, with the T of English, with one T for each. All "
-    "numbers are macro means over languages, then means over seeds; for T the mean is geometric; 0.01 and 100 "
-    "are the ends of its range. Compare smoothing without scaling with no smoothing after scaling. A dash is "
-    "a missing number; temperature.csv says why."
+    "numbers are macro means over languages, then means over seeds (for T, geometric means); the range of T "
+    "is 0.01 to 100. Compare smoothing without scaling with no smoothing after scaling. A dash is a missing "
+    "number; temperature.csv says why."
 )
 
 
