@@ -259,8 +259,8 @@ def test_a_run_that_lacks_records_or_holds_anothers_is_refused(server: WandbServ
     outcome = pull(PLACE, here.root, QUIET)
     assert not outcome.pulled
     told = [outcome.problems[job.job_id] for job in JOBS]
-    assert "4 of 6 records are there" in told[0]
-    assert f"its records are of {JOBS[2].job_id}" in told[1]
+    assert "4 of 6 records are in W&B" in told[0]
+    assert f"its records belong to {JOBS[2].job_id}" in told[1]
     assert "not readable as Parquet" in told[2]
     assert not list(here.root.glob("jobs/*/DONE"))
     assert len(load_study(here.root).missing) == 3
