@@ -170,13 +170,13 @@ def two_prompts(found: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lose("resps"), "line 1: is no sample of lm_eval"),
-        (lose("arguments"), "line 1: is no sample of lm_eval"),
-        (put("doc_hash", float("nan")), "line 2: is no sample of lm_eval"),
-        (put("arguments", {"gen_args_0": {}}), "document 1: is no sample of multiple_choice"),
+        (lose("resps"), "line 1: is not a sample of lm_eval"),
+        (lose("arguments"), "line 1: is not a sample of lm_eval"),
+        (put("doc_hash", float("nan")), "line 2: is not a sample of lm_eval"),
+        (put("arguments", {"gen_args_0": {}}), "document 1: is not a multiple_choice sample"),
         (put("resps", [[["-1.0", "False"]]] * 3), "document 1: 3 scores for 4 options"),
-        (put("resps", [[["nan", "False"]]] * 4), "document 1: scores .* are no log-probabilities"),
-        (put("resps", [[["0.5", "False"]]] * 4), "document 1: scores .* are no log-probabilities"),
+        (put("resps", [[["nan", "False"]]] * 4), "document 1: scores .* are not log-probabilities"),
+        (put("resps", [[["0.5", "False"]]] * 4), "document 1: scores .* are not log-probabilities"),
         (put("target", "E"), "document 1: target 'E' does not agree"),
         (put("acc", 1.0), "document 1: target 'D' does not agree with its accuracy"),
         (put("doc_id", 0), "line 2: document 0 a second time"),
@@ -305,7 +305,7 @@ def test_mistakes(output: Path, tmp_path: Path) -> None:
     assert refused["toymmlu_en_virology"] == told
     assert {s.language for s in load_study(tmp_path / "s").shards} == {"sw"}
     write_json(output / "results_of_something_else.json", {"a": 1})
-    with pytest.raises(RecordError, match="is no result of lm_eval"):
+    with pytest.raises(RecordError, match="is not a result of lm_eval"):
         import_lm_eval(output, tmp_path / "s")
 
 
