@@ -281,7 +281,7 @@ def _by_confidence(conf: FloatArray, hit: FloatArray) -> tuple[NDArray[np.int64]
 
 
 def _row_sums(array: FloatArray) -> FloatArray:
-    """(N,) row sums of (N, C), by a matrix product: over few columns `sum(axis=1)` takes ten times as long."""
+    """(N,) row sums of (N, C) by a matrix product: over few columns `sum(axis=1)` takes ten times as long."""
     return np.asarray(array @ np.ones(array.shape[1]), dtype=np.float64)
 
 

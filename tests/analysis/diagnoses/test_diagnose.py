@@ -231,10 +231,10 @@ def test_a_mean_over_seeds_has_no_number_where_a_seed_is_missing() -> None:
         "num_bins": 15,
         "job_ids": ["a"],
     }
-    gone = {**row, "seed": 1, "missing": "not done", "x": None, "job_ids": ["b"]}
+    missing_row = {**row, "seed": 1, "missing": "not done", "x": None, "job_ids": ["b"]}
     table = Table("t", ("name",), ("x",))
     assert table.with_seed_means([row, {**row, "seed": 1, "x": 2.0}], ["seed"])[-1]["x"] == 1.5
-    mean = table.with_seed_means([row, gone], ["seed"])[-1]
+    mean = table.with_seed_means([row, missing_row], ["seed"])[-1]
     assert (mean["missing"], mean["x"], mean["num_seeds"], mean["seed"]) == ("1 of 2 missing", None, 2, None)
     assert mean["job_ids"] == ["a", "b"]
 
@@ -267,9 +267,9 @@ def test_a_table_is_added_by_one_entry(folder: StudyFolder, monkeypatch: pytest.
     assert "shares.csv" in manifest(folder)["tables"]
     assert verify(folder.root).is_right
     edit_csv(folder.root / "tables" / "shares.csv", 0, "share", "0.111")
-    told = [text for text in verify(folder.root).differences if text.startswith("shares.csv")]
-    assert len(told) == 1
-    assert "by=language name=de: share is 0.111, the records give" in told[0]
+    sentences = [text for text in verify(folder.root).differences if text.startswith("shares.csv")]
+    assert len(sentences) == 1
+    assert "by=language name=de: share is 0.111, the records give" in sentences[0]
 
 
 def test_the_choices_of_the_command_are_those_of_the_selection() -> None:

@@ -57,14 +57,14 @@ def test_two_jobs_for_one_cell_and_language_are_refused(both: tuple[StudyFolder,
         folder.add(cell, "de", ROWS)
         folder.add({"model": "other"}, "en" if folder is a else f"x{len(b.jobs)}", ROWS)
     load_study(a.root)
-    told = (
+    sentence = (
         f"{b.root / 'plan.json'}: has two jobs for one cell and language, 0000000000000000 and "
         "0000000000000002 (cldr, test, letter, de); name each benchmark and split once in the grid"
     )
     for folders in ([b.root], [a.root, b.root]):
         with pytest.raises(UserError) as refused:
             load_studies(folders)
-        assert str(refused.value) == told
+        assert str(refused.value) == sentence
 
 
 @pytest.mark.parametrize(
