@@ -86,16 +86,16 @@ def diagnose(study_dir: Path, *, read: StudyPass | None = None, select_by: str =
     file of a table without rows (if no cell is trained, say) is removed.
     Raises UserError where the folder is not a study, RecordError where an items table does not fit.
     """
-    found = diagnosed(study_dir, read or read_study(study_dir), select_by=select_by)
+    diagnosis = diagnosed(study_dir, read or read_study(study_dir), select_by=select_by)
     folder = StudyPaths(Path(study_dir)).tables
-    filled = {name: content for name, content in found.contents.items() if content}
-    for name in found.contents.keys() - filled:  # from an earlier plan
+    filled = {name: content for name, content in diagnosis.contents.items() if content}
+    for name in diagnosis.contents.keys() - filled:  # from an earlier plan
         (folder / name).unlink(missing_ok=True)
     for name, content in filled.items():
         write_atomic(folder / name, content)
     encoded = {name: content.encode() for name, content in filled.items()}
-    write_json(folder / MANIFEST_NAME, manifest(study_dir, found.study, found.selections, encoded))
-    return replace(found, written=tuple(folder / name for name in [*filled, MANIFEST_NAME]))
+    write_json(folder / MANIFEST_NAME, manifest(study_dir, diagnosis.study, diagnosis.selections, encoded))
+    return replace(diagnosis, written=tuple(folder / name for name in [*filled, MANIFEST_NAME]))
 
 
 def diagnosed(study_dir: Path, read: StudyPass, *, select_by: str = MACRO) -> Diagnosis:

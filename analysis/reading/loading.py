@@ -60,7 +60,7 @@ Visited = dict[tuple[Test, Cell], T]
 def load_study(study_dir: Path, *, num_processes: int | None = None) -> Study:
     """Read a study folder: its plan, and the records of every evaluate job that is complete.
 
-    num_processes: by default as many as there are cores, where there is enough to read.
+    num_processes: by default one for each core if there is enough to read.
     Raises UserError where the folder is not a study, has another plan version, plans no evaluation, or the
     same one twice.
     """
@@ -87,8 +87,9 @@ def visit_study(
     (plan,), cells = _planned_work([study_dir])
     planned = plan.study({})
     visit = visit_for(planned)
+    in_plan = {cell: place for place, cell in enumerate(planned.runs())}
     by_model: dict[tuple[Any, ...], list[CellWork]] = {}
-    for cell in cells:
+    for cell in sorted(cells, key=lambda work: in_plan[work.cell]):
         benchmark, _, protocol = cell.test
         by_model.setdefault((benchmark, protocol, cell.cell.get("model")), []).append(cell)
     validation = {(test[0], test[2]): validation_of(planned, test) for test in reported(planned)}
@@ -175,7 +176,7 @@ def _read_plan(paths: StudyPaths) -> _Plan:
 
 
 def _planned(paths: StudyPaths, plan: Mapping[str, Any], job: Mapping[str, Any]) -> Planned:
-    """A shard without its numbers, and its spec. What is done is decided here, once: jobs may be running."""
+    """A shard without its numbers, and its spec. Whether it is done is decided here once: jobs may be running."""
     spec, job_id = plan["shards"][job["shard"]], str(job["job_id"])
     folder = paths.job(job_id)
     shard = Shard(
@@ -276,8 +277,8 @@ def _each_cell(work: Sequence[Work[T]], num_processes: int) -> Iterator[Loaded[T
                 yield from several
         except BrokenProcessPool:
             raise UserError(
-                "a process that reads records was killed, mostly for want of memory",
-                remedy="try again where there is more of it, or with fewer cores (taskset -c 0)",
+                "a process that reads records was killed, most likely for lack of memory",
+                remedy="try again on a machine with more of it, or with fewer cores (taskset -c 0)",
             ) from None
 
 
@@ -302,7 +303,7 @@ def _one_blas_thread() -> Iterator[None]:
 
 @contextmanager
 def _progress(num_shards: int) -> Iterator[Callable[[int], object]]:
-    """A bar on stderr while a terminal watches, gone at the end."""
+    """A bar on stderr if that is a terminal; it disappears at the end."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return

@@ -33,7 +33,7 @@ class Verification:
     """Rows of the tables that exist, as the records give them."""
     num_shards: int
     num_missing: int
-    """Shards that are not done, or failed: their rows are marked, which is no difference."""
+    """Shards that are not done, or failed. Their rows are marked, which is not a difference."""
     num_refused: int
     """Shards that are done, with records that cannot be used."""
     differences: tuple[str, ...]

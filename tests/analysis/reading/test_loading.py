@@ -199,7 +199,9 @@ def killed(work: Work[None]) -> list[Loaded[None]]:
 def test_a_killed_reader_is_one_sentence(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(folder, seeds=1, languages=["en"])
     monkeypatch.setattr(loading, "_load_all", killed)
-    with pytest.raises(UserError, match="a process that reads records was killed, mostly for want of memory"):
+    with pytest.raises(
+        UserError, match="a process that reads records was killed, most likely for lack of memory"
+    ):
         load_studies([folder.root], num_processes=2)
 
 
