@@ -176,7 +176,7 @@ def _read_plan(paths: StudyPaths) -> _Plan:
 
 
 def _planned(paths: StudyPaths, plan: Mapping[str, Any], job: Mapping[str, Any]) -> Planned:
-    """A shard without its numbers, and its spec. Whether it is done is decided here once: jobs may be running."""
+    """A shard without its numbers, and its spec. Whether it is done is decided once: jobs may be running."""
     spec, job_id = plan["shards"][job["shard"]], str(job["job_id"])
     folder = paths.job(job_id)
     shard = Shard(
