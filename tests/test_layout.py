@@ -73,8 +73,7 @@ MAY_IMPORT = {
     "launcher/planning": {*STUDY, "evaluation"},
     "launcher/job": {
         *STUDY,
-        *("training", "evaluation", "analysis/reading", "analysis/tables", "analysis/dashboard"),
-        "analysis/diagnoses",
+        *("training", "evaluation", "analysis/tables", "analysis/dashboard", "analysis/diagnoses"),
     },
     "launcher/cost": {*STUDY, "launcher/planning"},
     "launcher/cluster": {*STUDY, "launcher/planning", "launcher/job"},

@@ -78,7 +78,7 @@ def table_path(study_dir: Path, table_name: str, format_name: str) -> Path:
     return StudyPaths(Path(study_dir)).tables / f"{table_name}{FORMATS[format_name][0]}"
 
 
-def to_csv(study: Study, rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
+def to_csv(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
     """Full precision, UTF-8; an empty field is missing, and job ids are separated by spaces.
 
     columns: by default those of the first row.
@@ -94,7 +94,7 @@ def to_csv(study: Study, rows: Sequence[Row], columns: Sequence[str] = ()) -> st
 
 
 def _csv(table: Table) -> str:
-    return to_csv(table.study, table.rows, table.columns)
+    return to_csv(table.rows, table.columns)
 
 
 def to_parquet(table: Table) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.diagnoses.diagnose import ANSWERING, CORRELATIONS, DECOMPOSITION, SLICES, TEMPERATURE, Diagnosis
+from analysis.diagnoses.diagnose import Diagnosis
 from analysis.diagnoses.rows import Row, by_group
 from analysis.diagnoses.temperature import comparisons
 from analysis.reading.cell_records import BASE
@@ -31,11 +31,11 @@ def print_diagnosis(found: Diagnosis, console: Console) -> None:
     columns = ("cell", "languages", "as is", "global", "English", "own", "T global", "T English")
     lines = [
         [" · ".join(filter(None, [title, cell])), level, *numbers[:4], *numbers[-2:]]
-        for title, body in comparisons(found.study, found.rows[TEMPERATURE], levels)
+        for title, body in comparisons(found.study, found.rows["temperature"], levels)
         for level, cell, *numbers in body
     ]
     _print(console, "ECE after temperature scaling; renormalised, macro over languages", columns, lines)
-    fitted = " and ".join(dict.fromkeys(row["fitted_on"] for row in found.rows[TEMPERATURE]))
+    fitted = " and ".join(dict.fromkeys(row["fitted_on"] for row in found.rows["temperature"]))
     if lines:
         _say(
             console,
@@ -48,9 +48,9 @@ def print_diagnosis(found: Diagnosis, console: Console) -> None:
         ("cell", "against", "raw: Δ", "conf.", "acc.", "ren.: Δ", "conf.", "acc."),
         list(_changes(found)),
     )
-    if not found.rows[ANSWERING]:
+    if not found.rows["diagnostics"]:
         _say(console, "No tables: the study evaluates validation splits alone.")
-    elif not found.rows[DECOMPOSITION]:
+    elif not found.rows["decomposition"]:
         _say(console, "No decomposition: no cell has another to be compared with.")
     _print(
         console,
@@ -64,7 +64,7 @@ def print_diagnosis(found: Diagnosis, console: Console) -> None:
         _print(
             console, "Culturally sensitive (CS) and agnostic (CA) items; macro over languages", header, sliced
         )
-    elif found.rows[ANSWERING]:
+    elif found.rows["diagnostics"]:
         _say(console, "No items table says CS or CA; subjects and categories: slices.csv.")
     _print(
         console,
@@ -86,7 +86,7 @@ def _cells(found: Diagnosis, table: str) -> Iterator[tuple[str, list[Row]]]:
 
 
 def _changes(found: Diagnosis) -> Iterator[Line]:
-    for name, rows in _cells(found, DECOMPOSITION):
+    for name, rows in _cells(found, "decomposition"):
         for compared_with in dict.fromkeys(row["compared_with"] for row in rows):
             line = [name, BASE if compared_with == BASE else "smoothing=0"]
             for kind in CONFIDENCES:
@@ -101,7 +101,7 @@ def _changes(found: Diagnosis) -> Iterator[Line]:
 
 
 def _answers(found: Diagnosis) -> Iterator[Line]:
-    for name, rows in _cells(found, ANSWERING):
+    for name, rows in _cells(found, "diagnostics"):
         yield [
             name,
             _spread(rows, "position_distance"),
@@ -125,7 +125,7 @@ def _spread(rows: Sequence[Row], column: str, *, is_low_bad: bool = False) -> st
 
 
 def _sensitivity(found: Diagnosis) -> Iterator[Line]:
-    for name, rows in _cells(found, SLICES):
+    for name, rows in _cells(found, "slices"):
         for value in sorted({str(row["slice"]) for row in rows}):
             of_value = [row for row in rows if row["slice"] == value and row["level"] == "all"]
             columns = ("accuracy", "confidence_renormalised", "ece_renormalised", "ece_floor_renormalised")
@@ -134,7 +134,7 @@ def _sensitivity(found: Diagnosis) -> Iterator[Line]:
 
 def _correlations(found: Diagnosis) -> Iterator[Line]:
     metrics = ("accuracy", "confidence_renormalised", "ece_renormalised", "gap_renormalised")
-    for name, rows in _cells(found, CORRELATIONS):
+    for name, rows in _cells(found, "correlations"):
         for quantity in dict.fromkeys(row["quantity"] for row in rows):
             of_metric = {row["metric"]: row for row in rows if row["quantity"] == quantity}
             yield [name, quantity.split()[0], *(_rho(of_metric[metric]) for metric in metrics)]

@@ -1,19 +1,18 @@
 """`make bench`: what the analysis of a study costs, and the same ECE table through other libraries.
 
-Scores are generated: nothing is read, and what making them takes is not counted. Every case runs in a
-process of its own, which gives its peak memory. Sizes are quarters and halves of the whole, so that cost can
-be seen to grow with the records. Beside the time on the clock stands the processors' own, which a busy
-machine does not stretch as much.
+Scores are generated: nothing is read, and the time to make them is not counted. Every case runs in a separate
+process, which gives its peak memory. Each is run at a quarter, a half and full size, to show how cost grows
+with the records. Processor time is printed beside wall-clock time, since a busy machine stretches it less.
 
-    python -m tests.bench.analysis          # whole
+    python -m tests.bench.analysis          # full size
     python -m tests.bench.analysis 0.05     # a twentieth of the examples
 
 1. All metrics of 42 languages x 14,042 questions x 4 options x 3 models, both kinds of confidence, and 1,000
    paired bootstrap replicates with intervals, null floors and Holm-corrected differences: one core.
 2. The metrics alone of 36 models x 71 shards, Global-MMLU and MMLU-ProX with its 3 to 10 options: two cores.
-3. The ECE table of 1: ours, torchmetrics, netcal, each from the same arrays, through its public function with
-   all its checks; alone, and with replicates, which others have to compute one by one (a table is timed, and
-   multiplied). Ratios are of processor time.
+3. The ECE table of case 1 by ours, torchmetrics and netcal, each from the same arrays, through its public
+   function with all its checks; alone, and with replicates, which the others have to compute one by one (one
+   table is timed, and multiplied). Ratios compare processor time.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ SHARDS_AT_ONCE = 8
 ROUNDS = 25
 
 Times = tuple[float, float]
-"""Seconds on the clock, and of the processor."""
+"""Seconds of wall-clock time, and of processor time."""
 
 
 class Stopwatch:
@@ -70,7 +69,7 @@ class Stopwatch:
 
 
 def made_scores(num_items: int, most_options: int, seed: int) -> tuple[FloatArray, NDArray[np.int64]]:
-    """(N, C) nats and (N,) labels of an over-confident model; 3 to C options where C is above 4."""
+    """(N, C) nats and (N,) labels of an over-confident model; with 3 to C options if C is above 4."""
     rng = np.random.default_rng(seed)
     score = rng.normal(-4.0, 2.0, (num_items, most_options))
     score -= np.log(np.exp(score).sum(axis=1, keepdims=True)) + 0.2  # letters hold most of the probability
@@ -165,7 +164,7 @@ def netcal_ece() -> Callable[[FloatArray, Any], float]:
 
 
 def ece_table(num_items: int) -> None:
-    """Case 3: libraries take turns over all cells, several rounds, and the medians are compared."""
+    """Case 3: the libraries take turns over all cells for several rounds; the medians are compared."""
     cells = [
         (examples.confidence["renormalised"], examples.correct)
         for seed in range(GLOBAL_MMLU[0] * 3)
@@ -223,9 +222,9 @@ def ece_table_with_replicates(cells: list[tuple[FloatArray, Any]]) -> Times:
 
 
 def in_processes(function: Callable[..., Times], *arguments: list[Any]) -> tuple[float, float, float]:
-    """The longest time on the clock, the processors' together, and the sum of the peaks in GiB.
+    """The longest wall-clock time, the sum of the processor times, and the sum of the peaks in GiB.
 
-    A process for each element of `arguments`, started and with everything imported before its time begins.
+    There is one process for each element of `arguments`, with everything imported before its time begins.
     """
     context = multiprocessing.get_context("spawn")
     pools = [concurrent.futures.ProcessPoolExecutor(1, mp_context=context) for _ in arguments[0]]

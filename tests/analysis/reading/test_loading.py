@@ -6,15 +6,15 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from analysis.reading import cells, loading
-from analysis.reading.cells import CellWork
-from analysis.reading.loading import load_studies, load_study
-from analysis.reading.shards import Shard
+from analysis.reading.cells import Loaded, Work
+from analysis.reading.loading import load_studies, load_study, visit_study
 from analysis.results.differences import difference_rows
 from analysis.tables.files import write_tables
 from study.errors import UserError
@@ -57,14 +57,14 @@ def test_two_jobs_for_one_cell_and_language_are_refused(both: tuple[StudyFolder,
         folder.add(cell, "de", ROWS)
         folder.add({"model": "other"}, "en" if folder is a else f"x{len(b.jobs)}", ROWS)
     load_study(a.root)
-    told = (
+    sentence = (
         f"{b.root / 'plan.json'}: has two jobs for one cell and language, 0000000000000000 and "
         "0000000000000002 (cldr, test, letter, de); name each benchmark and split once in the grid"
     )
     for folders in ([b.root], [a.root, b.root]):
         with pytest.raises(UserError) as refused:
             load_studies(folders)
-        assert str(refused.value) == told
+        assert str(refused.value) == sentence
 
 
 @pytest.mark.parametrize(
@@ -173,30 +173,35 @@ def test_numbers_do_not_depend_on_the_shards_read_at_once(
 
 
 def test_many_records_go_to_several_processes(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    used: list[int] = []
 
-    def each(function: object, work: object, num_processes: int) -> object:
-        asked.append(num_processes)
-        return map(function, work)  # type: ignore[call-overload]
+    def each_cell(work: Sequence[Work[None]], num_processes: int) -> Iterator[Loaded[None]]:
+        used.append(num_processes)
+        return each(work, 1)
 
     sweep(folder, seeds=1, languages=["en", "de"], count=25)
-    monkeypatch.setattr(loading, "_each", each)
+    folder.add({"model": "other"}, "en", random_letters("other", 25, 2.0, 0.6, 0.9))
+    each = loading._each_cell
+    monkeypatch.setattr(loading, "_each_cell", each_cell)
     monkeypatch.setattr(loading, "_num_cores", lambda: 64)
-    for worth in (loading.WORTH_PROCESSES, 149, 150):
+    for worth in (loading.WORTH_PROCESSES, 174, 175):
         monkeypatch.setattr(loading, "WORTH_PROCESSES", worth)
         load_study(folder.root)
-    assert asked == [1, 3, 1]  # 3 cells, 150 examples
+        visit_study(folder.root, lambda planned: lambda records: None)
+    assert used == [1, 1, 4, 2, 1, 1]  # 4 cells, 2 models, 175 examples
 
 
-def killed(work: CellWork) -> list[Shard]:
+def killed(work: Work[None]) -> list[Loaded[None]]:
     os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory ends
     raise AssertionError
 
 
 def test_a_killed_reader_is_one_sentence(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(folder, seeds=1, languages=["en"])
-    monkeypatch.setattr(loading, "load_cell", killed)
-    with pytest.raises(UserError, match="a process that reads records was killed, mostly for want of memory"):
+    monkeypatch.setattr(loading, "_load_all", killed)
+    with pytest.raises(
+        UserError, match="a process that reads records was killed, most likely for lack of memory"
+    ):
         load_studies([folder.root], num_processes=2)
 
 

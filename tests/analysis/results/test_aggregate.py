@@ -158,7 +158,7 @@ def test_no_parts_or_foreign_parts_are_missing(folder: StudyFolder) -> None:
     shutil.rmtree(jobs / two / "predictions")
     shutil.copytree(jobs / three / "predictions", jobs / two / "predictions")
     no_parts, foreign, good = load_study(folder.root).shards
-    assert f"jobs/{one}/predictions/part-000000-000001.parquet: is gone" in str(no_parts.missing)
+    assert f"jobs/{one}/predictions/part-000000-000001.parquet: is missing" in str(no_parts.missing)
     assert f"jobs/{two}/predictions/part-000000-000001.parquet: corrupted or f" in str(foreign.missing)
     assert good.missing is None
 
