@@ -1,11 +1,11 @@
-# make demo | test | check | bench | test-real | test-lm-eval. Each sets up what it needs in .venv.
+# make demo | fast | check | test | bench | test-real | test-lm-eval. Each sets up what it needs in .venv.
 PYTHON ?= python3
 # An index with CPU builds of torch, where PyPI's build for CUDA (3 GB) is not wanted.
 TORCH_INDEX ?=
 PIP_INSTALL = .venv/bin/python -m pip install --quiet --constraint requirements.lock \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: setup demo test test-real test-lm-eval check bench clean
+.PHONY: setup demo fast test test-real test-lm-eval check bench clean
 .DELETE_ON_ERROR:
 
 setup: .venv/setup
@@ -41,6 +41,11 @@ setup: .venv/setup
 demo: .venv/setup
 	.venv/bin/python launcher/sweep.py examples/demo.yaml
 
+# The tests of pure logic, after every edit: under a minute of one core. Which they are: tests/conftest.py.
+fast: .venv/setup-test
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q --fast
+
+# Everything, on two cores.
 test: .venv/setup-test
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import importlib.metadata
 import json
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -113,14 +114,17 @@ def name_of(path: Path) -> str:
 NAMES = {name_of(path): path for path in MODULES}
 
 
-def imports(path: Path) -> Iterator[tuple[str, str]]:
+@functools.cache
+def imports(path: Path) -> list[tuple[str, str]]:
     """(module, name) of each `from module import name` in a file, in functions too; `import m` is (m, "")."""
+    result = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
+            result += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            yield from ((node.module or "", alias.name) for alias in node.names)
+            result += [(node.module or "", alias.name) for alias in node.names]
+    return result
 
 
 def ours(path: Path) -> set[str]:
@@ -133,6 +137,7 @@ def folder_of(path: Path) -> str:
     return path.parent.relative_to(ROOT).as_posix()
 
 
+@functools.cache
 def defined_in(path: Path) -> set[str]:
     """Names that a module defines at its top, also under a condition."""
     names: set[str] = set()

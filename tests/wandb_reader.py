@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wandb.proto import wandb_internal_pb2 as messages
-
 from tests.waiting import HANG_S
 
 IDENT = b":W&B"
@@ -46,6 +44,8 @@ class WandbRun:
 
 def read_run(path: Path) -> WandbRun:
     """Everything in a run file up to its end, or to where a kill tore it."""
+    from wandb.proto import wandb_internal_pb2 as messages
+
     run = WandbRun()
     for payload in _payloads(path.read_bytes()):
         record = messages.Record()  # type: ignore[attr-defined]

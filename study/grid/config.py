@@ -7,6 +7,7 @@ key path and the nearest valid key.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -211,13 +212,19 @@ def checked_section(schema: type[Any], values: Any, where: str) -> Any:
     return _checked(schema, created, where)
 
 
+@functools.cache
+def _structure(schema: type[Any]) -> Any:
+    """A dataclass with its types and defaults, for OmegaConf; `merge` copies it."""
+    return OmegaConf.structured(schema)
+
+
 def _checked(schema: type[Any], values: Any, where: str) -> Any:
     def place(key: str) -> str:
         # below a file's name comes ": key", below a key path ".key"
         return (f"{where}.{key}" if ": " in where else f"{where}: {key}") if key else where
 
     try:
-        structure = OmegaConf.structured(schema)
+        structure = _structure(schema)
         _check_shapes(OmegaConf.to_container(structure), OmegaConf.to_container(values))
         merged = OmegaConf.merge(structure, values)
         missing = sorted(OmegaConf.missing_keys(merged))

@@ -99,6 +99,7 @@ def test_as_a_module() -> None:
     assert "tables" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_pipe_that_closes_early_is_no_traceback(folder: StudyFolder) -> None:
     sweep(folder, seeds=3)
     tables = f"{sys.executable} -m analysis tables {folder.root}"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import shard
 from study.jobs.specs import Benchmark, Source
 from tests.evaluation.shards import NUM_ITEMS, PART_SIZE
 from tests.evaluation.tiny import make_llama, make_tokenizer, save
@@ -19,8 +18,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard, "PART_SIZE", PART_SIZE)
+def _small_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a few items wherever `benchmark` is scored."""
+    if "benchmark" in request.fixturenames:
+        monkeypatch.setattr("evaluation.shard.PART_SIZE", PART_SIZE)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from evaluation import shard
 from study import records
 from study.grid.config import TrackingConfig
 from study.jobs.job import Job
@@ -26,6 +25,8 @@ def make_job(benchmark: Benchmark, language: str = "sw", protocol: str = "letter
 
 def run(job: Job, folder: JobPaths, model_folder: Path, **kwargs: Any) -> None:
     """Score one shard; what fails it is raised."""
+    from evaluation import shard
+
     options = {"items": folder.root / "items", "batch_tokens": 500, "tracking": DISABLED, **kwargs}
     for _, error in shard.evaluate([(job, folder)], model_path=str(model_folder), revision=None, **options):
         raise error

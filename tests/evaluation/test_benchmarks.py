@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -279,23 +278,25 @@ def test_items_become_a_table_of_one_row_each() -> None:
 
 
 def test_hub_rows_are_asked_for_by_config_split_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
     asked: list[Any] = []
 
     def load_dataset(*args: Any, **kwargs: Any) -> datasets.Dataset:
         asked.append((args, kwargs))
         return datasets.Dataset.from_list(rows_of("mmlu_prox", "zh"))
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     benchmark = Benchmark("mmlu_prox", Source("hub", "li-lab/MMLU-ProX", "a" * 40), "mmlu_prox")
     assert [item.example_id for item in load_items(benchmark, "zh")] == ["70", "71", "72"]
     assert asked == [(("li-lab/MMLU-ProX", "zh"), {"split": "test", "revision": "a" * 40})]
 
 
 def test_a_hub_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(*args: Any, **kwargs: Any) -> datasets.Dataset:
+    def load_dataset(*args: Any, **kwargs: Any) -> None:
         raise ValueError("BuilderConfig 'xx' not found.\nAvailable: ...")
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     benchmark = Benchmark("mmlu_prox", Source("hub", "li-lab/MMLU-ProX", "a" * 40), "mmlu_prox")
     with pytest.raises(JobError, match=r"cannot load li-lab/MMLU-ProX \(xx, test\) .* 'xx' not found\.;"):
         load_items(benchmark, "xx")

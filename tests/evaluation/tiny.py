@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BOS = "<s>"
 CONTEXT = 256
@@ -37,6 +33,9 @@ def make_tokenizer(*, letters: str = "ABCDEFGHIJ", bos: bool = False) -> PreTrai
 
 
 def make_llama(seed: int = 0, context: int = CONTEXT) -> PreTrainedModel:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(make_tokenizer()),
@@ -53,6 +52,9 @@ def make_llama(seed: int = 0, context: int = CONTEXT) -> PreTrainedModel:
 
 def make_gemma2(seed: int = 0) -> PreTrainedModel:
     """A final soft-cap so low that forgetting it, or applying it twice, shows."""
+    import torch
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
     torch.manual_seed(seed)
     config = Gemma2Config(
         vocab_size=len(make_tokenizer()),

@@ -54,6 +54,7 @@ def test_golden_digest() -> None:
     assert digest_of_everything() == GOLDEN[DATA_VERSION, babel.__version__]
 
 
+@pytest.mark.slow
 def test_same_bytes_under_any_hash_seed_and_whichever_language_comes_first() -> None:
     """Babel's tables may know which locale was loaded before: a task scores the same texts with any other."""
     program = (
@@ -227,6 +228,7 @@ def test_instruction_answers_are_right_and_letters_balanced() -> None:
     assert all(420 < counts[letter] < 580 for letter in LETTERS)
 
 
+@pytest.mark.slow
 def test_pretraining_has_the_asked_shares_and_every_fact_in_every_language() -> None:
     num_rows = 110_000
     generated = pretraining_rows(num_rows, seed=0)

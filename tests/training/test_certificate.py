@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from submitit import LocalExecutor
 from transformers import AutoConfig, PreTrainedConfig
 
 from launcher.cli import main
@@ -36,6 +35,8 @@ def hyper(dtype: str = "fp32") -> Hyperparameters:
 
 def on_ranks(ranks: int, function: Callable[..., Any], folder: Path) -> Any:
     """What rank 0 returns, in processes of its own."""
+    from submitit import LocalExecutor
+
     executor = LocalExecutor(folder)
     executor.update_parameters(tasks_per_node=ranks, timeout_min=5)
     return executor.submit(function).results()[0]

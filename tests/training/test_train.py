@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from submitit import LocalExecutor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -47,6 +46,8 @@ JOB = Job("prepare", SPEC, needs=(), cell={"model": "tiny"})
 
 def run(folder: Path, ranks: int = 1, micro: int = 16, zero_stage: int = 1, **more: Any) -> JobPaths:
     """Train in processes of its own, as a sweep does; gives up after five minutes."""
+    from submitit import LocalExecutor
+
     executor = LocalExecutor(folder / "submitit")
     executor.update_parameters(tasks_per_node=ranks, timeout_min=5)
     paths = JobPaths(folder / "job")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
@@ -51,6 +50,8 @@ def test_every_metric_by_hand(folder: StudyFolder) -> None:
 
 
 def test_what_a_cell_does_not_have_is_empty_and_so_is_its_mean(folder: StudyFolder) -> None:
+    from sklearn.metrics import roc_auc_score
+
     records = random_letters("x", 250, 2.0, 0.6, 0.9)
     folder.add({"model": "m"}, "en", records)
     folder.add({"model": "m"}, "de", [letter([0.7, 0.1, 0.1, 0.1], 0, k) for k in range(5)])  # all right

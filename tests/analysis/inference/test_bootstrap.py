@@ -82,6 +82,7 @@ def test_what_both_sides_leave_unseen_is_in_no_difference() -> None:
             assert p == (1.0 if name == "accuracy" else pytest.approx(stats.binomtest(205, 205).pvalue)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slope", [0.4, 0.05, 0.0], ids=["over-confident", "near its floor", "calibrated"])
 def test_coverage_of_the_intervals(slope: float) -> None:
     """95% nominal, over 1,000 samples of 400 questions; replicates are drawn anew every 100 samples."""
@@ -108,6 +109,7 @@ def test_coverage_of_the_intervals(slope: float) -> None:
         assert 0.935 <= count / REPLICATIONS <= 0.965, name
 
 
+@pytest.mark.slow
 def test_coverage_of_a_paired_difference_and_its_test() -> None:
     """Two models share what is hard: pairs cover as nominal, and unpaired intervals are too wide."""
     rng = np.random.default_rng(2)
@@ -135,6 +137,7 @@ def test_coverage_of_a_paired_difference_and_its_test() -> None:
     assert np.mean(widths) < 0.6
 
 
+@pytest.mark.slow
 def test_coverage_over_three_seeds() -> None:
     """The truth is the mean over all seeds that there could be; three show too little of their spread."""
     rng = np.random.default_rng(3)
@@ -157,6 +160,7 @@ def test_coverage_over_three_seeds() -> None:
     assert level_only_of_items / REPLICATIONS < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slope", [0.4, 0.05], ids=["over-confident", "near its floor"])
 def test_coverage_of_a_macro_mean(slope: float) -> None:
     """Over 20 languages noise averages out, and bias does not: without its allowance half is missed."""

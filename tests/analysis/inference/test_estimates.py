@@ -173,6 +173,7 @@ def test_means_rest_on_all_items_that_any_cell_has(share: float) -> None:
         assert ends[name] == pytest.approx((exact.low, exact.high))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.floats(0.5, 0.99))
 def test_what_a_mean_leaves_unseen_is_the_worst_that_luck_hides(sizes: list[int], level: float) -> None:
     """SciPy's least accuracy, over all chances to be right of items that are shared by languages."""

@@ -140,6 +140,7 @@ def test_studies_loaded_together_share_their_draw(folder: StudyFolder) -> None:
     assert not np.array_equal(draws(folder)[0], two)  # 40 ids are drawn otherwise than 90
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_processes(folder: StudyFolder) -> None:
     """The bytes of every table, with one process and with two."""
     sweep(folder, seeds=2, count=25, skip=[(0.1, 1, "sw")])

@@ -194,6 +194,7 @@ def test_other_items_are_never_compared(folder: StudyFolder) -> None:
         require_same_items([one], [replace(one, job_id="f" * 16, items="0" * 16)])
 
 
+@pytest.mark.slow
 def test_coverage_of_differences_and_macro_means(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

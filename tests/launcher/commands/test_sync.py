@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import wandb
 
 from launcher.cli import main
 from launcher.commands.sync import run_files
@@ -59,7 +58,9 @@ def test_runs_are_uploaded_once_and_a_second_sync_does_nothing(
     assert {path: path.read_bytes() for path in files} == files
 
     # and back, by the SDK's own way of reading
-    api = wandb.Api(timeout=60)
+    from wandb import Api
+
+    api = Api(timeout=60)
     axis = jobs[0].cell["label_smoothing"]
     (run,) = api.runs(f"{ENTITY}/tests", filters={"config.cell.label_smoothing": axis})
     assert [row["num_items"] for row in run.scan_history()] == list(range(5))

@@ -17,7 +17,6 @@ from huggingface_hub import constants
 from rich.console import Console
 
 from evaluation.items.load import load_items
-from evaluation.shard import PART_SIZE
 from launcher.cost import forecast as forecast_module
 from launcher.cost import sizes
 from launcher.cost.budget import check_budget, print_forecast, to_json
@@ -37,9 +36,6 @@ from tests.launcher.plans import GRID
 from tests.study.headers import gguf_bytes
 from tests.sweeping import ROOT
 from tests.waiting import HANG_S
-from training.data.token_files import token_dataset
-from training.data.wordlevel import cldr_tokenizer
-from training.scratch import build_from, config_for
 
 COMMIT = "a" * 40
 HUB_GRID = f"""
@@ -75,10 +71,13 @@ def line_of(result: Forecast, kind: str, model: str) -> Line:
 # how large models are
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_model_from_scratch_has_the_parameters_of_the_real_one(architecture: str, tied: bool) -> None:
     from study.cldr.instructions import DEMO_SHARES
+    from training.data.wordlevel import cldr_tokenizer
+    from training.scratch import build_from, config_for
 
     shape = Scratch(
         architecture,
@@ -92,6 +91,7 @@ def test_a_model_from_scratch_has_the_parameters_of_the_real_one(architecture: s
     assert sizes.parameters(Source("scratch", "x", "0" * 12), shape).value == real.num_parameters()
 
 
+@pytest.mark.slow
 def test_a_folder_is_counted_by_its_headers_or_its_config(tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -124,7 +124,11 @@ def test_a_gguf_file_is_counted_by_its_header(tmp_path: Path) -> None:
     assert sizes.parameters(source).value is None
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_looked_up_in_the_cache_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.data.wordlevel import cldr_tokenizer
+    from training.scratch import build_from, config_for
+
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     source = Source("hub", "org/llama-7b", COMMIT)
     assert sizes.parameters(source) == sizes.Figure(7e9, "the name org/llama-7b", estimate=True)
@@ -157,9 +161,12 @@ def test_broken_weights_are_not_counted(tmp_path: Path) -> None:
 # how much data there is
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cldr-pretrain", "cldr-instruct"])
 def test_embedded_rows_are_as_long_as_the_real_ones(tmp_path: Path, name: str) -> None:
     from study.cldr.instructions import DEMO_SHARES
+    from training.data.token_files import token_dataset
+    from training.data.wordlevel import cldr_tokenizer
 
     spec = train_spec(embedded_source(name), num_examples=1000, template="plain")
     rows, tokens = sizes.training_rows(spec)
@@ -291,7 +298,10 @@ def test_only_what_is_left_counts_and_packs_share_a_task(folder: Path) -> None:
     assert [(line.kind, line.num_jobs) for line in left.lines] == [("train", 3), ("evaluate", 10)]
 
 
+@pytest.mark.slow
 def test_records_take_as_much_as_real_ones(tmp_path: Path) -> None:
+    from evaluation.shard import PART_SIZE
+
     info = records.ShardInfo("a" * 16, f"org/model@{COMMIT}", "mmlu_prox", "en", "test", "letter")
     assert forecast_module.PART_ITEMS == PART_SIZE
     rng = random.Random(0)
@@ -345,6 +355,7 @@ for stage, dtype in ((2, "bf16"), (3, "bf16"), (1, "fp32"), (3, "fp32")):
 """
 
 
+@pytest.mark.slow
 def test_checkpoints_and_models_take_as_much_as_real_ones(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CHECKPOINTS, str(tmp_path)],

@@ -32,6 +32,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sources, "_silent", [])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_hub")
 @pytest.mark.parametrize("grid", EXAMPLES, ids=lambda path: str(path.stem))
 def test_each_example_can_be_looked_at(

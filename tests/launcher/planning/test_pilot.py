@@ -182,6 +182,7 @@ def piloted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Grid, Plan, Study
     return grid, plan, StudyPaths(grid.study_dir)
 
 
+@pytest.mark.slow
 def test_a_real_pilot_measures_training_and_evaluation(piloted: tuple[Grid, Plan, StudyPaths]) -> None:
     grid, plan, paths = piloted
     assert not paths.plan.exists()  # the study itself has not begun
@@ -195,6 +196,7 @@ def test_a_real_pilot_measures_training_and_evaluation(piloted: tuple[Grid, Plan
         assert (told["done"], told["items_per_s"]) == (NUM_ITEMS, found.evaluation["cldr-tiny", "cldr_lite"])
 
 
+@pytest.mark.slow
 def test_the_forecast_uses_what_the_pilot_measured(piloted: tuple[Grid, Plan, StudyPaths]) -> None:
     grid, plan, paths = piloted
     site = load_site(grid)
@@ -216,6 +218,7 @@ def test_the_forecast_uses_what_the_pilot_measured(piloted: tuple[Grid, Plan, St
     assert "cldr-pretrain" not in " ".join(prepare.estimates)  # it was measured
 
 
+@pytest.mark.slow
 def test_a_speed_on_cores_says_nothing_about_gpus(piloted: tuple[Grid, Plan, StudyPaths]) -> None:
     _, plan, paths = piloted
     site = Site(ClusterProfile(), {kind: Resources(gpus_per_node=1) for kind in KINDS})
@@ -227,6 +230,7 @@ def test_a_speed_on_cores_says_nothing_about_gpus(piloted: tuple[Grid, Plan, Stu
     assert {line.speed for line in result.lines} == {"unknown"}
 
 
+@pytest.mark.slow
 def test_ranks_share_the_tokens(piloted: tuple[Grid, Plan, StudyPaths]) -> None:
     grid, plan, paths = piloted
     site = load_site(grid)
@@ -239,6 +243,7 @@ def test_ranks_share_the_tokens(piloted: tuple[Grid, Plan, StudyPaths]) -> None:
     assert four.device_hours == pytest.approx(one.task_hours * 2)  # a quarter of the time on eight cores
 
 
+@pytest.mark.slow
 def test_what_the_study_measured_itself_comes_before_its_pilot(smoke_outputs: Path) -> None:
     grid = load_grid(SMOKE, [f"outputs={smoke_outputs}"])
     plan, paths = build_plan(grid), StudyPaths(grid.study_dir)
@@ -251,6 +256,7 @@ def test_what_the_study_measured_itself_comes_before_its_pilot(smoke_outputs: Pa
     assert done["tokens"] / done["examples"] in {tokens for _, tokens in found.lengths.values()}
 
 
+@pytest.mark.slow
 def test_a_model_that_was_not_measured_is_scaled_by_its_size(piloted: tuple[Grid, Plan, StudyPaths]) -> None:
     grid, _, paths = piloted
     tiny = grid.config.prepare["cldr-tiny"]

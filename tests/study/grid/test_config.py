@@ -217,6 +217,7 @@ def test_a_number_in_quotes_is_that_number(tmp_path: Path) -> None:
 NUMBERS = st.integers(-3, 3) | st.integers() | st.floats() | st.sampled_from([10**400, 2**63, True, "1"])
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(key=st.sampled_from([f.name for f in dataclasses.fields(Hyperparameters)]), value=NUMBERS)
 def test_the_quick_check_of_a_number_is_the_slow_one(key: str, value: Any) -> None:
@@ -232,6 +233,7 @@ def test_the_quick_check_of_a_number_is_the_slow_one(key: str, value: Any) -> No
     )
 
 
+@pytest.mark.slow
 def test_a_long_axis(tmp_path: Path) -> None:
     """As many seeds in one list as a big study has cells."""
     seeds = list(range(10_000))

@@ -101,6 +101,7 @@ def _sentence_of(mistake: UserError) -> None:
     assert len(str(mistake).splitlines()) == 1, str(mistake)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(place=st.sampled_from(PLACES), value=VALUES)
 def test_any_value_of_any_known_key(place: tuple[str | int, ...], value: Any) -> None:
@@ -181,6 +182,7 @@ def mutated(draw: st.DrawFn, valid: tuple[str, ...]) -> str:
     return "\n".join(lines) + draw(st.sampled_from(["\n", ""]))
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=mutated(SEEDS), base=st.just(BASE) | mutated((BASE,)))
 def test_two_thousand_mutated_files(text: str, base: str) -> None:

@@ -35,6 +35,7 @@ def test_hub_ids_and_folders_are_taken_as_they_are() -> None:
     assert weights_at("/models/m", None).common["revision"] is None
 
 
+@pytest.mark.slow
 def test_a_gguf_file_is_a_file_in_a_folder() -> None:
     pytest.importorskip("gguf", reason="pip install -e '.[gguf]'")
     pytest.importorskip("accelerate", reason="pip install -e '.[gguf]'")
@@ -66,6 +67,7 @@ def test_a_header_is_read_back(tmp_path: Path, version: int) -> None:
     assert header.values == {key: value for key, value in VALUES.items() if not isinstance(value, list)}
 
 
+@pytest.mark.slow
 def test_a_header_is_what_llama_cpps_own_package_reads(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="pip install -e '.[gguf]'")
     from tests.evaluation.tiny import BOS, make_llama, make_tokenizer

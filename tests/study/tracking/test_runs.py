@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
 
 import study.tracking.runs
 from study.errors import Stopped
@@ -85,7 +84,7 @@ def test_a_failing_job_ends_its_run_with_1_and_the_next_attempt_has_the_same_id(
 
 
 def test_disabled_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("wandb was started"))
+    monkeypatch.setattr("wandb.init", lambda **_: pytest.fail("wandb was started"))
     with track(TrackingConfig(mode="disabled"), TRAIN, JobPaths(tmp_path)) as run:
         run.log({"loss": 1.0})
         run.save(tmp_path / "x", tmp_path)
@@ -99,7 +98,7 @@ def test_a_wandb_that_does_not_start_is_logged_and_forgotten(
     def broken(**_: Any) -> None:
         raise RuntimeError("no service")
 
-    monkeypatch.setattr(wandb, "init", broken)
+    monkeypatch.setattr("wandb.init", broken)
     monkeypatch.setattr(study.tracking.runs, "_given_up", [])
     with track(OFFLINE, TRAIN, JobPaths(tmp_path)) as run:
         run.log({"loss": 1.0})
@@ -147,7 +146,7 @@ def test_a_wandb_that_breaks_is_logged_once_and_left_alone(
 def test_the_jobs_own_error_comes_out_even_when_wandb_breaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb, "init", lambda **_: BrokenRun())
+    monkeypatch.setattr("wandb.init", lambda **_: BrokenRun())
     monkeypatch.setattr(study.tracking.runs, "_given_up", [])
     with pytest.raises(KeyError, match="the job's own"), track(OFFLINE, TRAIN, JobPaths(tmp_path)):
         raise KeyError("the job's own")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +31,8 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
     def make(content: list[Any]) -> Source:
         if request.param == "hub":
+            import datasets
+
             loaded = datasets.Dataset.from_list(content)
             monkeypatch.setattr(datasets, "load_dataset", lambda *_args, **_options: loaded)
             return Source("hub", "org/data", "0" * 12)
