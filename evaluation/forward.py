@@ -18,12 +18,11 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from evaluation.encoding import Encoded
-from study.errors import JobError
+from modeling.checks import MASKABLE
+from modeling.head import head_of, last_hidden_states
 
 LOGITS_BYTES = 2**28
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
-MASKED = ("sdpa", "eager")
-"""Attention implementations that take a mask of one's own."""
 
 Prefix: TypeAlias = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, (1, heads, tokens, width)."""
@@ -92,7 +91,7 @@ def prefix_of(model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
     # without a config, all its layers keep all tokens: masks for windows are made here
     cache = DynamicCache()
     inputs = torch.tensor([ids], device=model.device)
-    model.base_model(input_ids=inputs, past_key_values=cache, use_cache=True)
+    last_hidden_states(model, input_ids=inputs, past_key_values=cache, use_cache=True)
     layers: Any = cache.layers
     return [(layer.keys, layer.values) for layer in layers]
 
@@ -114,7 +113,7 @@ def answer_log_probs(
         inputs["position_ids"] = tree.positions.to(model.device)
         inputs["attention_mask"] = _masks(model, tree)
     # padding on the right is behind everything that is read: a causal model needs no mask for it
-    hidden = model.base_model(**inputs).last_hidden_state
+    hidden = last_hidden_states(model, **inputs)
     at_row, at_column = torch.tensor(tree.places, device=model.device).T
     log_probs = _log_probs(model, hidden[at_row, at_column], tree.reads).double().tolist()
     summed: list[list[float]] = []
@@ -144,39 +143,22 @@ def _log_probs(model: PreTrainedModel, hidden: Tensor, reads: Sequence[tuple[int
 
     hidden: (N, H). reads: (row of hidden, token).
     """
+    head = head_of(model)
     row, token = torch.tensor(reads, device=hidden.device).T
-    vocabulary = _head(model).weight.shape[0]
+    vocabulary = len(head.weight)
     size = max(1, LOGITS_BYTES // (4 * vocabulary))
     # on CPU, what is done to float32 logits stays in the cache
     block = max(1, 2**20 // vocabulary) if hidden.device.type == "cpu" else size
     total = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     of_token = torch.empty(len(reads), dtype=torch.float32, device=hidden.device)
     for begin in range(0, len(hidden), size):
-        narrow = _head(model)(hidden[begin : begin + size])
+        narrow = head.project(hidden[begin : begin + size])
         for top in range(begin, begin + len(narrow), block):
-            scores = _capped(model, narrow[top - begin : top - begin + block].float())
+            scores = head.cap_(narrow[top - begin : top - begin + block].float())
             here = (row >= top) & (row < top + len(scores))
             of_token[here] = scores[row[here] - top, token[here]]
             total[top : top + len(scores)] = torch.logsumexp(scores, dim=1)
     return (of_token - total[row]).cpu()
-
-
-def _head(model: PreTrainedModel) -> torch.nn.Linear:
-    head = model.get_output_embeddings()
-    assert isinstance(head, torch.nn.Linear)
-    return head
-
-
-@torch.inference_mode()
-def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The output head with its final soft-cap, float32. hidden: (N, H); returns (N, V)."""
-    return _capped(model, _head(model)(hidden).float())
-
-
-def _capped(model: PreTrainedModel, scores: Tensor) -> Tensor:
-    """Logits with the architecture's final soft-cap, in place."""
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return scores if cap is None else scores.div_(cap).tanh_().mul_(cap)
 
 
 def _masks(model: PreTrainedModel, tree: Tree) -> Tensor | dict[str, Tensor]:
@@ -204,10 +186,10 @@ def takes_trees(model: PreTrainedModel) -> bool:
     """
     config = model.config.get_text_config()
     types = set(getattr(config, "layer_types", None) or KNOWN_LAYERS)
-    if getattr(config, "_attn_implementation", None) not in MASKED or not types <= KNOWN_LAYERS:
+    if getattr(config, "_attn_implementation", None) not in MASKABLE or not types <= KNOWN_LAYERS:
         return False
     random = torch.Generator().manual_seed(0)
-    size, limit = _head(model).weight.shape[0], getattr(config, "max_position_embeddings", None)
+    size, limit = len(head_of(model).weight), getattr(config, "max_position_embeddings", None)
     if limit is not None and limit < 16:
         return False
     ids = torch.randint(size, (24,), generator=random).tolist()
@@ -232,19 +214,3 @@ def plain_log_prob(model: PreTrainedModel, context: Sequence[int], answer: Seque
     scores = model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 :].float()
     picked = torch.log_softmax(scores, 1).gather(1, torch.tensor(answer, device=model.device)[:, None])
     return float(picked.double().sum())
-
-
-@torch.inference_mode()
-def check_head(model: PreTrainedModel, sequence: Sequence[int]) -> None:
-    """Refuse a model whose own logits are not its head (and soft-cap) on its last hidden state.
-
-    Some architectures scale their logits; scores without that would be wrong and look right.
-    Raises JobError.
-    """
-    input_ids = torch.tensor([list(sequence[:8])], device=model.device)
-    own = model(input_ids=input_ids, use_cache=False).logits[0].float()
-    ours = logits(model, model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[0])
-    # bf16 has 8 bits; not a number is another check's business
-    tolerance = 0.02 * own.abs().max().item()
-    if bool(((own - ours).abs() > tolerance).any()):
-        raise JobError(f"{type(model).__name__} changes its logits after the head; that is not handled")

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.encoding import Query
 from evaluation.items.item import Item
@@ -23,20 +23,19 @@ from evaluation.parts import check_complete, read_own_part
 from evaluation.progress import Running
 from evaluation.questions import Asked, chat_of, query, questions
 from evaluation.scoring import Scorer
+from modeling.loading import load_model, load_tokenizer
 from study import records, stopping
 from study.errors import CalsweepError, Stopped
 from study.files import digest, write_atomic, write_json
 from study.grid.config import TrackingConfig
 from study.jobs.job import Job
 from study.jobs.specs import EvalSpec, Source, identity
-from study.models.weights import UNREADABLE, cannot_load, cannot_load_tokenizer, require_all, weights_at
 from study.paths import JobPaths, items_file
 from study.tracking.runs import Run, track
 
 logger = logging.getLogger(__name__)
 
 PART_SIZE = 256
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Progress: TypeAlias = Callable[[Job, int, int], None]
 Check: TypeAlias = Callable[[Source], None]
@@ -94,27 +93,15 @@ def evaluate(
 def load_models(
     path: str, revision: str | None, dtype: str
 ) -> tuple[list[PreTrainedModel], PreTrainedTokenizerBase]:
-    """The model in evaluation mode, a copy on each GPU that the task has, or one on the CPU; its tokenizer.
+    """The model in evaluation mode, a copy on each GPU of the task or one on the CPU; and its tokenizer.
 
-    path: a hub id, a folder of safetensors or a GGUF file. No code of a model's own is run.
     Raises JobError when they cannot be loaded.
     """
-    weights = weights_at(path, revision)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            weights.name, dtype=DTYPES[dtype], output_loading_info=True, **weights.common, **weights.model
-        )
-    except UNREADABLE as error:
-        raise cannot_load(path, error) from error
-    model, info = loaded
-    require_all(path, info)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(weights.name, **weights.common)
-    except UNREADABLE as error:
-        raise cannot_load_tokenizer(path) from error
-    model.eval()
+    model: Any = load_model(path, revision, dtype).eval()
+    tokenizer = load_tokenizer(path, revision)
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
-    return [copy.deepcopy(model).to(device) for device in devices[1:]] + [model.to(devices[0])], tokenizer
+    copies = [copy.deepcopy(model).to(device) for device in devices[1:]]
+    return [model.to(devices[0]), *copies], tokenizer
 
 
 def shard_info(job: Job) -> records.ShardInfo:

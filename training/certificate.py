@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from modeling.loading import DTYPES
 from study.errors import CalsweepError, JobError
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters
@@ -30,7 +31,7 @@ from training import scratch
 from training.data.token_files import TokenDataset
 from training.engine import dropout, zero
 from training.engine.zero import World
-from training.model import DTYPES, LossModel, cannot_use_attention
+from training.model import LossModel, require_attention
 from training.step import accumulate
 
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.05}
@@ -87,16 +88,14 @@ def certify(
         vocabulary = small.get_text_config().vocab_size
         plain, masked = (_examples(vocabulary, count, masked=masked) for masked in (False, True))
         with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
-            attention = None if resources.attention == "sdpa" else resources.attention
-            lm = _built(small, attention, DTYPES[hyper.dtype], world.device)
+            with require_attention(resources.attention):
+                lm = _built(small, resources.attention, DTYPES[hyper.dtype], world.device)
             reference = _built(small, "eager", DTYPES[hyper.dtype], world.device)
         if hasattr(reference, "set_experts_implementation"):
             reference.set_experts_implementation("eager")  # grouped products have no float64
         truths = {id(examples): _truth(reference, examples, hyper) for examples in (plain, masked)}
     except (CalsweepError, MemoryError, torch.OutOfMemoryError):
         raise
-    except ImportError as error:  # flash attention, say
-        raise cannot_use_attention(resources.attention, error) from error
     except Exception as error:  # anything: how an architecture's own code takes what it is not made for
         first_line = (str(error).splitlines() or [""])[0]
         raise JobError(
@@ -182,7 +181,7 @@ def miniature(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _built(
-    config: PreTrainedConfig, attention: str | None, dtype: torch.dtype, device: torch.device
+    config: PreTrainedConfig, attention: str, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
     lm: nn.Module = scratch.build_from(config, seed=0, attention=attention)
     result: PreTrainedModel = lm.to(device, dtype)  # type: ignore[assignment]

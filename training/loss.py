@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.head import HeadGradient, rows_apart
+from training.head_gradient import HeadGradient, rows_apart
 
 BYTES_PER_CHUNK = 2**29
 """Of logits: 1,024 rows in bf16 at a vocabulary of 262,144. With fewer rows, matrix products become slow."""

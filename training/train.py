@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from modeling.checks import check_head
+from modeling.head import head_of
 from study.errors import JobError, Stopped
 from study.files import append_line, write_json
 from study.grid.config import TrackingConfig
@@ -86,7 +88,8 @@ def _train(
     torch.manual_seed(hyper.seed)
 
     lm, tokenizer = model.load(spec, model_path, resources)
-    checks.check_head(lm)
+    check_head(lm, head_of(lm))
+    loss_model = model.LossModel(lm, hyper)
     dataset = data.token_dataset(spec, tokenizer, tokens)
     if world.rank == 0:
         _tell(dataset, hyper)
@@ -103,7 +106,7 @@ def _train(
     found = checkpoint.newest(folder.checkpoints, world) if resources.resume else None
     other = found is not None and not checkpoint.fits(found, world, resources.zero_stage)
     meter = Meter(world, flops_per_token(lm), hyper.dtype)
-    engine = zero.engine(model.LossModel(lm, hyper), hyper, resources, steps, universal=other)
+    engine = zero.engine(loss_model, hyper, resources, steps, universal=other)
     engine.train()
     if found is not None:
         (universal if other else checkpoint).load(engine, found, world)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PhiConfig, PhiForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from evaluation import forward, scoring
 from evaluation.encoding import Encoded, Query
@@ -108,6 +108,19 @@ def test_questions_behind_the_same_shots_score_as_if_alone(
         assert score.scores == pytest.approx(expected(MODELS[name], TOKENIZER, query), abs=5e-5)
     assert len(lengths) == 2, "each subject's shots go through the model once"
     assert min(lengths) > 40
+
+
+def test_a_bias_of_the_head_counts() -> None:
+    torch.manual_seed(0)
+    config = PhiConfig(
+        vocab_size=len(TOKENIZER), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, initializer_range=0.3,
+    )  # fmt: skip
+    phi = PhiForCausalLM(config).eval()
+    torch.nn.init.normal_(phi.lm_head.bias)
+    scores = Scorer([phi], TOKENIZER, batch_tokens=150).score(TEXT_QUERIES)
+    for query, score in zip(TEXT_QUERIES, scores, strict=True):
+        assert score.scores == pytest.approx(expected(phi, TOKENIZER, query), abs=5e-5)
 
 
 def test_a_head_cut_into_slices_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:

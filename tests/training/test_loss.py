@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import training.head
+import training.head_gradient
 import training.loss
 from training.loss import Losses, linear_cross_entropy, linear_losses
 
@@ -96,7 +96,7 @@ def test_equals_float64_reference(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.loss, "BYTES_PER_CHUNK", chunk * vocabulary * 8)
         patch.setattr(training.loss, "LOGITS_PER_BLOCK", block * vocabulary)
-        patch.setattr(training.head, "VOCABULARY_PER_BLOCK", columns)
+        patch.setattr(training.head_gradient, "VOCABULARY_PER_BLOCK", columns)
         patch.setattr(training.loss, "_may_wait", lambda device: may_wait)
         losses, gx, gw = ours(hidden.double(), weight.double(), labels, eps, softcap, temperature)
     want, want_x, want_w = reference(hidden, weight, labels, eps, softcap, temperature)

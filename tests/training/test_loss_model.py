@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -21,15 +22,18 @@ from transformers import (
     LlamaConfig,
     MambaConfig,
     MistralConfig,
+    PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
     masking_utils,
     modeling_flash_attention_utils,
 )
 
+from modeling.checks import check_head
+from modeling.head import head_of
 from study.errors import JobError
 from study.jobs.specs import Hyperparameters
-from training.checks import check_head, check_packing
+from training.checks import check_packing
 from training.data.token_files import IGNORE_INDEX
 from training.loss import Losses
 from training.model import LossModel
@@ -258,7 +262,7 @@ def test_known_architectures_pass_the_checks_in_any_state(name: str, dtype: torc
     lm.activation_checkpointing_enable()
     for training in (True, False):
         lm.train(training)
-        check_head(lm)
+        check_head(lm, head_of(lm))
         check_packing(lm)
         assert lm.training == training
 
@@ -267,7 +271,15 @@ def test_known_architectures_pass_the_checks_in_any_state(name: str, dtype: torc
 def test_logits_that_are_changed_after_the_head_are_refused(dtype: torch.dtype) -> None:
     granite = model_of(GraniteConfig(**SHAPE, logits_scaling=8.0), dtype)
     with pytest.raises(JobError, match="GraniteForCausalLM changes its logits after the head"):
-        check_head(granite)
+        check_head(granite, head_of(granite))
+
+
+def test_a_head_with_a_bias_is_refused() -> None:
+    """The fused loss would leave it out; it is zero at first, and no check on the logits would notice."""
+    phi = model_of(PhiConfig(**SHAPE))
+    check_head(phi, replace(head_of(phi), bias=None))
+    with pytest.raises(JobError, match="PhiForCausalLM has a bias in its output head"):
+        LossModel(phi, Hyperparameters())
 
 
 @pytest.mark.parametrize(
@@ -293,6 +305,6 @@ def test_flash_attention_is_checked_where_it_does_not_run(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(lm, "set_attn_implementation", choose)
     lm.config._attn_implementation = "flash_attention_2"
-    check_head(lm)
+    check_head(lm, head_of(lm))
     check_packing(lm)
     assert chosen == ["eager", "flash_attention_2"] * 2

@@ -166,7 +166,7 @@ def test_what_cannot_be_loaded_is_one_sentence(
 def test_an_untrained_model_follows_from_shape_and_seed(architecture: str) -> None:
     shape, tokenizer = Scratch(architecture=architecture, hidden_size=32, num_heads=4), cldr_tokenizer(["en"])
     one, same, other = (
-        scratch.build_from(scratch.config_for(shape, tokenizer), seed=seed, attention=None)
+        scratch.build_from(scratch.config_for(shape, tokenizer), seed=seed, attention="sdpa")
         for seed in (0, 0, 1)
     )
     assert one.config.model_type == architecture
@@ -175,7 +175,7 @@ def test_an_untrained_model_follows_from_shape_and_seed(architecture: str) -> No
     assert not torch.equal(hidden(one), hidden(other))
     assert len(tokenizer) == one.config.vocab_size
     untied = Scratch(architecture=architecture, hidden_size=32, num_heads=4, tie_word_embeddings=False)
-    apart = scratch.build_from(scratch.config_for(untied, tokenizer), seed=0, attention=None)
+    apart = scratch.build_from(scratch.config_for(untied, tokenizer), seed=0, attention="sdpa")
     assert apart.num_parameters() - one.num_parameters() == 32 * len(tokenizer)
 
 
@@ -364,6 +364,8 @@ def test_llama_configs_are_what_they_were() -> None:
             pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
-    found = scratch.build_from(scratch.config_for(Scratch(hidden_size=32), tokenizer), seed=3, attention=None)
+    found = scratch.build_from(
+        scratch.config_for(Scratch(hidden_size=32), tokenizer), seed=3, attention="sdpa"
+    )
     for name, tensor in want.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor), name

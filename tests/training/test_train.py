@@ -17,6 +17,8 @@ from transformers import (
     GraniteForCausalLM,
 )
 
+from modeling.checks import check_head
+from modeling.head import head_of
 from study.errors import JobError
 from study.grid.config import TrackingConfig
 from study.jobs.job import Job
@@ -108,7 +110,7 @@ def test_first_step_equals_plain_torch(baseline: JobPaths, tmp_path: Path) -> No
 
     tokenizer = cldr_tokenizer(DEMO_SHARES)
     assert SPEC.scratch is not None
-    lm = scratch.build_from(scratch.config_for(SPEC.scratch, tokenizer), seed=0, attention=None).double()
+    lm = scratch.build_from(scratch.config_for(SPEC.scratch, tokenizer), seed=0, attention="sdpa").double()
     dataset = data.token_dataset(SPEC, tokenizer, tmp_path)
     losses, nlls = [], []
     for example in next(iter(batches.global_batches(len(dataset), HYPER, 1))):
@@ -174,14 +176,13 @@ def test_learning_rate_warms_up_and_decays() -> None:
 
 
 def test_a_model_that_changes_its_logits_is_refused() -> None:
-    from training import checks
-
     shape: dict[str, Any] = {
         "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 2,
         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
     gemma = Gemma2ForCausalLM(Gemma2Config(**shape, head_dim=8, final_logit_softcapping=0.5))
-    checks.check_head(gemma)  # a soft-cap is known
+    check_head(gemma, head_of(gemma))  # a soft-cap is known
+    granite = GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=8.0))
     with pytest.raises(JobError, match="GraniteForCausalLM changes its logits after the head"):
-        checks.check_head(GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=8.0)))
+        check_head(granite, head_of(granite))
