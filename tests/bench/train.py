@@ -37,7 +37,7 @@ from study.jobs.specs import Hyperparameters
 from training.data.token_files import IGNORE_INDEX, TokenDataset
 from training.engine import zero
 from training.model import LossModel
-from training.step import Step, accumulate
+from training.step import StepSums, accumulate
 
 EPS = 0.1
 GLOBAL_BATCH = 128
@@ -180,7 +180,7 @@ class Ours:
         self.engine = zero.engine(LossModel(model(), HYPER), HYPER, RESOURCES, steps=1000)
         self.engine.train()
 
-    def step(self, dataset: TokenDataset, batch: Indices) -> tuple[float, Step]:
+    def step(self, dataset: TokenDataset, batch: Indices) -> tuple[float, StepSums]:
         begin = time.process_time()
         done = accumulate(self.engine, dataset, batch, 0, RESOURCES, self.world)
         self.engine.step()
@@ -193,7 +193,7 @@ def measure(name: str, number: int, folder: str) -> dict[str, float]:
     short = np.argsort(np.diff(dataset.offsets), kind="stable")[:16]
     if name == "loss of ours":
         _, done = Ours().step(dataset, short)
-        return {"loss": float(done.sums[0] / done.sums[2])}
+        return {"loss": float(done.losses[0] / done.losses[2])}
     if name == "loss of the Trainer":
         _, loss, _ = peer_step(model(), rows(dataset, short), "random", 0, folder, batch=16, accumulation=1)
         return {"loss": float(loss)}

@@ -198,18 +198,18 @@ def test_each_parameter_has_its_own_tolerance(monkeypatch: pytest.MonkeyPatch) -
     """The worst is the furthest beyond its tolerance, not the furthest off; nan is beyond all."""
     off = {"head": 0.06, "norm": 0.09}
     gradients = {name: torch.ones(4, dtype=torch.float64) for name in off}
-    truth = certificate._Truth(1.0, gradients, {"head": 0.001, "norm": 0.07})
+    reference = certificate._Reference(1.0, gradients, {"head": 0.001, "norm": 0.07})
     monkeypatch.setattr("deepspeed.utils.safe_get_full_grad", lambda p: p.detach())
     engine = torch.nn.Module()
     engine.module = torch.nn.Module()
     engine.module.lm = torch.nn.ParameterDict({name: torch.ones(4) * (1 + off[name]) for name in off})
-    error, tolerance = certificate._worst(engine, truth, 0.05)
+    error, tolerance = certificate._worst(engine, reference, 0.05)
     assert (round(error, 6), tolerance) == (0.06, 0.05)
     engine.module.lm["head"] = torch.ones(4)
-    error, tolerance = certificate._worst(engine, truth, 0.05)
+    error, tolerance = certificate._worst(engine, reference, 0.05)
     assert (round(error, 6), tolerance) == (0.09, 0.14)
     engine.module.lm["head"] = torch.full((4,), float("nan"))
-    assert not Check("masks", 1, 0.0, *certificate._worst(engine, truth, 0.05)).passed
+    assert not Check("masks", 1, 0.0, *certificate._worst(engine, reference, 0.05)).passed
 
 
 def test_an_architecture_that_no_miniature_can_be_made_of_is_named() -> None:

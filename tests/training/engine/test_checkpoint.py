@@ -35,7 +35,7 @@ Undisturbed = Callable[..., Path]
 
 def resumed_from(log: str) -> int | None:
     """The step that an attempt says it goes on from."""
-    found = [line for line in log.splitlines() if "going on from the checkpoint at step" in line]
+    found = [line for line in log.splitlines() if "resuming from the checkpoint at step" in line]
     assert len(found) <= 1
     return int(found[0].split()[-3]) if found else None
 
@@ -203,7 +203,7 @@ def test_torn_checkpoints_are_passed_over_with_a_warning(
     warnings = [line for line in first.log.splitlines() if "torn" in line]
     for warning, (step, (_, name, why)) in zip(warnings, damages.items(), strict=True):
         assert warning.startswith("WARNING")
-        assert f"step-{step:08d} is torn and passed over: {name} " in warning
+        assert f"step-{step:08d} is torn and skipped: {name} " in warning
         assert why in warning
     assert all("torn" not in other.log for other in others)
     assert resumed_from(first.log) == 1
@@ -242,7 +242,7 @@ def test_with_all_checkpoints_torn_the_run_begins_again(
     attempt(tmp_path, inputs, accident=partial(accidents.signal_at, step=4))
     empty(paths_of(tmp_path).checkpoints / "step-00000004" / WEIGHTS)
     (told,) = finish(tmp_path, inputs)
-    assert told.log.count("is torn and passed over") == 1
+    assert told.log.count("is torn and skipped") == 1
     assert resumed_from(told.log) is None
     assert_same_run(tmp_path, undisturbed())
 
@@ -251,6 +251,6 @@ def test_a_checkpoint_across_stage_3_is_refused_and_kept(tmp_path: Path, inputs:
     attempt(tmp_path, inputs, accident=partial(accidents.signal_at, step=4))
     for told in attempt(tmp_path, inputs, zero_stage=3):
         assert told.error == "JobError"
-        assert "step-00000004 was saved at ZeRO stage 1, and this run is at 3" in told.message
+        assert "step-00000004 was saved at ZeRO stage 1, and this job runs at 3" in told.message
     assert checkpoints(tmp_path) == ["step-00000004"]
     assert len(logged(tmp_path)) == 4

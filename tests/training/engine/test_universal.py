@@ -41,7 +41,7 @@ def test_other_ranks_go_on_from_a_checkpoint(
     stopped = partial(accidents.signal_at, step=4, ranks=tuple(range(before[0])))
     attempt(tmp_path, inputs, ranks=before[0], zero_stage=before[1], dropout=0.0, accident=stopped)
     first, *_ = finish(tmp_path, inputs, ranks=after[0], zero_stage=after[1], dropout=0.0)
-    assert f"made the checkpoint of {before[0]} ranks at stage {before[1]} fit this run" in first.log
+    assert f"converted the checkpoint of {before[0]} ranks at stage {before[1]}" in first.log
     found = numbers(tmp_path)
     assert len(found) == STEPS
     for row, want in zip(found, undisturbed, strict=True):
