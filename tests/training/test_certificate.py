@@ -104,8 +104,8 @@ def per_micro_batch(losses: Any) -> Any:
 def seeing_prompts(collate: Any) -> Any:
     """The loss on prompts, too."""
 
-    def wrapped(*args: Any, **options: Any) -> batches.Batch:
-        found: batches.Batch = collate(*args, **options)
+    def wrapped(*args: Any, **options: Any) -> batches.MicroBatch:
+        found: batches.MicroBatch = collate(*args, **options)
         return found._replace(labels=found.input_ids.copy())
 
     return wrapped
@@ -114,8 +114,8 @@ def seeing_prompts(collate: Any) -> Any:
 def seeing_each_other(collate: Any) -> Any:
     """Packed examples that are not told apart."""
 
-    def wrapped(*args: Any, packed: bool, **options: Any) -> batches.Batch:
-        found: batches.Batch = collate(*args, packed=packed, **options)
+    def wrapped(*args: Any, packed: bool, **options: Any) -> batches.MicroBatch:
+        found: batches.MicroBatch = collate(*args, packed=packed, **options)
         return found._replace(position_ids=None) if packed else found
 
     return wrapped

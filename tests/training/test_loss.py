@@ -97,7 +97,7 @@ def test_equals_float64_reference(
         patch.setattr(training.loss, "BYTES_PER_CHUNK", chunk * vocabulary * 8)
         patch.setattr(training.loss, "LOGITS_PER_BLOCK", block * vocabulary)
         patch.setattr(training.head_gradient, "VOCABULARY_PER_BLOCK", columns)
-        patch.setattr(training.loss, "_may_wait", lambda device: may_wait)
+        patch.setattr(training.loss, "_sync_is_free", lambda device: may_wait)
         losses, gx, gw = ours(hidden.double(), weight.double(), labels, eps, softcap, temperature)
     want, want_x, want_w = reference(hidden, weight, labels, eps, softcap, temperature)
     nll, *_ = reference(hidden, weight, labels, 0.0, softcap, temperature)
@@ -209,7 +209,7 @@ def test_rows_without_a_target_do_not_count_whatever_is_in_them(
     monkeypatch: pytest.MonkeyPatch, may_wait: bool
 ) -> None:
     """Not even nan: what a model makes of padding is nobody's business."""
-    monkeypatch.setattr(training.loss, "_may_wait", lambda device: may_wait)
+    monkeypatch.setattr(training.loss, "_sync_is_free", lambda device: may_wait)
     hidden, weight, labels = case(9, 5, 11, seed=3, masked=0.5)
     _, gx, gw = ours(hidden, weight, labels, 0.1, None)
     hidden[labels == -100] = float("nan")

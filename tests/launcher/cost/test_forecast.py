@@ -319,7 +319,8 @@ import torch
 from study.jobs.job import Job
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters, Scratch, Source, TrainSpec
-from training import checkpoint, export, model, scratch, zero
+from training import model, scratch
+from training.engine import checkpoint, export, zero
 from training.data.wordlevel import cldr_tokenizer
 world, tokenizer = zero.join(), cldr_tokenizer(["en"])
 def size(folder):

@@ -119,7 +119,7 @@ def test_a_tokenizer_without_offsets_is_refused(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", False)
-    with pytest.raises(JobError, match=r"^toy-byte_level: \w+ does not tell where its tokens are"):
+    with pytest.raises(JobError, match=r"^toy-byte_level: \w+ does not report where its tokens are"):
         token_dataset(spec_of(TULU), tokenizer, tmp_path)
 
 
@@ -250,7 +250,7 @@ def test_progress_is_told(
 TWO_AT_ONCE = """
 import logging, sys, time
 from pathlib import Path
-from training import data
+from training.data import token_files as data
 from tests.training.toys import EXAMPLES, spec_of, toy_tokenizer
 me, folder = sys.argv[1], Path(sys.argv[2])
 logging.basicConfig(level=logging.INFO, format="%(message)s")
