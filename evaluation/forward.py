@@ -1,9 +1,11 @@
-"""One pass of a causal language model over questions with their answers, and what it says of each answer.
+"""One forward pass of a causal language model over questions, and the log-probabilities of their answers.
 
-A question goes in once, with all of its answers behind it, side by side: each sees the question and itself,
-at positions as if it were alone (a tree mask). What the questions of a batch begin with may have gone through
-the model before: its keys and values are given. The output head, which with 256,000 words costs more than a
-small model itself, is applied to the positions that are read and to no other.
+A question goes in once, followed by all of its answers side by side: each answer attends to the question
+and to itself, at positions as if it were alone (a tree mask). If the questions of a batch share a prefix, its
+keys and values may have been computed before. The output head, which with a vocabulary of 256,000 costs more
+than a small model itself, is applied only to the positions that are read.
+
+Shapes: B rows, T tokens of a row, N positions that are read, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ Prefix: TypeAlias = list[tuple[Tensor, Tensor]]
 
 
 class Tree:
-    """Questions as rows of one batch, padded on the right; answers behind their question, without their last
-    tokens, which are predicted and never read.
+    """Questions as rows of one batch, padded on the right, each followed by its answers.
 
+    The last token of an answer is predicted and never an input, so it is left out.
     ids, positions, branches: (B, T). branches: 0 for a question, 1 and up for its answers.
-    reads: for each answer token of the batch, in order, the place in `places` it is predicted at, and itself.
-    places: (row, column), each once: a question's last token predicts the first of every answer.
+    places: N (row, column) that predict a token; the last token of a question predicts the first token of
+        every answer.
+    reads: for each answer token of the batch, in order: the index in `places` that predicts it, its id.
     """
 
     def __init__(self, rows: Sequence[Encoded], prefix_length: int) -> None:
@@ -54,10 +57,10 @@ class Tree:
         question = row.context[self.prefix_length :]
         ids, branches = list(question), [0] * len(question)
         positions = list(range(self.prefix_length, len(row.context)))
-        last = len(self.places)
+        end_of_question = len(self.places)
         self.places.append((number, len(question) - 1))
         for branch, answer in enumerate(row.answers, start=1):
-            self.reads.append((last, answer[0]))
+            self.reads.append((end_of_question, answer[0]))
             for depth, (token, following) in enumerate(pairwise(answer)):
                 self.reads.append((len(self.places), following))
                 self.places.append((number, len(ids)))
@@ -68,7 +71,7 @@ class Tree:
             matrix[number, : len(values)] = torch.tensor(values)
 
     def may_see(self, window: int | None) -> Tensor:
-        """(B, 1, T, prefix + T), bool: which keys a token attends to; at most `window` positions back."""
+        """(B, 1, T, prefix + T), bool: which keys a token attends to, at most `window` positions back."""
         column = torch.arange(self.width)
         before = column[:, None] >= column
         same = (self.branches[:, None, :] == 0) | (self.branches[:, :, None] == self.branches[:, None, :])
@@ -81,14 +84,14 @@ class Tree:
 
 
 def num_inputs(row: Encoded) -> int:
-    """Tokens that go through the model for a question and all its answers."""
+    """Input tokens of a question with all its answers."""
     return len(row.context) + sum(len(ids) - 1 for ids in row.answers)
 
 
 @torch.inference_mode()
 def prefix_of(model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
-    """Keys and values of what several questions begin with."""
-    # without a config, all its layers keep all tokens: masks for windows are made here
+    """Keys and values of a prefix that several questions share."""
+    # without a config every layer keeps all tokens: sliding windows are in our masks
     cache = DynamicCache()
     inputs = torch.tensor([ids], device=model.device)
     last_hidden_states(model, input_ids=inputs, past_key_values=cache, use_cache=True)
@@ -100,7 +103,7 @@ def prefix_of(model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
 def answer_log_probs(
     model: PreTrainedModel, rows: Sequence[Encoded], prefix: Prefix | None = None
 ) -> list[list[float]]:
-    """Each answer's log-probability after its question, nats over the full vocabulary, summed over tokens.
+    """Log-probability of each answer after its question: nats over the full vocabulary, summed over tokens.
 
     prefix: keys and values of the tokens that all questions begin with.
     """
@@ -112,22 +115,22 @@ def answer_log_probs(
     if prefix is not None or tree.has_branches:
         inputs["position_ids"] = tree.positions.to(model.device)
         inputs["attention_mask"] = _masks(model, tree)
-    # padding on the right is behind everything that is read: a causal model needs no mask for it
-    hidden = last_hidden_states(model, **inputs)
-    at_row, at_column = torch.tensor(tree.places, device=model.device).T
-    log_probs = _log_probs(model, hidden[at_row, at_column], tree.reads).double().tolist()
+    # padding comes after everything that is read: a causal model needs no mask for it
+    hidden_BTH = last_hidden_states(model, **inputs)
+    row, column = torch.tensor(tree.places, device=model.device).T
+    log_probs = _log_probs(model, hidden_BTH[row, column], tree.reads).double().tolist()
     summed: list[list[float]] = []
     begin = 0
-    for row in rows:
+    for encoded in rows:
         summed.append([])
-        for ids in row.answers:
+        for ids in encoded.answers:
             summed[-1].append(sum(log_probs[begin : begin + len(ids)]))
             begin += len(ids)
     return summed
 
 
 def _cache_of(prefix: Prefix, num_rows: int) -> DynamicCache:
-    """A prefix under each row of a batch. Not by the cache's own constructor, which would copy it."""
+    """A cache that holds the prefix for each row of a batch; its own constructor would copy it."""
     cache = DynamicCache()
     for keys, values in prefix:
         layer = DynamicLayer()
@@ -138,31 +141,31 @@ def _cache_of(prefix: Prefix, num_rows: int) -> DynamicCache:
     return cache
 
 
-def _log_probs(model: PreTrainedModel, hidden: Tensor, reads: Sequence[tuple[int, int]]) -> Tensor:
+def _log_probs(model: PreTrainedModel, hidden_NH: Tensor, reads: Sequence[tuple[int, int]]) -> Tensor:
     """Log-probabilities of tokens over the full vocabulary, (len(reads),), float32, on the CPU.
 
-    hidden: (N, H). reads: (row of hidden, token).
+    reads: (row of hidden_NH, token).
     """
     head = head_of(model)
-    row, token = torch.tensor(reads, device=hidden.device).T
+    row, token = torch.tensor(reads, device=hidden_NH.device).T
     vocabulary = len(head.weight)
     size = max(1, LOGITS_BYTES // (4 * vocabulary))
-    # on CPU, what is done to float32 logits stays in the cache
-    block = max(1, 2**20 // vocabulary) if hidden.device.type == "cpu" else size
-    total = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-    of_token = torch.empty(len(reads), dtype=torch.float32, device=hidden.device)
-    for begin in range(0, len(hidden), size):
-        narrow = head.project(hidden[begin : begin + size])
-        for top in range(begin, begin + len(narrow), block):
-            scores = head.cap_(narrow[top - begin : top - begin + block].float())
-            here = (row >= top) & (row < top + len(scores))
-            of_token[here] = scores[row[here] - top, token[here]]
-            total[top : top + len(scores)] = torch.logsumexp(scores, dim=1)
-    return (of_token - total[row]).cpu()
+    # a block of float32 logits stays in the cache of a CPU
+    block = max(1, 2**20 // vocabulary) if hidden_NH.device.type == "cpu" else size
+    normaliser_N = torch.empty(len(hidden_NH), dtype=torch.float32, device=hidden_NH.device)
+    logits = torch.empty(len(reads), dtype=torch.float32, device=hidden_NH.device)
+    for begin in range(0, len(hidden_NH), size):
+        projected_NV = head.project(hidden_NH[begin : begin + size])
+        for top in range(begin, begin + len(projected_NV), block):
+            logits_NV = head.cap_(projected_NV[top - begin : top - begin + block].float())
+            in_block = (row >= top) & (row < top + len(logits_NV))
+            logits[in_block] = logits_NV[row[in_block] - top, token[in_block]]
+            normaliser_N[top : top + len(logits_NV)] = torch.logsumexp(logits_NV, dim=1)
+    return (logits - normaliser_N[row]).cpu()
 
 
 def _masks(model: PreTrainedModel, tree: Tree) -> Tensor | dict[str, Tensor]:
-    """The mask, in the form that the model's attention takes it: by type of layer where there are several."""
+    """The mask as the model's attention takes it: by type of layer where there are several."""
     config = model.config.get_text_config()
     types = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
@@ -180,9 +183,9 @@ def _additive(seen: Tensor, model: PreTrainedModel) -> Tensor:
 
 
 def takes_trees(model: PreTrainedModel) -> bool:
-    """Whether shared questions and prefixes give a model's own scores, found out by trying.
+    """Try whether the scores of shared questions and prefixes are the model's own.
 
-    Recurrent layers, or positions by order of input, would give others.
+    They are not with recurrent layers, or where positions follow the order of the input.
     """
     config = model.config.get_text_config()
     types = set(getattr(config, "layer_types", None) or KNOWN_LAYERS)
@@ -196,10 +199,10 @@ def takes_trees(model: PreTrainedModel) -> bool:
     rows = [Encoded(ids[:7], [ids[12:15], ids[15:16], ids[16:20]]), Encoded(ids[:10], [ids[20:22], ids[22:]])]
     try:
         shared = answer_log_probs(model, rows, prefix_of(model, ids[:4]))
-    except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):  # it has no such arguments
+    except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):  # it lacks these arguments
         return False
     alone = [[plain_log_prob(model, row.context, answer) for answer in row.answers] for row in rows]
-    # random tokens have log-probabilities of -10 and a wrong mask shifts them by 1; bf16 rounds by 0.1
+    # random tokens have log-probabilities around -10; a wrong mask shifts them by 1, rounding in bf16 by 0.1
     tolerance = 0.5 if model.dtype in (torch.bfloat16, torch.float16) else 5e-3
     differences = [
         abs(s - a) for ss, aa in zip(shared, alone, strict=True) for s, a in zip(ss, aa, strict=True)
@@ -209,7 +212,7 @@ def takes_trees(model: PreTrainedModel) -> bool:
 
 @torch.inference_mode()
 def plain_log_prob(model: PreTrainedModel, context: Sequence[int], answer: Sequence[int]) -> float:
-    """An answer's summed log-probability by the model's own logits: one sequence, nothing shared."""
+    """An answer's summed log-probability from the model's own logits: one sequence, nothing shared."""
     ids = torch.tensor([[*context, *answer[:-1]]], device=model.device)
     scores = model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 :].float()
     picked = torch.log_softmax(scores, 1).gather(1, torch.tensor(answer, device=model.device)[:, None])

@@ -1,4 +1,4 @@
-"""Shards: one model on one language each, from items to prediction parts, resumable part by part."""
+"""Score shards, one model on one language each: from items to prediction parts, resumable after each part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evaluation.encoding import Query
 from evaluation.items.item import Item
 from evaluation.items.table import items_table
 from evaluation.parts import check_complete, read_own_part
-from evaluation.progress import Running
+from evaluation.progress import RunningMetrics
 from evaluation.questions import Asked, chat_of, query, questions
 from evaluation.scoring import Scorer
 from modeling.loading import load_model, load_tokenizer
@@ -52,24 +52,23 @@ def evaluate(
     check: Check | None = None,
     on_progress: Progress | None = None,
 ) -> list[tuple[Job, CalsweepError]]:
-    """Score every job that is not done, behind one load of the model they share; returns those that failed.
+    """Score every job that is not done, with one load of their common model; returns those that failed.
 
-    One language whose data or records cannot be used does not keep the others from being scored.
+    The other languages are scored even if the data or records of one cannot be used.
 
-    model_path: a folder, a GGUF file or a hub id; revision: a hub commit, None for the others.
-    items: the folder for the tables of items, which all jobs of a study share.
+    model_path, revision: see `modeling.loading`.
+    items: the folder of the items' tables, shared by all jobs of a study.
     batch_tokens: padded tokens per forward pass.
-    check: called with the source of a job's benchmark before it is read; what it raises fails that job.
-    on_progress: called with (job, items done, items in all) at the start of a job and after each part.
-    Raises JobError when the model cannot be used, Stopped when told to stop with work left. Finished parts
-    survive whatever fails, and the next attempt goes on behind them.
+    check: called with the source of a job's benchmark before it is read; what it raises fails the job.
+    on_progress: called with (job, items done, all items) at the start of a job and after each part.
+    Raises JobError when the model cannot be used, Stopped when a stop was requested and work is left.
+    Finished parts survive every failure, and the next attempt resumes after them.
     """
     shards = [(job, _eval_spec(job), folder) for job, folder in jobs if not folder.done.exists()]
     if not shards:
         return []
     spec = shards[0][1]
-    assert all((other.model, other.dtype) == (spec.model, spec.dtype) for _, other, _ in shards)
-    assert len({other.prompting.too_long for _, other, _ in shards}) == 1
+    assert len({(spec.model, spec.dtype, spec.prompting.too_long) for _, spec, _ in shards}) == 1
     models, tokenizer = load_models(model_path, revision, spec.dtype)
     scorer = Scorer(models, tokenizer, batch_tokens=batch_tokens, too_long=spec.prompting.too_long)
     failures: list[tuple[Job, CalsweepError]] = []
@@ -82,7 +81,7 @@ def evaluate(
                 if check is not None:
                     check(spec.benchmark.source)
                 _run_shard(job, spec, folder, items, scorer, run, on_progress)
-        except Stopped:  # no failure of this language
+        except Stopped:
             raise
         except CalsweepError as error:
             logger.error("%s: %s", job.name, error)
@@ -105,7 +104,7 @@ def load_models(
 
 
 def shard_info(job: Job) -> records.ShardInfo:
-    """What the parts of a job say they belong to. The model is named as in the grid, with its revision."""
+    """The shard that the parts of a job name; the model as in the grid, with its revision."""
     spec = _eval_spec(job)
     return records.ShardInfo(
         job_id=job.job_id,
@@ -131,10 +130,10 @@ def _run_shard(
     run: Run,
     on_progress: Progress | None,
 ) -> None:
-    asking = questions(spec)
-    _write_items(items, spec, asking.items)
+    shard = questions(spec)
+    _write_items(items, spec, shard.items)
     chat = chat_of(scorer.tokenizer) if spec.prompting.scaffold == "chat" else None
-    asked, info, running = asking.asked, shard_info(job), Running()
+    asked, info, metrics = shard.asked, shard_info(job), RunningMetrics()
 
     def report(done: int, **speed: float) -> None:
         write_json(folder.progress, {"done": done, "total": len(asked), "unit": "items", **speed})
@@ -145,47 +144,51 @@ def _run_shard(
     for path in records.parts(folder.predictions):
         table, info = read_own_part(path, asked, info)
         for row in table.to_pylist():
-            running.add(row["scores"], row["option_num_tokens"], row["label"])
-        # a requeued run syncs from a folder of its own, which knows nothing of the earlier parts
+            metrics.add(row["scores"], row["option_num_tokens"], row["label"])
+        # after a requeue W&B syncs from a new folder, which lacks the earlier parts
         run.save(path, base=folder.root)
         resumed = records.part_range(path)[1]
     if resumed:
-        logger.info("%s: going on at item %d of %d", job.name, resumed, len(asked))
+        logger.info("%s: resuming at item %d of %d", job.name, resumed, len(asked))
     report(resumed)
     started = time.monotonic()
     for lo in range(resumed, len(asked), PART_SIZE):
         if stopping.requested():
             raise Stopped(f"stopped at item {lo} of {len(asked)} of {job.name}")
         part = asked[lo : lo + PART_SIZE]
-        queries = [query(one, asking.shots.get(one.item.subject, ()), spec, chat) for one in part]
+        queries = [
+            query(question, shard.shots.get(question.item.subject, ()), spec, chat) for question in part
+        ]
         predictions, num_cut = predict(scorer, part, queries, spec.protocol)
         path = records.write_part(folder.predictions, lo, predictions, info, num_cut=num_cut)
         run.save(path, base=folder.root)
         for p in predictions:
-            running.add(p.scores, p.option_num_tokens, p.label)
+            metrics.add(p.scores, p.option_num_tokens, p.label)
         done = lo + len(part)
         speed = (done - resumed) / (time.monotonic() - started)
-        run.log({**running.scalars(), "items_per_s": speed})
+        run.log({**metrics.scalars(), "items_per_s": speed})
         report(done, items_per_s=speed)
-    finished = check_complete(folder.predictions, asked)
-    cuts = [records.num_cut(path) for path in finished]
+    parts = check_complete(folder.predictions, asked)
+    cuts = [records.num_cut(path) for path in parts]
     known = [count for count in cuts if count is not None]
-    all_cut = sum(known) if len(known) == len(cuts) else None
-    counts = {"num_skipped": asking.num_skipped, "num_cut": all_cut}
-    run.summarise({**running.scalars(), **counts})
+    counts = {
+        "num_skipped": shard.num_skipped,
+        "num_cut": sum(known) if len(known) == len(cuts) else None,
+    }
+    run.summarise({**metrics.scalars(), **counts})
     write_json(
         folder.done,
         {
             "job_id": job.job_id,
-            "num_items": len(asking.items),
+            "num_items": len(shard.items),
             **counts,
-            "parts": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in finished},
+            "parts": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in parts},
         },
     )
 
 
 def _write_items(folder: Path, spec: EvalSpec, items: Sequence[Item]) -> None:
-    """What analysis slices by, once for all models: the items' table of this benchmark and language."""
+    """Write the items' table of a benchmark and language, which analysis slices by, once for all models."""
     file = items_file(folder, spec.benchmark.name, digest(identity(spec.benchmark)), spec.language)
     if not file.is_file():
         buffer = pa.BufferOutputStream()
@@ -196,12 +199,12 @@ def _write_items(folder: Path, spec: EvalSpec, items: Sequence[Item]) -> None:
 def predict(
     scorer: Scorer, asked: Sequence[Asked], queries: Sequence[Query], protocol: str
 ) -> tuple[list[records.Prediction], int]:
-    """Score questions under a protocol, in their order; and how many lost what exceeds the context."""
+    """Score questions under a protocol, in their order; returns also how many prompts were cut."""
     letter = protocol == "letter"
     scored = scorer.score(queries, letters=letter)
     num_cut = sum(score.num_cut > 0 for score in scored)
     if num_cut:
-        logger.warning("%d of %d prompts lost what exceeds the context", num_cut, len(scored))
+        logger.warning("%d of %d prompts exceeded the context and were cut", num_cut, len(scored))
     predictions = [
         records.Prediction(
             example_id=item.example_id,

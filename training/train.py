@@ -108,10 +108,9 @@ def _train(
     meter = Meter(world, flops_per_token(lm), hyper.dtype)
     engine = zero.engine(loss_model, hyper, resources, steps, universal=convert)
     engine.train()
-    done, losses = 0, {}
     if start is not None:
         (universal if convert else checkpoint).load(engine, start, world)
-        done, losses = start.step, start.state
+    done, losses = (start.step, start.state) if start is not None else (0, {})
     progress = {"done": done, "total": steps, "unit": "steps"}
     if world.rank == 0:
         if start is not None:

@@ -278,7 +278,7 @@ def test_an_option_that_ends_beyond_the_context_is_refused() -> None:
 
 def test_a_letter_of_two_tokens_is_refused() -> None:
     scorer = Scorer([MODELS["llama"]], make_tokenizer(letters="AB"), batch_tokens=100)
-    with pytest.raises(JobError, match=r"' C' is no token of its own \(item '1'\)"):
+    with pytest.raises(JobError, match=r"' C' is not a single token \(item '1'\)"):
         scorer.score(LETTER_QUERIES, letters=True)
 
 
@@ -304,7 +304,7 @@ def test_letters_the_tokenizer_does_not_know_are_refused() -> None:
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
     scorer = Scorer([MODELS["llama"]], tokenizer, batch_tokens=100)
-    with pytest.raises(JobError, match="does not tell the letters AB apart"):
+    with pytest.raises(JobError, match="does not distinguish the letters AB"):
         scorer.score(queries(["Answer:"], ["AB"]), letters=True)
 
 
