@@ -41,60 +41,39 @@ def encode(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> list
         if not context:
             raise JobError(f"item '{query.name}': its prompt has no tokens")
     # A context may be a hundred times as long as its last line. So all answers are encoded after that line,
-    # and the first of them also after the complete context, as a check.
+    # each different text once, and the first answer also after the complete context, as a check.
     firsts = token_ids(tokenizer, [query.context + query.answers[0] for query in queries])
     # with trailing line breaks: an answer that begins with a line break may form one token with them
     lines = [query.context[query.context.rstrip().rfind("\n") + 1 :] for query in queries]
-    after_line = _answers_after(tokenizer, list(zip(lines, (q.answers for q in queries), strict=True)))
+    pairs = zip(queries, lines, strict=True)
+    texts = list(dict.fromkeys(line + answer for query, line in pairs for answer in ("", *query.answers)))
+    ids_of = dict(zip(texts, token_ids(tokenizer, texts), strict=True))
     encoded = []
-    for query, context, first, answers in zip(queries, contexts, firsts, after_line, strict=True):
-        if first[: len(context)] != context or len(first) == len(context):
-            raise _not_following(query)
-        if answers is None or answers[0] != first[len(context) :]:
+    for query, context, first, line in zip(queries, contexts, firsts, lines, strict=True):
+        first_answer = _added(context, first)
+        answers = [_added(ids_of[line], ids_of[line + answer]) for answer in query.answers]
+        if first_answer and (None in answers or answers[0] != first_answer):
             # e.g. SentencePiece, which begins every text with a space: a line alone has other tokens
-            texts = token_ids(tokenizer, [query.context + answer for answer in query.answers])
-            if any(ids[: len(context)] != context for ids in texts):
-                raise _not_following(query)
-            answers = [ids[len(context) :] for ids in texts]
-        if not all(answers):
-            raise _not_following(query)
-        encoded.append(Encoded(context, answers))
+            complete = token_ids(tokenizer, [query.context + answer for answer in query.answers])
+            answers = [_added(context, ids) for ids in complete]
+        if not first_answer or not all(answers):
+            raise JobError(
+                f"item '{query.name}': an answer's tokens do not simply follow those of its prompt; take "
+                "another scaffold or protocol"
+            )
+        encoded.append(Encoded(context, [ids for ids in answers if ids]))
     return encoded
+
+
+def _added(context: list[int], ids: list[int]) -> list[int] | None:
+    """The tokens that follow `context` in `ids`; None if the context is split differently there."""
+    return ids[len(context) :] if ids[: len(context)] == context else None
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
     return [list(ids) for ids in tokenizer(list(texts), padding=False, truncation=False)["input_ids"]]
-
-
-def _not_following(query: Query) -> JobError:
-    return JobError(
-        f"item '{query.name}': an answer's tokens do not simply follow those of its prompt; take another "
-        "scaffold or protocol"
-    )
-
-
-def _answers_after(
-    tokenizer: PreTrainedTokenizerBase, lines_and_answers: Sequence[tuple[str, tuple[str, ...]]]
-) -> list[list[list[int]] | None]:
-    """The tokens that answers add to a line; None if one of them changes how the line is split.
-
-    Each line and each pair is encoded once: most prompts end alike, and letters are the same for all.
-    """
-    pairs = dict.fromkeys((line, answer) for line, answers in lines_and_answers for answer in answers)
-    unique_lines = list(dict.fromkeys(line for line, _ in pairs))
-    lines = dict(zip(unique_lines, token_ids(tokenizer, unique_lines), strict=True))
-    texts = token_ids(tokenizer, [line + answer for line, answer in pairs])
-    added: dict[tuple[str, str], list[int] | None] = {}
-    for (line, answer), ids in zip(pairs, texts, strict=True):
-        head = lines[line]
-        added[line, answer] = ids[len(head) :] if ids[: len(head)] == head else None
-    result: list[list[list[int]] | None] = []
-    for line, answers in lines_and_answers:
-        tokens = [ids for ids in (added[line, answer] for answer in answers) if ids is not None]
-        result.append(tokens if len(tokens) == len(answers) else None)
-    return result
 
 
 def require_letters(encoded: Sequence[Encoded], queries: Sequence[Query], unknown: int | None) -> None:

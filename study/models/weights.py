@@ -10,29 +10,29 @@ from typing import Any, NamedTuple
 
 GGUF = ".gguf"
 SPLIT_NAME = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
-# the format's value types: those of a fixed size, text, array
+# codes of the format's value types: numbers as `struct` formats, text, array
 FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, ARRAY = 8, 9
 
 
 class GgufHeader(NamedTuple):
-    """values: the metadata's numbers and texts by key, not its arrays. shapes: of each tensor, by name."""
+    """values: numbers and texts of the metadata by key, without arrays. shapes: of each tensor, by name."""
 
     values: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
 
 
 def gguf_header(file: Path) -> GgufHeader:
-    """What a GGUF file says of itself, without its weights.
+    """Metadata and tensor shapes of a GGUF file, without reading its weights.
 
-    The package of this name takes ten seconds for it where the vocabulary is large.
+    The package gguf takes ten seconds for this with a large vocabulary.
     Raises ValueError for another kind of file.
     """
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _header(data)
     except (struct.error, KeyError, UnicodeDecodeError, ValueError, IsADirectoryError):
-        raise ValueError("is no GGUF file of version 2 or 3") from None
+        raise ValueError("is not a GGUF file of version 2 or 3") from None
 
 
 def _header(data: mmap.mmap) -> GgufHeader:
@@ -57,7 +57,7 @@ def _header(data: mmap.mmap) -> GgufHeader:
 
 
 def _value(data: mmap.mmap, at: int, kind: int) -> tuple[Any, int]:
-    """A value and where the next begins; None for an array."""
+    """A value (None for an array) and the offset of what follows."""
     if kind == TEXT:
         return _text(data, at)
     if kind != ARRAY:

@@ -142,77 +142,67 @@ def _chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Renderer:
             "other text; fix the date in the template, or write template: tulu"
         )
     specials = tuple(token.content for token in tokenizer.added_tokens_decoder.values())
-    variables = {**tokenizer.special_tokens_map, "date_string": TEMPLATE_DATE}
+    chat = _ChatTemplate(
+        name, template, {**tokenizer.special_tokens_map, "date_string": TEMPLATE_DATE}, specials
+    )
     # the expression by which transformers decides
-    if re.search(r"\{\%-?\s*generation\s*-?\%\}", template):
-        return partial(_by_generation_marks, name, template, variables)
-    return partial(_by_prefixes, name, template, variables, specials)
+    return chat.by_marks if re.search(r"\{\%-?\s*generation\s*-?\%\}", template) else chat.by_prefixes
 
 
-def _by_generation_marks(
-    name: str, template: str, variables: Mapping[str, Any], messages: Sequence[Message], where: str
-) -> Rendered:
-    """Spans as the template marks them, with {% generation %}."""
-    text, spans = _jinja(name, template, variables, messages, where, marks=True)
-    answers = [message.content for message in messages if message.role == "assistant"]
-    if len(spans) != len(answers):
-        raise JobError(
-            f"{where}: the chat template of {name} marks {len(spans)} generations in a conversation with "
-            f"{len(answers)} answers; write template: tulu"
-        )
-    return Rendered(text, [span for span, answer in zip(spans, answers, strict=True) if answer.strip()])
+class _ChatTemplate(NamedTuple):
+    """A tokenizer's chat template. name: of the tokenizer. specials: texts of its special tokens."""
 
+    name: str
+    template: str
+    variables: Mapping[str, Any]
+    specials: tuple[str, ...]
 
-def _by_prefixes(
-    name: str,
-    template: str,
-    variables: Mapping[str, Any],
-    specials: tuple[str, ...],
-    messages: Sequence[Message],
-    where: str,
-) -> Rendered:
-    """The span of an answer is what it adds to the prompt that the model is given for it."""
-    text, _ = _jinja(name, template, variables, messages, where)
-    spans = []
-    for i, message in enumerate(messages):
-        if message.role != "assistant" or not message.content.strip():
-            continue
-        prompt, _ = _jinja(name, template, variables, messages[:i], where, answer_next=True)
-        answered, _ = _jinja(name, template, variables, messages[: i + 1], where)
-        if not (answered.startswith(prompt) and text.startswith(answered)):
+    def by_marks(self, messages: Sequence[Message], where: str) -> Rendered:
+        """The spans that the template marks with {% generation %}."""
+        text, spans = self.render(messages, where, marks=True)
+        answers = [message.content for message in messages if message.role == "assistant"]
+        if len(spans) != len(answers):
             raise JobError(
-                f"{where}: the chat template of {name} writes a turn differently once others follow, so "
-                "that no prompt is the beginning of the whole; write template: tulu"
+                f"{where}: the chat template of {self.name} marks {len(spans)} generations in a conversation "
+                f"with {len(answers)} answers; write template: tulu"
             )
-        # the new line after <|im_end|> belongs to the template: nothing is generated after the end of a turn
-        bare = answered.rstrip()
-        spans.append((len(prompt), len(bare) if bare.endswith(specials) else len(answered)))
-    return Rendered(text, spans)
+        return Rendered(text, [span for span, answer in zip(spans, answers, strict=True) if answer.strip()])
 
+    def by_prefixes(self, messages: Sequence[Message], where: str) -> Rendered:
+        """The span of an answer is what it adds to the prompt that the model is given for it."""
+        text, _ = self.render(messages, where)
+        spans = []
+        for i, message in enumerate(messages):
+            if message.role != "assistant" or not message.content.strip():
+                continue
+            prompt, _ = self.render(messages[:i], where, answer_next=True)
+            answered, _ = self.render(messages[: i + 1], where)
+            if not (answered.startswith(prompt) and text.startswith(answered)):
+                raise JobError(
+                    f"{where}: the chat template of {self.name} writes a turn differently once others "
+                    "follow, so that no prompt is the beginning of the text; write template: tulu"
+                )
+            # the new line after <|im_end|> belongs to the template: it is not generated
+            bare = answered.rstrip()
+            spans.append((len(prompt), len(bare) if bare.endswith(self.specials) else len(answered)))
+        return Rendered(text, spans)
 
-def _jinja(
-    name: str,
-    template: str,
-    variables: Mapping[str, Any],
-    messages: Sequence[Message],
-    where: str,
-    *,
-    answer_next: bool = False,
-    marks: bool = False,
-) -> tuple[str, list[tuple[int, int]]]:
-    conversation = [message._asdict() for message in messages]
-    try:
-        rendered: Any = render_jinja_template(  # annotated as str, but it returns a pair
-            conversations=[conversation],
-            chat_template=template,
-            add_generation_prompt=answer_next,
-            return_assistant_tokens_mask=marks,
-            **variables,
-        )
-    except TemplateError as error:  # also raised by templates themselves, on a system message for example
-        raise JobError(
-            f"{where}: the chat template of {name} refuses the conversation "
-            f"({' '.join(str(error).split())}); write template: tulu"
-        ) from None
-    (text,), spans = rendered
-    return text, spans[0] if spans else []
+    def render(
+        self, messages: Sequence[Message], where: str, *, answer_next: bool = False, marks: bool = False
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text and the spans of its marks; answer_next: up to where the next answer begins."""
+        try:
+            rendered: Any = render_jinja_template(  # annotated as str, but it returns a pair
+                conversations=[[message._asdict() for message in messages]],
+                chat_template=self.template,
+                add_generation_prompt=answer_next,
+                return_assistant_tokens_mask=marks,
+                **self.variables,
+            )
+        except TemplateError as error:  # also raised by templates themselves, on a system message for example
+            raise JobError(
+                f"{where}: the chat template of {self.name} refuses the conversation "
+                f"({' '.join(str(error).split())}); write template: tulu"
+            ) from None
+        (text,), spans = rendered
+        return text, spans[0] if spans else []

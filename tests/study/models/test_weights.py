@@ -50,14 +50,14 @@ def test_a_header_is_what_llama_cpps_own_package_reads(tmp_path: Path) -> None:
         assert reader.fields[key].contents() == value
 
 
-def test_what_is_no_gguf_file(tmp_path: Path) -> None:
+def test_what_is_not_a_gguf_file(tmp_path: Path) -> None:
     whole = gguf_bytes(VALUES, SHAPES)
     file = tmp_path / "m.gguf"
     for content in (b"", b"GGUF", b"PK" + whole[2:], whole[:-1], gguf_bytes(VALUES, SHAPES, version=1)):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match="is no GGUF file of version 2 or 3"):
+        with pytest.raises(ValueError, match="is not a GGUF file of version 2 or 3"):
             gguf_header(file)
-    with pytest.raises(ValueError, match="is no GGUF file"):
+    with pytest.raises(ValueError, match="is not a GGUF file"):
         gguf_header(tmp_path)
 
 
