@@ -10,8 +10,9 @@ from study.jobs.specs import Scratch
 def config_of(scratch: Scratch) -> dict[str, Any]:
     """The config of a model from scratch, without its vocabulary.
 
-    It has the features of its architecture at every size: few key heads and a sliding window shorter than most
-    texts (Mistral, every other layer of Gemma-2), head_dim apart from hidden_size and both soft-caps (Gemma-2).
+    It has the features of its architecture at every size: few key heads and a sliding window shorter than
+    most texts (Mistral, every other layer of Gemma-2), a head_dim that does not follow from hidden_size, and
+    both soft-caps (Gemma-2).
     """
     config: dict[str, Any] = {
         "model_type": scratch.architecture,

@@ -153,9 +153,9 @@ def test_neither_padding_nor_company_changes_a_score(
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=40), batch_tokens=st.integers(1, 200))
 def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], batch_tokens: int) -> None:
-    found = length_batches(lengths, batch_tokens)
-    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
-    for batch in found:
+    actual = length_batches(lengths, batch_tokens)
+    assert sorted(i for batch in actual for i in batch) == list(range(len(lengths)))
+    for batch in actual:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= batch_tokens
 
 
@@ -227,7 +227,7 @@ def raise_out_of_memory(*args: object) -> list[list[float]]:
 
 
 def test_a_model_that_looks_at_the_order_of_its_input_shares_nothing() -> None:
-    """Positions by place in the batch, whatever it is told: questions and answers must lie alone."""
+    """Positions follow the place in the batch and ignore position_ids: answers need separate sequences."""
 
     class Ordered(type(MODELS["llama"].base_model)):  # type: ignore[misc]
         def forward(self, *args: object, **kwargs: object) -> object:

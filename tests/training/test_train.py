@@ -48,7 +48,7 @@ JOB = Job("prepare", SPEC, needs=(), cell={"model": "tiny"})
 
 
 def run(folder: Path, ranks: int = 1, micro: int = 16, zero_stage: int = 1, **more: Any) -> JobPaths:
-    """Train in processes of its own, as a sweep does; gives up after five minutes."""
+    """Train in separate processes, as a sweep does; gives up after five minutes."""
     executor = LocalExecutor(folder / "submitit")
     executor.update_parameters(tasks_per_node=ranks, timeout_min=5)
     paths = JobPaths(folder / "job")
@@ -88,17 +88,17 @@ def test_the_run_does_not_depend_on_how_it_is_spread(
     baseline: JobPaths, tmp_path: Path, how: dict[str, Any]
 ) -> None:
     other = run(tmp_path, **how)
-    for want, found in zip(metrics(baseline), metrics(other), strict=True):
+    for want, actual in zip(metrics(baseline), metrics(other), strict=True):
         # the norm is taken before clipping and before Adam, which would both hide a wrong scale
-        assert found["grad_norm"] == pytest.approx(want["grad_norm"], rel=2e-5)
-        assert found["loss"] == pytest.approx(want["loss"], rel=2e-5)
-        assert found["nll"] == pytest.approx(want["nll"], rel=2e-5)
-        assert found["learning_rate"] == want["learning_rate"]
-    want, found = (load_file(paths.model / "model.safetensors") for paths in (baseline, other))
-    assert want.keys() == found.keys()
+        assert actual["grad_norm"] == pytest.approx(want["grad_norm"], rel=2e-5)
+        assert actual["loss"] == pytest.approx(want["loss"], rel=2e-5)
+        assert actual["nll"] == pytest.approx(want["nll"], rel=2e-5)
+        assert actual["learning_rate"] == want["learning_rate"]
+    want, actual = (load_file(paths.model / "model.safetensors") for paths in (baseline, other))
+    assert want.keys() == actual.keys()
     for name, tensor in want.items():
         # Adam divides by tiny second moments: rounding may move a weight by a share of the learning rate
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=HYPER.learning_rate * 0.05)
+        torch.testing.assert_close(actual[name], tensor, rtol=0, atol=HYPER.learning_rate * 0.05)
 
 
 def test_first_step_equals_plain_torch(baseline: JobPaths, tmp_path: Path) -> None:

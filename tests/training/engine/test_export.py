@@ -191,7 +191,7 @@ def test_what_was_trained_is_what_was_exported(tmp_path: Path, zero_stage: int) 
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert load_file(tmp_path / "model" / "model.safetensors")["kept"].tolist() == [0, 1, 2]
     want = load_file(tmp_path / "want")
-    found = dict(loaded.named_parameters())
-    assert found.keys() == want.keys()
+    actual = dict(loaded.named_parameters())
+    assert actual.keys() == want.keys()
     for name, tensor in want.items():
-        assert torch.equal(found[name], tensor), name
+        assert torch.equal(actual[name], tensor), name
