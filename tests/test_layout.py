@@ -33,12 +33,14 @@ MAY_IMPORT = {
     "study/grid": {"study", "study/jobs", "study/models", "study/cldr"},
     "study/benchmarks": {"study", "study/jobs", "study/grid"},
     "study/tracking": {"study", "study/jobs", "study/grid"},
+    # what training and evaluation share of a model
+    "modeling": STUDY,
     # what a job computes; the three know nothing of each other
     "training/data": STUDY,
     "training/engine": {*STUDY, "training/data"},
-    "training": {*STUDY, "training/data", "training/engine"},
+    "training": {*STUDY, "modeling", "training/data", "training/engine"},
     "evaluation/items": STUDY,
-    "evaluation": {*STUDY, "evaluation/items"},
+    "evaluation": {*STUDY, "modeling", "evaluation/items"},
     "analysis/metrics": {"study"},
     "analysis/inference": {"study"},
     "analysis/reading": {*STUDY, "analysis/metrics", "analysis/inference"},
@@ -96,7 +98,7 @@ HANDED_ON = {"analysis.metrics", "launcher.work"}
 """Names may be imported from these although others define them: scripts and pickled tasks name them."""
 MAX_MODULES = 12
 """In a folder, beside its __init__.py: more are a corridor, and no rooms."""
-MAX_CHAINS = {"study": 6, "training": 8, "evaluation": 8, "analysis": 13, "launcher": 12}
+MAX_CHAINS = {"study": 6, "modeling": 3, "training": 8, "evaluation": 8, "analysis": 13, "launcher": 12}
 """Modules of a package that import each other, one after the other."""
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

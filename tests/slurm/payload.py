@@ -14,7 +14,7 @@ from tests.grids import write_model
 from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 
-PACKAGES = ("study", "training", "evaluation", "analysis", "launcher")
+PACKAGES = ("study", "modeling", "training", "evaluation", "analysis", "launcher")
 
 TRAIN = '''
 """Trains nothing."""

@@ -101,7 +101,7 @@ def write_llama(folder: Path) -> None:
 
     tokenizer = cldr_tokenizer(["en"])
     shape = Scratch(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2)
-    build_from(config_for(shape, tokenizer), seed=0, attention=None).save_pretrained(folder)
+    build_from(config_for(shape, tokenizer), seed=0, attention="sdpa").save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     (folder / "original").mkdir()

@@ -87,7 +87,7 @@ def test_a_model_from_scratch_has_the_parameters_of_the_real_one(architecture: s
         num_heads=4,
         tie_word_embeddings=tied,
     )
-    real = build_from(config_for(shape, cldr_tokenizer(DEMO_SHARES)), seed=0, attention=None)
+    real = build_from(config_for(shape, cldr_tokenizer(DEMO_SHARES)), seed=0, attention="sdpa")
     assert sizes.parameters(Source("scratch", "x", "0" * 12), shape).value == real.num_parameters()
 
 
@@ -133,7 +133,7 @@ def test_a_hub_model_is_looked_up_in_the_cache_first(tmp_path: Path, monkeypatch
     source = Source("hub", "org/llama-7b", COMMIT)
     assert sizes.parameters(source) == sizes.Figure(7e9, "the name org/llama-7b", estimate=True)
     folder = tmp_path / "models--org--llama-7b" / "snapshots" / COMMIT
-    real = build_from(config_for(Scratch(), cldr_tokenizer(["en"])), seed=0, attention=None)
+    real = build_from(config_for(Scratch(), cldr_tokenizer(["en"])), seed=0, attention="sdpa")
     real.save_pretrained(folder)
     assert sizes.parameters(source) == sizes.Figure(real.num_parameters(), "its weights")
 
@@ -341,7 +341,7 @@ for stage, dtype in ((2, "bf16"), (3, "bf16"), (1, "fp32"), (3, "fp32")):
     folder = Path(sys.argv[1], f"{stage}-{dtype}")
     folder.mkdir()
     hyper = Hyperparameters(dtype=dtype)
-    lm = scratch.build_from(scratch.config_for(Scratch(), tokenizer), seed=0, attention=None)
+    lm = scratch.build_from(scratch.config_for(Scratch(), tokenizer), seed=0, attention="sdpa")
     count, ids = lm.num_parameters(), torch.arange(32).reshape(2, 16)
     engine = zero.engine(model.LossModel(lm, hyper), hyper, Resources(zero_stage=stage), 5)
     zero.backward(engine, engine(ids, ids).loss_sum / 30, last=True)

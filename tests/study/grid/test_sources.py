@@ -112,7 +112,7 @@ def test_a_gguf_file_is_pinned_by_its_content(grid: Grid, tmp_path: Path) -> Non
 def test_gguf_files_that_would_be_read_as_another_model(grid: Grid, tmp_path: Path) -> None:
     (tmp_path / "m.gguf").touch()
     assert mistake("m.gguf", grid) == (
-        f"{WHERE}: 'm.gguf' is no GGUF file of version 2 or 3; download it again"
+        f"{WHERE}: 'm.gguf' is not a GGUF file of version 2 or 3; download it again"
     )
     for name, values, shapes in (
         ("m-00001-of-00003.gguf", {}, {}),
