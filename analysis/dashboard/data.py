@@ -157,7 +157,7 @@ def _row(shards: Sequence[Shard]) -> dict[str, Any]:
 
 def _numbers(summary: Summary) -> dict[str, Any]:
     if summary.metrics is None:
-        return {"seeds": summary.num_seeds, "missing": summary.missing}
+        return {"seeds": summary.num_seeds, "missing": str(summary.missing)}
     return {
         "n": summary.metrics.n,
         "seeds": summary.num_seeds,

@@ -54,7 +54,7 @@ def decomposition_rows(
 
 def _why_not(language: str, here: CellRecords, earlier: CellRecords, name: str) -> str | None:
     if language in here.missing:
-        return here.shards[language].missing
+        return str(here.shards[language].missing)
     if language not in earlier.answers:
         shard = earlier.shards.get(language)
         return f"{name}: {shard.missing if shard else 'not planned'}"

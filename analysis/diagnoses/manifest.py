@@ -57,7 +57,7 @@ def manifest(
         "records": [
             {**_of(shard), "record_hash": shard.record_hash} for shard in study.shards if not shard.missing
         ],
-        "missing": [{**_of(shard), "reason": shard.missing} for shard in study.missing],
+        "missing": [{**_of(shard), "reason": str(shard.missing)} for shard in study.missing],
     }
 
 

@@ -155,13 +155,13 @@ def _draw(axes: Axes, diagrams: Sequence[Diagram], *, side: float, first: int = 
             xycoords="axes fraction", textcoords="offset points", fontsize=TINY, color=colour,
         )  # fmt: skip
     if all(one.bins is None for one in diagrams):
-        mark_missing(axes, "missing" if any(one.num_shards for one in diagrams) else NOT_PLANNED)
+        mark_missing(axes, "missing" if any(one.num_shards for one in diagrams) else str(NOT_PLANNED))
 
 
 def _note(one: Diagram, prefix: str) -> str:
     """`ECE 0.123, n=180`; where shards are missing how many, and no ECE."""
     if one.num_shards == 0:
-        return NOT_PLANNED
+        return str(NOT_PLANNED)
     if one.ece is None or one.bins is None:
         whole = one.num_missing == one.num_shards
         return "missing" if whole else f"{one.num_missing} of {one.num_shards} missing"
@@ -170,7 +170,7 @@ def _note(one: Diagram, prefix: str) -> str:
 
 def _draw_histogram(axes: Axes, raw: Diagram, renormalised: Diagram) -> None:
     if raw.bins is None or renormalised.bins is None:
-        mark_missing(axes, "missing" if raw.num_shards else NOT_PLANNED)
+        mark_missing(axes, "missing" if raw.num_shards else str(NOT_PLANNED))
         return
     edges = np.append(raw.bins.lo, raw.bins.hi[-1])
     axes.stairs(raw.bins.weight, edges, fill=True, color=COLOURS[6], alpha=0.8)

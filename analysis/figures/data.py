@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test
+from analysis.reading.shards import BUCKETS, Cell, Missing, Shard, Study, Test
 from analysis.results.aggregate import summarise
 from analysis.results.labels import Setting, settings, trained_label
 from study.axes import axis_text
@@ -18,7 +18,7 @@ METRICS = {
     "ece_raw": "ECE, raw",
     "ece_renormalised": "ECE, ren.",
 }
-NOT_PLANNED = "not planned"
+NOT_PLANNED = Missing("not planned")
 """Of a cell that the study does not ask in this language: not missing, there is no such job."""
 MIXED = ("learning_rate", "label_smoothing", "seed")
 """Axes inside one response: the first two are drawn, seeds are averaged."""
@@ -34,7 +34,7 @@ class Value:
     high: float | None
     floor: float | None
     """Of an ECE: about what a perfectly calibrated model would show."""
-    missing: str | None
+    missing: Missing | None
 
 
 @dataclass(frozen=True)

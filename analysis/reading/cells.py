@@ -26,7 +26,7 @@ from analysis.reading.measure import (
     sum_examples,
 )
 from analysis.reading.records import read_records
-from analysis.reading.shards import UNREADABLE, Shard
+from analysis.reading.shards import Missing, Shard
 from study.bins import Bins
 from study.errors import RecordError
 from study.paths import StudyPaths
@@ -82,7 +82,7 @@ class Numbers:
     record_hash: str
 
 
-def read_shard(paths: StudyPaths, shard: Shard, spec: Mapping[str, Any]) -> Numbers | str:
+def read_shard(paths: StudyPaths, shard: Shard, spec: Mapping[str, Any]) -> Numbers | Missing:
     """The numbers of a shard that is done, or why it has none."""
     folder = paths.job(shard.job_id)
     try:
@@ -93,7 +93,7 @@ def read_shard(paths: StudyPaths, shard: Shard, spec: Mapping[str, Any]) -> Numb
     except (RecordError, ValueError, OSError) as error:  # pyarrow raises the latter two
         place = "" if str(folder.root) in str(error) else f"jobs/{shard.job_id}: "
         # what is missing is published: without the place of the study on this machine
-        return f"{UNREADABLE}: {place}{error}".replace(f"{paths.root}/", "")
+        return Missing("unreadable", f"{place}{error}".replace(f"{paths.root}/", ""))
 
 
 @lru_cache(maxsize=4)
@@ -186,16 +186,15 @@ def _sum(work: CellWork, shard: Shard, spec: Mapping[str, Any]) -> tuple[Shard, 
     if shard.missing is not None:
         return shard, None
     numbers = read_shard(work.paths, shard, spec)
-    if isinstance(numbers, str):
+    if isinstance(numbers, Missing):
         return replace(shard, missing=numbers), None
     items = work.items.get(shard.language)
     if items is None:
-        problem = f"{UNREADABLE}: jobs/{shard.job_id}: its records changed while the study was read"
-        return replace(shard, missing=problem), None
+        return _unreadable(shard, "its records changed while the study was read"), None
     resamples = _resamples(work.resampled)
     rows = _place_rows(items, resamples, numbers.scored)
     if isinstance(rows, str):
-        return replace(shard, missing=f"{UNREADABLE}: jobs/{shard.job_id}: {rows}"), None
+        return _unreadable(shard, rows), None
     measured = replace(
         shard,
         metrics=numbers.metrics,
@@ -204,3 +203,7 @@ def _sum(work: CellWork, shard: Shard, spec: Mapping[str, Any]) -> tuple[Shard, 
         items=items.digest,
     )
     return measured, sum_examples(resamples, rows, numbers.scored, numbers.examples)
+
+
+def _unreadable(shard: Shard, problem: str) -> Shard:
+    return replace(shard, missing=Missing("unreadable", f"jobs/{shard.job_id}: {problem}"))

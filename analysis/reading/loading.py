@@ -23,7 +23,7 @@ from typing import Any
 
 from analysis.reading.cells import CellWork, Items, Planned, items_of, load_cell, read_shard
 from analysis.reading.measure import Scored
-from analysis.reading.shards import Cell, Shard, Study, Test
+from analysis.reading.shards import Cell, Missing, Shard, Study, Test
 from study.errors import UserError
 from study.files import read_json
 from study.jobs.plan import PLAN_VERSION
@@ -125,7 +125,7 @@ def _planned(paths: StudyPaths, plan: Mapping[str, Any], job: Mapping[str, Any])
         metrics=None,
         bins=None,
         record_hash=None,
-        missing=None if folder.done.exists() else "failed" if folder.failed.exists() else "not done",
+        missing=None if folder.done.exists() else Missing("failed" if folder.failed.exists() else "not done"),
     )
     return shard, spec
 
@@ -151,7 +151,7 @@ def _first_readable(plan: _Plan) -> dict[Place, tuple[str, Scored]]:
         place = (shard.benchmark, shard.split, shard.language)
         if shard.missing is None and place not in found:
             numbers = read_shard(plan.paths, shard, spec)
-            if not isinstance(numbers, str):
+            if not isinstance(numbers, Missing):
                 found[place] = (shard.job_id, numbers.scored)
     return found
 

@@ -18,11 +18,25 @@ from study.languages import LANGUAGES
 BUCKETS = ("high", "mid", "low", "other")
 """Resource buckets from rich to poor; `other` holds languages that are not in the project's table."""
 
-UNREADABLE = "unreadable"
+MissingKind = Literal["not planned", "not done", "failed", "unreadable", "incomplete"]
 
 Average = Literal["macro", "micro"]
 Test = tuple[str, str, str]
 """Benchmark, split, protocol."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why there is no number."""
+
+    kind: MissingKind
+    """`incomplete`: a mean, of which some members are missing."""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "incomplete":
+            return self.detail
+        return f"{self.kind}: {self.detail}" if self.detail else self.kind
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,7 @@ class Shard:
     """By kind of confidence, `raw` and `renormalised`."""
     record_hash: str | None
     """Of the records that the metrics were computed from, 16 hex; None where there are no metrics."""
-    missing: str | None
+    missing: Missing | None
     """Why there are no metrics; None when there are."""
     estimates: Mapping[str, Estimate] | None = None
     """By the names of `measure.WITH_INTERVALS` (`option_mass` where there is one); None without metrics."""
@@ -82,7 +96,7 @@ class Shard:
     @property
     def is_refused(self) -> bool:
         """Done, with records that cannot be used."""
-        return self.missing is not None and self.missing.startswith(UNREADABLE)
+        return self.missing is not None and self.missing.kind == "unreadable"
 
     @property
     def test(self) -> Test:

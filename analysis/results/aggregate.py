@@ -15,7 +15,7 @@ import numpy as np
 from analysis.inference.estimates import Estimate, interval, mean, over_seeds
 from analysis.metrics import floor_over_bins
 from analysis.reading.measure import CONFIDENCES, METRIC_NAMES, Metrics
-from analysis.reading.shards import Average, Shard
+from analysis.reading.shards import Average, Missing, Shard
 from study.bins import error_over_bins, merge_bins
 from study.errors import RecordError
 from study.files import digest
@@ -36,13 +36,13 @@ class Summary:
         return sum(shard.missing is not None for shard in self.shards)
 
     @property
-    def missing(self) -> str | None:
+    def missing(self) -> Missing | None:
         """Why there are no metrics: the reason itself for one shard, else how many of how many."""
         if self.num_missing == 0:
             return None
         if len(self.shards) == 1:
             return self.shards[0].missing
-        return f"{self.num_missing} of {len(self.shards)} missing"
+        return Missing("incomplete", f"{self.num_missing} of {len(self.shards)} missing")
 
     def estimate(self, metric: str) -> Estimate | None:
         """The mean with its paired replicates; None where it is missing, or the metric has no interval.

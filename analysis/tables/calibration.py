@@ -88,7 +88,7 @@ def _cell_rows(study: Study, test: Test, cell: Cell, axes: Sequence[str]) -> Ite
             "level": level,
             "name": name,
             "average": average or "none",
-            "missing": summary.missing,
+            "missing": None if summary.missing is None else str(summary.missing),
             "num_shards": len(members),
             "num_missing": summary.num_missing,
             **_numbers(summary),

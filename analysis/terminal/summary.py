@@ -55,7 +55,7 @@ def note(study: Study) -> str:
         if not counts
         else f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " a language. "
     )
-    reasons = Counter(str(shard.missing).split(":")[0] for shard in study.missing)
+    reasons = Counter(shard.missing.kind for shard in study.missing if shard.missing)
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     return (
         f"{size}raw: probability over the full vocabulary; ren: renormalised over the options. "
@@ -129,6 +129,7 @@ def _numbers(shards: Sequence[Shard]) -> Text:
     if not shards:
         return Text("not planned", style="dim")
     summary = summarise(shards)
-    if summary.metrics is None:
-        return Text(crop(str(summary.missing).split(":")[0], CELL_WIDTH), style="yellow")
+    if summary.missing is not None:
+        text = summary.missing.detail if summary.missing.kind == "incomplete" else summary.missing.kind
+        return Text(crop(text, CELL_WIDTH), style="yellow")
     return Text(" ".join(f"{short(getattr(summary.metrics, name)):>4}" for name in NUMBERS))

@@ -24,7 +24,7 @@ from analysis.figures.data import (
 from analysis.figures.style import DOUBLE_IN, SINGLE_IN, house_style, number
 from analysis.figures.values import plot_heat_map, plot_response, plot_slopes
 from analysis.reading.loading import load_study
-from analysis.reading.shards import Study
+from analysis.reading.shards import Missing, Study
 from study.bins import bin_predictions
 from study.languages import LANGUAGES as ALL_LANGUAGES
 from tests.analysis.figures.test_figures_data import only_setting, rates
@@ -125,7 +125,9 @@ def test_learning_rates_are_legible(folder: StudyFolder) -> None:
 
 
 def values(*given: float | None) -> tuple[Value, ...]:
-    return tuple(Value(v, v and v - 0.01, v and v + 0.01, None, None if v else "not done") for v in given)
+    return tuple(
+        Value(v, v and v - 0.01, v and v + 0.01, None, None if v else Missing("not done")) for v in given
+    )
 
 
 def test_missing_cells_are_hatched_and_the_legend_says_so() -> None:

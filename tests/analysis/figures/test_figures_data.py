@@ -20,7 +20,7 @@ from analysis.figures.data import (
 )
 from analysis.metrics import ece
 from analysis.reading.loading import load_study
-from analysis.reading.shards import Cell, Study
+from analysis.reading.shards import Cell, Missing, Study
 from analysis.results.labels import Setting, settings
 from analysis.tables.calibration import Row, table_rows
 from tests.analysis.studies import StudyFolder, random_letters, sweep
@@ -62,7 +62,7 @@ def rows_of(study: Study, rows: list[Row], cell: Cell, **wanted: Any) -> list[Ro
 
 
 def check_value(value: Value, row: Row, metric: str) -> None:
-    assert (value.value, value.missing) == (row[metric], row["missing"])
+    assert (value.value, value.missing and str(value.missing)) == (row[metric], row["missing"])
     floor = row[metric.replace("ece", "ece_floor")] if metric.startswith("ece") else None
     assert value.floor == floor
     assert (value.low is None) == (value.high is None) == (value.value is None)
@@ -83,7 +83,7 @@ def test_a_matrix_is_the_tables_language_rows(folder: StudyFolder) -> None:
             for item, value in zip(setting.series, values, strict=True):
                 (row,) = rows_of(study, rows, item.cell, level="language", name=code)
                 check_value(value, row, metric)
-        assert matrix.rows[3][2].missing == "1 of 2 missing"
+        assert str(matrix.rows[3][2].missing) == "1 of 2 missing"
 
 
 def test_changes_are_differences_of_rows_and_nothing_missing_becomes_0(folder: StudyFolder) -> None:
@@ -97,7 +97,7 @@ def test_changes_are_differences_of_rows_and_nothing_missing_becomes_0(folder: S
             (row,) = rows_of(study, rows, item.cell, level="language", name=code)
             gone = item.label == "SFT smoothing=0.1" and code == "sw"
             assert value.value == (None if gone else row["ece_raw"] - base["ece_raw"])
-            assert value.missing == ("failed" if gone else None)
+            assert value.missing == (Missing("failed") if gone else None)
 
 
 def test_what_was_not_asked_is_not_missing(folder: StudyFolder) -> None:

@@ -34,7 +34,7 @@ def test_what_is_no_probability_is_refused(row: Prediction, told: str, folder: S
     bad = folder.add({"model": "m"}, "de", [*ROWS[:3], row, *ROWS[4:]])
     english, german = load_study(folder.root).shards
     assert english.missing is None
-    assert german.missing == f"unreadable: jobs/{bad}: {told}"
+    assert str(german.missing) == f"unreadable: jobs/{bad}: {told}"
     assert main(["tables", str(folder.root), "--format", "csv"]) == 0
     found = {row["name"]: row for row in diagnose(folder.root).rows["diagnostics"]}
     assert found["de"]["option_mass_mean"] is None

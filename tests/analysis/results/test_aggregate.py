@@ -12,7 +12,7 @@ import pytest
 
 from analysis.reading.loading import load_study
 from analysis.reading.measure import METRIC_NAMES, Metrics
-from analysis.reading.shards import Cell, Shard
+from analysis.reading.shards import Cell, Missing, Shard
 from analysis.results.aggregate import summarise
 from analysis.results.labels import constants, settings
 from study.errors import RecordError, UserError
@@ -129,7 +129,7 @@ def test_what_is_not_done_is_missing_not_zero(folder: StudyFolder) -> None:
     folder.add({"model": "m"}, "en", None)
     folder.add({"model": "m"}, "de", None, failed=True)
     en, de = load_study(folder.root).shards
-    assert (en.missing, de.missing) == ("not done", "failed")
+    assert (en.missing, de.missing) == (Missing("not done"), Missing("failed"))
     assert en.metrics is None
     assert en.bins is None
 
@@ -137,7 +137,7 @@ def test_what_is_not_done_is_missing_not_zero(folder: StudyFolder) -> None:
 def test_parts_without_the_marker_are_missing(folder: StudyFolder) -> None:
     job_id = folder.add({"model": "m"}, "en", [letter([0.5, 0.1], 0)])
     (folder.root / "jobs" / job_id / "DONE").unlink()
-    assert only(folder).missing == "not done"
+    assert only(folder).missing == Missing("not done")
 
 
 def test_a_torn_part_is_missing_with_its_reason(folder: StudyFolder) -> None:
@@ -212,11 +212,11 @@ def test_a_mean_with_a_missing_member_is_missing(folder: StudyFolder) -> None:
     smoothed = next(cell for cell in study.groups() if cell.get("label_smoothing") == 0.1)
     everything = summarise(study.select(TEST, smoothed))
     assert everything.metrics is None
-    assert everything.missing == "1 of 15 missing"
+    assert str(everything.missing) == "1 of 15 missing"
     assert everything.num_seeds == 3
     swahili = summarise(study.select(TEST, smoothed, "sw"))
     assert swahili.metrics is None
-    assert swahili.missing == "1 of 3 missing"
+    assert str(swahili.missing) == "1 of 3 missing"
     assert summarise(study.select(TEST, smoothed, "yo")).metrics is not None
     assert [shard.language for shard in study.missing] == ["sw"]
 
