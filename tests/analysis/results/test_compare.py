@@ -202,7 +202,7 @@ def swept(both: tuple[StudyFolder, StudyFolder]) -> tuple[StudyFolder, StudyFold
     return a, b
 
 
-@pytest.mark.parametrize(("width", "num_tables"), [(110, 1), (80, 2), (40, 5)])
+@pytest.mark.parametrize(("width", "num_tables"), [(110, 1), (80, 2), (42, 5)])
 def test_the_command_fits_a_terminal(
     swept: tuple[StudyFolder, StudyFolder],
     capsys: pytest.CaptureFixture[str],
