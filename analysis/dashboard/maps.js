@@ -3,14 +3,10 @@
 // every cell of the view's model and benchmark: the base model once, then each trained cell by its full name
 function cellsOfModel(view) {
   const found = new Map();
-  for (const { test, choice, series } of data.settings) {
+  for (const { test, choice, apart, series } of data.settings) {
     if (test !== view.setting.test || choice.model !== view.setting.choice.model) continue;
-    const others = Object.keys(choice).filter((axis) => !["model", "benchmark"].includes(axis));
-    const axes = others.filter((axis) => optionsOf(axis).length > 1);
-    const prefix = { dataset: "", learning_rate: "lr=" };
-    const apart = axes.map((axis) => `${prefix[axis] ?? `${axis}=`}${choice[axis]}`);
     for (const [cell, label] of series) {
-      const text = data.cells[cell].base ? label : [...apart, label].join(" · ");
+      const text = data.cells[cell].base || !apart ? label : `${apart} · ${label}`;
       const here = view.series.some((item) => item.cell === cell);
       if (!found.has(cell)) found.set(cell, { cell, label: text, here });
     }
@@ -25,9 +21,9 @@ function mapsOf(view, metric) {
   const bases = items.filter((item) => data.cells[item.cell].base);
   const of = (item, code) => {
     const row = rowOf(view, item, code);
-    return row && { row, value: valueOf(row, metric), why: row.missing };
+    return row && { row, value: valueOf(row, metric.name), why: row.missing };
   };
-  const maps = [{ title: TITLES[metric], items, of, text: short }];
+  const maps = [{ title: metric.title, items, of, text: short }];
   if (bases.length !== 1 || items.length === 1) return maps;
   const change = (item, code) => {
     const [after, before] = [of(item, code), of(bases[0], code)];
@@ -35,7 +31,7 @@ function mapsOf(view, metric) {
     if (before?.value !== undefined) return { ...after, value: after.value - before.value };
     return { row: after.row, why: `base: ${before?.why ?? "not planned"}` };
   };
-  const title = `Change of ${TITLES[metric]}, against base`;
+  const title = `Change of ${metric.title}, against base`;
   return [...maps, { title, items: items.filter((item) => item !== bases[0]), of: change, text: signed }];
 }
 
@@ -45,7 +41,7 @@ function tellTile({ row, value, why }, map, metric, name, label) {
 }
 
 function heat(view, width) {
-  const metric = `ece_${view.kind}`;
+  const metric = metricsOf(view).find(({ floor }) => floor);
   const maps = mapsOf(view, metric);
   const { items } = maps[0];
   const room = widest(view.codes.map(nameOf)) + 12;
@@ -120,12 +116,11 @@ function curves(view, axis, other) {
   const found = new Map();
   for (const setting of alike(view, "learning_rate")) {
     for (const [cell, label] of setting.series) {
-      const { base, axes } = data.cells[cell];
-      if (base || typeof axes[axis] !== "number") continue;
-      const sign = other === "learning_rate" ? "lr" : "smoothing";
-      const name = axes[other] === undefined ? "SFT" : `${sign}=${plain(axes[other])}`;
-      if (!found.has(name)) found.set(name, { label: name, order: axes[other] ?? 0, points: new Map() });
-      found.get(name).points.set(axes[axis], { cell, label: `${label} · ${name}` });
+      const { base, axes: { [axis]: x, [other]: line } } = data.cells[cell];
+      if (base || typeof x?.value !== "number") continue;
+      const name = line ? `${data.numeric[other].label}=${line.text}` : "SFT";
+      if (!found.has(name)) found.set(name, { label: name, order: line?.value ?? 0, points: new Map() });
+      found.get(name).points.set(x.value, { cell, text: x.text, label: `${label} · ${name}` });
     }
   }
   return [...found.values()].sort((a, b) => a.order - b.order)
@@ -138,30 +133,33 @@ function valuesOf(lines) {
 }
 
 function response(view, lines, axis, width) {
-  const title = axis === "learning_rate" ? "learning rate" : "label smoothing";
+  const { title } = data.numeric[axis];
   const values = valuesOf(lines);
+  const texts = Object.fromEntries(lines.flatMap(({ points }) => points.map(([x, { text }]) => [x, text])));
   const base = view.series.find((item) => data.cells[item.cell].base);
   const start = base && groupOf(view, base);
-  const { boxes, total } = panels(width, 3, 300, 220, { left: 42, right: 22, top: 30, bottom: 46 });
+  const metrics = metricsOf(view);
+  const { boxes, total } = panels(width, metrics.length, 300, 220, { left: 42, right: 22, top: 30, bottom: 46 });
   const layout = layoutOf(width, total, [...(base ? ["base"] : []), ...lines.map((line) => line.label)]);
   // a smoothing of 0 has no logarithm
   const [scaled, unscaled, type] = axis === "learning_rate" && values[0] > 0
     ? [Math.log10, (value) => 10 ** value, "log"] : [Number, Number, "linear"];
   const span = scaled(values.at(-1)) - scaled(values[0]);
   const ends = [scaled(values[0]) - 0.1 * span, scaled(values.at(-1)) + 0.1 * span];
-  const xaxis = { type, range: ends, tickvals: values, ticktext: values.map(plain), title: { text: title } };
+  const xaxis = { type, range: ends, tickvals: values, ticktext: values.map((x) => texts[x]), title: { text: title } };
   const traces = [];
-  for (const [at, metric] of three(view).entries()) {
+  for (const [at, metric] of metrics.entries()) {
     const found = lines.map((line) => line.points.map(([, item]) => groupOf(view, item)));
     const rows = [start, ...found.flat()];
-    const known = rows.flatMap((row) => [valueOf(row, metric) ?? [], rangeOf(row, metric) ?? []].flat());
+    const known = rows.flatMap((row) => [valueOf(row, metric.name) ?? [], rangeOf(row, metric.name) ?? []].flat());
     const [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [0, 1];
     const slack = Math.max(0.02, (high - low) * 0.1);
-    const range = [Math.max(0, low - slack), Math.min(1, high + slack)];
+    const [least, most] = metric.ends;
+    const range = [Math.max(least, low - slack), Math.min(most ?? Infinity, high + slack)];
     const [px, seen] = [(range[1] - range[0]) / 220, {}];
-    addPanel(layout, at, boxes[at], TITLES[metric], xaxis, { range, nticks: 6 });
+    addPanel(layout, at, boxes[at], metric.title, xaxis, { range, nticks: 6 });
     if (base) {
-      const before = ends.map(() => valueOf(start, metric) ?? null);
+      const before = ends.map(() => valueOf(start, metric.name) ?? null);
       traces.push(lineTrace([at], ends.map(unscaled), before, safe(base.label), "muted", "dot", at === 0));
     }
     for (const [index, line] of lines.entries()) {

@@ -24,7 +24,7 @@ function showFilters() {
   const scripts = ["all", ...new Set(languages.map((one) => one.script).sort((a, b) => a.localeCompare(b)))];
   select("bucket", "Resource bucket", buckets, state.bucket, (bucket) => { state.bucket = bucket; });
   select("script", "Script", scripts, state.script, (script) => { state.script = script; });
-  select("confidence", "Confidence", KINDS, state.kind, (kind) => { state.kind = kind; });
+  select("confidence", "Confidence", data.confidences, state.kind, (kind) => { state.kind = kind; });
   if (focused) document.querySelector(`#filters [name="${focused}"]`)?.focus();
 }
 
@@ -85,7 +85,7 @@ function showHeadline(view) {
     head.append(item.label);
     html(head, "small", {}, `${row.jobs.length} shards${row.seeds > 1 ? `, ${row.seeds} seeds` : ""}`);
     if (row.missing) html(line, "td", { colspan: data.headlines.length, class: "left warn" }, row.missing);
-    else numbers(line, row, data.headlines.map(([metric]) => metric), rows[0]);
+    else numbers(line, row, data.headlines.map(({ name }) => name), rows[0]);
   }
   $("headline-scope").textContent = `Macro means over ${languagesText(view.codes)}, then over seeds, with `
     + `95% intervals${state.script === "all" ? "" : " (not for a choice of scripts)"}. Last: difference to `

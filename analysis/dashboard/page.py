@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.dashboard.data import COLUMNS, HEADLINES, missing_rows, page_data, to_json
+from analysis.dashboard.data import columns, missing_rows, page_data, to_json
+from analysis.reading.headline import HEADLINE
 from analysis.reading.loading import load_study
 from analysis.reading.shards import Study
-from analysis.results.labels import constants
+from analysis.results.settings import constants
 from study.bins import NUM_BINS
 from study.files import write_atomic
 from study.paths import StudyPaths
@@ -41,8 +42,8 @@ def render(study: Study) -> str:
     return environment.get_template("page.html.jinja").render(
         study=study,
         constants=constants(study),
-        columns=COLUMNS,
-        headlines=HEADLINES,
+        columns=columns(),
+        headlines=HEADLINE,
         missing=missing_rows(study),
         max_missing=MAX_MISSING,
         num_bins=NUM_BINS,

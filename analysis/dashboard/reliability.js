@@ -40,7 +40,7 @@ function curveTraces(place, found, title, number, marker) {
 function reliability(view, width) {
   const groups = [["all shown", view.codes]];
   for (const bucket of bucketsOf(view).length > 1 ? bucketsOf(view) : []) {
-    groups.push([`${bucket} resource`, view.codes.filter((code) => bucketOf(code) === bucket)]);
+    groups.push([data.buckets[bucket], view.codes.filter((code) => bucketOf(code) === bucket)]);
   }
   const pools = groups.map(([, codes]) => view.series.map((item) => pool(view, item, codes)));
   const sharesOf = (found) => found.bins.map((bin) => bin.count / found.count);

@@ -31,10 +31,10 @@ function missingTexts(view, codes) {
 function slopes(view, width) {
   const last = view.series.length - 1;
   const buckets = bucketsOf(view);
-  const grid = three(view).flatMap((metric) => buckets.map((bucket) => [metric, bucket]));
+  const grid = metricsOf(view).flatMap((metric) => buckets.map((bucket) => [metric, bucket]));
   // a row a metric where that leaves room for the labels of the cells
   const least = Math.max(280, 124 + 45 * last);
-  const whole = buckets.length > 1 ? buckets.length : 3;
+  const whole = buckets.length > 1 ? buckets.length : metricsOf(view).length;
   const columns = [whole, whole / 2].find((one) => Number.isInteger(one) && one * least <= width) ?? 1;
   const meansOf = (bucket) => view.series.map((item) => groupOf(view, item, bucket));
   // the languages without their intervals
@@ -57,7 +57,7 @@ function slopes(view, width) {
     const range = rangeOfAxis(metric, drawn);
     const lines = codesOf(bucket).map((code) => {
       const rows = view.series.map((item) => rowOf(view, item, code));
-      return { code, rows, values: rows.map((row) => valueOf(row, metric) ?? null) };
+      return { code, rows, values: rows.map((row) => valueOf(row, metric.name) ?? null) };
     });
     const ended = lines.filter(({ values }) => values[last] !== null);
     ended.sort((a, b) => a.values[last] - b.values[last]);
@@ -66,9 +66,9 @@ function slopes(view, width) {
     const px = { x: Math.max(last, 1) / (boxes[at].w - room - 24), y: (range[1] - range[0]) / height };
     const [left, right] = last ? [0, last] : [-0.5, 0.5];
     const xaxis = { range: [left - 24 * px.x, right + room * px.x], tickvals: steps, ticktext };
-    addPanel(layout, at, boxes[at], TITLES[metric], xaxis, { range });
+    addPanel(layout, at, boxes[at], metric.title, xaxis, { range });
     const above = { x: 0.5, y: 1, yshift: 18, font: { color: colour(bucket) } };
-    addText(layout, on(at), `${bucket} resource`, above);
+    addText(layout, on(at), data.buckets[bucket], above);
     for (const [line, text] of notes[bucket].entries()) {
       const where = { x: 0, y: 0, xanchor: "left", yanchor: "top", xshift: 2 - margin.left };
       addText(layout, on(at), safe(text), { ...where, yshift: -40 - 14 * line, font: { color: colour("warn") } });

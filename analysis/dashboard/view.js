@@ -1,7 +1,6 @@
 // What the page's scripts stand on: elements, numbers as text, the data, and the state, which is in the hash.
 
-const KINDS = ["raw", "renormalised"];
-const state = { setting: data.settings[0], bucket: "all", script: "all", kind: "raw" };
+const state = { setting: data.settings[0], bucket: "all", script: "all", kind: data.confidences[0] };
 const $ = (id) => document.getElementById(id);
 
 function html(parent, name, attributes = {}, text) {
@@ -19,11 +18,6 @@ function short(value, digits = 3) {
 }
 const signed = (value) => (Number(value.toFixed(3)) > 0 ? "+" : "") + short(value);
 const between = (range) => (range ? ` [${short(range[0])}, ${short(range[1])}]` : "");
-// 0.0001, 1e-05: as Python's `:g`, which the study's labels have
-function plain(value) {
-  if (!value || Math.abs(value) >= 1e-4) return String(value);
-  return value.toExponential().replace(/e-(\d)$/, "e-0$1");
-}
 
 // ---- the data ---------------------------------------------------------------------------------------------
 
@@ -109,7 +103,7 @@ function readHash() {
   state.setting = nearest(wanted);
   state.bucket = languages.some((one) => one.bucket === wanted.bucket) ? wanted.bucket : "all";
   state.script = languages.some((one) => one.script === wanted.script) ? wanted.script : "all";
-  state.kind = KINDS.includes(wanted.confidence) ? wanted.confidence : "raw";
+  state.kind = data.confidences.includes(wanted.confidence) ? wanted.confidence : data.confidences[0];
 }
 
 function writeHash() {

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from analysis.diagnoses.rows import Row, finished, named
 from analysis.metrics.diagnostics import by_translation, resource_correlation
 from analysis.reading.shards import Cell, Study, Test
-from analysis.results.aggregate import Summary, summarise
+from analysis.results.table import Row as TableRow
+from analysis.results.table import summarise
 from study.languages import LANGUAGES
 
 METRICS = (
@@ -50,13 +51,13 @@ def correlation_rows(study: Study, test: Test, axes: Sequence[str]) -> Iterator[
                 yield _row({**row, "quantity": "change against base"}, here, before, metric)
 
 
-def _by_language(study: Study, test: Test, cell: Cell) -> dict[str, Summary]:
+def _by_language(study: Study, test: Test, cell: Cell) -> dict[str, TableRow]:
     """Languages that the project's table has."""
     chosen = [code for code in study.languages() if code in LANGUAGES and study.select(test, cell, code)]
     return {code: summarise(study.select(test, cell, code)) for code in chosen}
 
 
-def _row(row: Row, here: Mapping[str, Summary], before: Mapping[str, Summary], metric: str) -> Row:
+def _row(row: Row, here: Mapping[str, TableRow], before: Mapping[str, TableRow], metric: str) -> Row:
     job_ids = [job_id for one in (here, before) for summary in one.values() for job_id in summary.job_ids]
     lacking = [
         code
@@ -67,7 +68,7 @@ def _row(row: Row, here: Mapping[str, Summary], before: Mapping[str, Summary], m
     if lacking:
         return finished(row, f"{len(set(lacking))} of {len(here)} languages missing", COLUMNS, job_ids)
     values = {
-        code: getattr(summary.metrics, metric) - (getattr(before[code].metrics, metric) if before else 0.0)
+        code: _number(summary, metric) - (_number(before[code], metric) if before else 0.0)
         for code, summary in here.items()
     }
     means = by_translation(values)
@@ -79,6 +80,11 @@ def _row(row: Row, here: Mapping[str, Summary], before: Mapping[str, Summary], m
         found = resource_correlation(values)
         numbers |= {"spearman_joshi": found.rho, "p_value": found.p_value}
     return {**finished(row, numbers, COLUMNS, job_ids), "missing": reason}
+
+
+def _number(row: TableRow, metric: str) -> float:
+    assert row.metrics is not None  # none of the languages is missing
+    return row.metrics[metric]
 
 
 def _why_not(values: Mapping[str, float]) -> str | None:

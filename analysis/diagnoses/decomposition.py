@@ -16,7 +16,7 @@ from analysis.diagnoses.rows import Row, finished, named, with_macro
 from analysis.metrics import confidence_gap, ece
 from analysis.metrics.diagnostics import decompose_change
 from analysis.reading.cell_records import Answers, CellRecords
-from analysis.reading.measure import CONFIDENCES
+from analysis.reading.scored import CONFIDENCES
 from study.bins import FloatArray
 
 METRICS: dict[str, Callable[[FloatArray, FloatArray], float]] = {"ece": ece, "gap": confidence_gap}

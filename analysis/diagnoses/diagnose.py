@@ -25,7 +25,7 @@ from analysis.diagnoses.temperature import temperature_rows, to_markdown
 from analysis.reading.cell_records import Reader, reported, validation_of
 from analysis.reading.loading import load_study
 from analysis.reading.shards import Study
-from analysis.results.labels import axis_names
+from analysis.results.settings import axis_names
 from analysis.tables.files import to_csv
 from study.files import write_atomic, write_json
 from study.paths import StudyPaths

@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 from analysis.dashboard.page import write_dashboard
 from analysis.exchange.wandb_runs import ASK_TIMEOUT_S, asking_server, patient
 from analysis.figures.files import write_figures
+from analysis.reading.headline import HEADLINE
 from analysis.reading.loading import load_study
-from analysis.reading.measure import CONFIDENCES
-from analysis.reading.shards import BUCKETS, Shard, Study
-from analysis.results.aggregate import summarise
+from analysis.reading.scored import CONFIDENCES
+from analysis.reading.shards import Study
 from analysis.results.claims import findings
-from analysis.results.labels import Setting, constants, settings
+from analysis.results.names import language_name
+from analysis.results.settings import Setting, constants, settings
+from analysis.results.table import Row, long_table
 from analysis.tables.calibration import table_rows
 from analysis.tables.files import write_tables
 from analysis.terminal.summary import note
 from study.errors import UserError
 from study.files import digest, read_json
-from study.languages import LANGUAGES
 from study.paths import StudyPaths
 from study.tracking.runs import end_service
 
@@ -36,16 +37,12 @@ if TYPE_CHECKING:
 
 SHOWN = ("slopes", "reliability-buckets", "response")
 """How the names of the figures begin that are published; the dashboard has all."""
-COLUMNS = {
-    "accuracy": "accuracy",
-    "confidence_raw": "confidence, raw",
-    "confidence_renormalised": "confidence, renormalised",
-    "ece_raw": "ECE, raw",
-    "ece_floor_raw": "floor",
-    "ece_renormalised": "ECE, renormalised",
-    "ece_floor_renormalised": "floor",
-}
-"""Of the report's tables, behind n: a metric, and its heading."""
+HEADINGS = [
+    heading
+    for metric in HEADLINE
+    for heading in (metric.long_heading, *(["floor"] if metric.has_floor else []))
+]
+"""The columns of the report's tables behind n."""
 TABLE_NOTE = (
     "In brackets 95% intervals. An ECE is biased upward by its bins; its interval is not: it can lie below. "
     "Floor: about the ECE of a perfectly calibrated model."
@@ -300,34 +297,29 @@ def markdown_table(study: Study, setting: Setting) -> str:
 
     With 95% intervals. What is missing has a reason instead of numbers.
     """
-    labels = [item.label for item in setting.series]
-    present = [study.select(setting.test, item.cell) for item in setting.series]
-    rows: list[tuple[str, list[list[Shard]]]] = [("all, macro", present)]
-    for bucket in BUCKETS:
-        rows.append((f"{bucket}, macro", [[s for s in shards if s.bucket == bucket] for shards in present]))
-    for code in study.languages():
-        name = f"{code} {LANGUAGES[code].name}" if code in LANGUAGES else code
-        rows.append((name, [[s for s in shards if s.language == code] for shards in present]))
-    head = ["", "cell", "n", *COLUMNS.values()]
+    table, cells = long_table(study), [item.cell for item in setting.series]
+    titles = {"all": "all, macro"}
+    titles |= {bucket: f"{bucket}, macro" for bucket in table.names(setting.test, cells, "bucket")}
+    languages = table.names(setting.test, cells, "language")
+    titles |= {code: f"{code} {language_name(code)}".strip() for code in languages}
+    head = ["", "cell", "n", *HEADINGS]
     lines = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
-    for name, cells in rows:
-        if any(cells):
-            lines += [[name, label, *_numbers(shards)] for label, shards in zip(labels, cells, strict=True)]
+    for name, title in titles.items():
+        for item in setting.series:
+            lines.append([title, item.label, *_fields(table.row(setting.test, item.cell, name))])
     return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
 
-def _numbers(shards: list[Shard]) -> list[str]:
-    """n, then a text for each of COLUMNS."""
-    if not shards:
-        return ["not planned", *[""] * len(COLUMNS)]
-    summary = summarise(shards)
-    if summary.metrics is None:
-        return [str(summary.missing), *[""] * len(COLUMNS)]
-    texts = [str(summary.metrics.n)]
-    for metric in COLUMNS:
-        ends = summary.interval(metric)
-        within = "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
-        texts.append(f"{getattr(summary.metrics, metric):.3f}{within}")
+def _fields(row: Row | None) -> list[str]:
+    """n, then a text for each of HEADINGS."""
+    if row is None or row.missing is not None:
+        return ["not planned" if row is None else str(row.missing), *[""] * len(HEADINGS)]
+    texts = [str(row.n)]
+    for metric in HEADLINE:
+        number = row[metric.name]
+        within = "" if number.low is None else f" [{number.low:.3f}, {number.high:.3f}]"
+        texts.append("-" if number.value is None else f"{number.value:.3f}{within}")
+        texts += [f"{number.floor:.3f}"] if metric.has_floor else []
     return texts
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figures.data import NOT_PLANNED, Diagram, Diagrams
+from analysis.figures.data import Diagram, Diagrams
 from analysis.figures.style import (
     COLOURS,
     DOUBLE_IN,
@@ -18,12 +18,11 @@ from analysis.figures.style import (
     TINY,
     add_legend,
     crop,
-    group_title,
-    language_title,
     legend_height,
     mark_missing,
     panels,
 )
+from analysis.results.names import group_title, language_title
 from study.bins import NUM_BINS, Bins
 
 if TYPE_CHECKING:
@@ -155,13 +154,13 @@ def _draw(axes: Axes, diagrams: Sequence[Diagram], *, side: float, first: int = 
             xycoords="axes fraction", textcoords="offset points", fontsize=TINY, color=colour,
         )  # fmt: skip
     if all(one.bins is None for one in diagrams):
-        mark_missing(axes, "missing" if any(one.num_shards for one in diagrams) else str(NOT_PLANNED))
+        mark_missing(axes, "missing" if any(one.num_shards for one in diagrams) else "not planned")
 
 
 def _note(one: Diagram, prefix: str) -> str:
     """`ECE 0.123, n=180`; where shards are missing how many, and no ECE."""
     if one.num_shards == 0:
-        return str(NOT_PLANNED)
+        return "not planned"
     if one.ece is None or one.bins is None:
         whole = one.num_missing == one.num_shards
         return "missing" if whole else f"{one.num_missing} of {one.num_shards} missing"
@@ -170,7 +169,7 @@ def _note(one: Diagram, prefix: str) -> str:
 
 def _draw_histogram(axes: Axes, raw: Diagram, renormalised: Diagram) -> None:
     if raw.bins is None or renormalised.bins is None:
-        mark_missing(axes, "missing" if raw.num_shards else str(NOT_PLANNED))
+        mark_missing(axes, "missing" if raw.num_shards else "not planned")
         return
     edges = np.append(raw.bins.lo, raw.bins.hi[-1])
     axes.stairs(raw.bins.weight, edges, fill=True, color=COLOURS[6], alpha=0.8)

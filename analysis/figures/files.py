@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from analysis.figures.bins import plot_buckets, plot_histograms, plot_languages
 from analysis.figures.data import (
-    METRICS,
     prepare_changes,
     prepare_diagrams,
     prepare_matrix,
@@ -20,10 +19,11 @@ from analysis.figures.data import (
 )
 from analysis.figures.style import PNG_DPI, house_style
 from analysis.figures.values import plot_heat_map, plot_response, plot_slopes
+from analysis.reading.headline import ECE, HEADLINE
 from analysis.reading.loading import load_study
-from analysis.reading.measure import CONFIDENCES
+from analysis.reading.scored import CONFIDENCES
 from analysis.reading.shards import Study
-from analysis.results.labels import Setting, settings
+from analysis.results.settings import Setting, settings
 from study.files import write_atomic
 from study.paths import StudyPaths
 
@@ -86,11 +86,11 @@ def _histograms(study: Study, setting: Setting) -> Figure:
 
 
 def _slopes(study: Study, setting: Setting) -> Figure:
-    return plot_slopes([prepare_matrix(study, setting, metric) for metric in METRICS])
+    return plot_slopes([prepare_matrix(study, setting, metric) for metric in HEADLINE])
 
 
 def _heat_map(study: Study, setting: Setting, kind: str) -> Figure:
-    errors = prepare_matrix(study, setting, f"ece_{kind}")
+    errors = prepare_matrix(study, setting, ECE[kind])
     return plot_heat_map(errors, prepare_changes(errors) if errors.has_base else None)
 
 

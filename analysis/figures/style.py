@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from study.languages import LANGUAGES
-
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -155,22 +153,3 @@ def crop(label: str, room: float | None = None) -> str:
     """A label that fits into so many inches, or into a legend."""
     longest = MAX_LABEL if room is None else max(4, int(room / _CHARACTER_IN))
     return label if len(label) <= longest else label[: longest - 1] + "…"
-
-
-def language_title(code: str) -> str:
-    """Short enough for a narrow panel: `Chinese`, not `Chinese (Simplified)`."""
-    return LANGUAGES[code].name.split(" (")[0] if code in LANGUAGES else code
-
-
-def group_title(name: str) -> str:
-    """`All languages`, `High resource`, `Other`."""
-    if name == "all":
-        return "All languages"
-    return name.capitalize() if name == "other" else f"{name.capitalize()} resource"
-
-
-def number(value: float, *, signed: bool = False) -> str:
-    """Three decimals as in the tables, without the zero before the point: `.123`, `+.045`, `−.045`."""
-    text = f"{value:+z.3f}" if signed else f"{value:z.3f}"
-    text = text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
-    return text.replace("-", "−")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from analysis.figures.data import METRICS, NOT_PLANNED, Matrix, Response, Value
+from analysis.figures.data import Matrix, Response
 from analysis.figures.style import (
     BUCKET_COLOURS,
     COLOURS,
@@ -19,12 +19,14 @@ from analysis.figures.style import (
     TINY,
     add_legend,
     crop,
-    group_title,
     legend_height,
-    number,
     panels,
 )
-from analysis.results.labels import bucket_of, language_text
+from analysis.reading.headline import HEADLINE, Metric
+from analysis.reading.shards import bucket_of
+from analysis.results.names import decimal, group_title, language_text
+from analysis.results.table import NOT_PLANNED, Number
+from study.axes import axis_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +88,7 @@ def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
         )
         axes.tick_params(axis="x", length=0, labelrotation=90 if len(languages) > 8 else 0)
         axes.grid(axis="y")
-        axes.set_ylabel(METRICS[matrix.metric])
+        axes.set_ylabel(matrix.metric.figure_title)
     _share_limits([grid[row][0] for row in range(len(matrices))], matrices)
     figure.align_ylabels()
     add_legend(figure, [handle for handle, _ in marks], names)
@@ -110,7 +112,7 @@ def plot_heat_map(matrix: Matrix, changes: Matrix | None) -> Figure:
     is_steep = longest * 0.06 > cell
     shown = [value for part in parts for row in part.rows for value in row]
     names = (["missing"] if _some_missing(shown) else []) + (
-        ["not planned"] if any(value.missing == NOT_PLANNED for value in shown) else []
+        ["not planned"] if any(value == NOT_PLANNED for value in shown) else []
     )
     legend = legend_height(names, width) if names else 0.0
     top = legend + 0.22 + (0.06 * longest if is_steep else 0.15)
@@ -131,7 +133,7 @@ def plot_heat_map(matrix: Matrix, changes: Matrix | None) -> Figure:
             [crop(label) for label in part.labels],
             rotation=90 if is_steep else 0,
         )
-        title = f"{METRICS[part.metric]}{f' − {matrix.labels[0]}' if part is changes else ''}"
+        title = f"{part.metric.figure_title}{f' − {matrix.labels[0]}' if part is changes else ''}"
         figure.text((at + span / 2) / width, 1 - (legend + 0.05) / height, title, ha="center", va="top")
         at += span + gap
     grid[0][0].set_yticks(
@@ -182,21 +184,21 @@ def plot_response(response: Response) -> Figure:
     is_rate = response.axis == "learning_rate"
     is_steep = len(response.x) > 3
     figure, grid = panels(
-        len(METRICS), len(response.groups), width=width, panel_height=1.1,
+        len(HEADLINE), len(response.groups), width=width, panel_height=1.1,
         top=legend_height(names, width) + 0.2, bottom=0.65 if is_steep else 0.45, gap=(0.1, 0.1), left=0.6,
     )  # fmt: skip
-    for row, (metric, title) in enumerate(METRICS.items()):
+    for row, metric in enumerate(HEADLINE):
         for column, group in enumerate(response.groups):
             axes = grid[row][column]
             if is_rate:
                 axes.set_xscale("log")
             axes.minorticks_off()
             _pad_x(axes, response.x, is_log=is_rate)
-            if (base := response.base.get((metric, group))) is not None and base.value is not None:
+            if (base := response.base.get((metric.name, group))) is not None and base.value is not None:
                 axes.axhline(base.value, color="black", linestyle="--", linewidth=0.8)
                 if base.low is not None and base.high is not None:
                     axes.axhspan(base.low, base.high, color="black", alpha=0.12, linewidth=0)
-            lines = response.values[metric, group]
+            lines = response.values[metric.name, group]
             for place, values in enumerate(lines):
                 # side by side, or their intervals would hide each other
                 shift = 1.05 ** (place - (len(lines) - 1) / 2) if is_rate else 1.0
@@ -206,23 +208,22 @@ def plot_response(response: Response) -> Figure:
                 _join(axes, x, values, colour=colour)
             axes.set_xticks(
                 response.x,
-                [f"{x:g}" for x in response.x] if row == len(METRICS) - 1 else [""] * len(response.x),
+                [f"{x:g}" for x in response.x] if row == len(HEADLINE) - 1 else [""] * len(response.x),
             )
             axes.tick_params(axis="x", labelrotation=90 if is_steep else 0)
             axes.tick_params(axis="y", labelleft=column == 0)
             axes.grid(axis="y")
             if row == 0:
                 axes.set_title(group_title(group), pad=3)
-        grid[row][0].set_ylabel(title)
-        _same_limits(grid[row], low=0.0 if metric.startswith("ece") else None)
+        grid[row][0].set_ylabel(metric.figure_title)
+        _same_limits(grid[row], metric)
     figure.align_ylabels([row[0] for row in grid])
-    text = "learning rate" if is_rate else "label smoothing"
-    figure.supxlabel(text, fontsize=8, y=0.04 / figure.get_size_inches()[1], va="bottom")
+    figure.supxlabel(axis_title(response.axis), fontsize=8, y=0.04 / figure.get_size_inches()[1], va="bottom")
     add_legend(figure, [handle for handle, _ in marks], names)
     return figure
 
 
-def _join(axes: Axes, x: Sequence[float], values: Sequence[Value], *, colour: str) -> None:
+def _join(axes: Axes, x: Sequence[float], values: Sequence[Number], *, colour: str) -> None:
     """A line that breaks where a value is missing."""
     y = [float("nan") if value.value is None else value.value for value in values]
     axes.plot(x, y, color=colour, linewidth=0.7, zorder=2)
@@ -231,7 +232,7 @@ def _join(axes: Axes, x: Sequence[float], values: Sequence[Value], *, colour: st
 def _draw_points(
     axes: Axes,
     x: Sequence[float],
-    values: Sequence[Value],
+    values: Sequence[Number],
     *,
     colour: str,
     markers: Sequence[dict[str, Any]],
@@ -245,7 +246,7 @@ def _draw_points(
 
     for at, value, marker in zip(x, values, markers, strict=True):
         if value.value is None:
-            if value.missing != NOT_PLANNED:
+            if value != NOT_PLANNED:
                 centre, _ = axes.transAxes.inverted().transform(axes.transData.transform((at, 0.0)))
                 look = MISSING | {"edgecolor": colour, "zorder": 0.5, "transform": axes.transAxes}
                 axes.add_patch(Rectangle((centre - room / 2, 0.0), room, 1.0, **look))
@@ -280,10 +281,10 @@ def _draw_heat(axes: Axes, bar: Axes, matrix: Matrix, *, is_change: bool) -> Non
                 red, green, blue, _ = colours(share)
                 is_dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
                 axes.text(
-                    column + 0.5, row + 0.5, number(value.value, signed=is_change), fontsize=TINY,
+                    column + 0.5, row + 0.5, decimal(value.value, sign=is_change), fontsize=TINY,
                     ha="center", va="center_baseline", color="white" if is_dark else "black",
                 )  # fmt: skip
-            elif value.missing != NOT_PLANNED:
+            elif value != NOT_PLANNED:
                 axes.add_patch(Rectangle((column, row), 1, 1, **MISSING))
     for row in range(1, len(matrix.languages)):
         if bucket_of(matrix.languages[row]) != bucket_of(matrix.languages[row - 1]):
@@ -298,24 +299,28 @@ def _draw_heat(axes: Axes, bar: Axes, matrix: Matrix, *, is_change: bool) -> Non
     scale = axes.figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=ticks)
     assert scale.solids is not None
     scale.solids.set(edgecolor="face", rasterized=False)  # else the one picture in a file of lines
-    bar.set_xticklabels([number(tick, signed=is_change) if tick else "0" for tick in ticks])
+    bar.set_xticklabels([decimal(tick, sign=is_change) if tick else "0" for tick in ticks])
 
 
 def _share_limits(axes: Sequence[Axes], matrices: Sequence[Matrix]) -> None:
-    """Accuracy and confidences on one scale, and both ECEs on another that begins at 0."""
-    is_error = [matrix.metric.startswith("ece") for matrix in matrices]
-    _same_limits([one for one, error in zip(axes, is_error, strict=True) if not error])
-    _same_limits([one for one, error in zip(axes, is_error, strict=True) if error], low=0.0)
+    """Accuracy and confidences on one scale, both ECEs on another that begins at 0; others have their own."""
+    scales: dict[object, tuple[Metric, list[Axes]]] = {}
+    for one, metric in zip(axes, (matrix.metric for matrix in matrices), strict=True):
+        scale = (metric.has_floor, metric.ends if metric.ends == (0.0, 1.0) else metric.name)
+        scales.setdefault(scale, (metric, []))[1].append(one)
+    for metric, members in scales.values():
+        _same_limits(members, metric)
 
 
-def _same_limits(axes: Sequence[Axes], low: float | None = None) -> None:
-    if axes:
-        limits = [one.get_ylim() for one in axes]
-        bottom, top = min(limit[0] for limit in limits), max(limit[1] for limit in limits)
-        pad = 0.08 * (top - bottom)
-        # intervals over two or three seeds may reach far beyond what a share can be
-        for one in axes:
-            one.set_ylim(max(bottom - pad, -0.08) if low is None else low, min(top + pad, 1.04))
+def _same_limits(axes: Sequence[Axes], metric: Metric) -> None:
+    """One scale for panels of a metric; an ECE begins at 0."""
+    limits = [one.get_ylim() for one in axes]
+    bottom, top = min(limit[0] for limit in limits), max(limit[1] for limit in limits)
+    pad, (least, most) = 0.08 * (top - bottom), metric.ends
+    # intervals over two or three seeds may reach far beyond what a metric can be
+    low = 0.0 if metric.has_floor else max(bottom - pad, least - 0.08)
+    for one in axes:
+        one.set_ylim(low, min(top + pad, most + 0.04))
 
 
 def _pad_x(axes: Axes, x: Sequence[float], *, is_log: bool) -> None:
@@ -341,5 +346,5 @@ def _interval_mark() -> tuple[Any, str]:
     return upright, "95% (ECE: debiased)"
 
 
-def _some_missing(values: Iterable[Value]) -> bool:
-    return any(value.missing not in (None, NOT_PLANNED) for value in values)
+def _some_missing(values: Iterable[Number]) -> bool:
+    return any(value.missing and value != NOT_PLANNED for value in values)

@@ -49,6 +49,10 @@ from study.bins import (
     merge_bins,
 )
 
+Key = tuple[str, str | None]
+"""A metric and its kind of confidence: ("ece", "raw"), ("accuracy", None)."""
+ACCURACY: Key = ("accuracy", None)
+
 NUM_REPLICATES = 1000
 _BLOCK = 100
 """Replicates whose counts are floats at one time."""
@@ -105,10 +109,10 @@ class Sums:
 
     size: FloatArray
     """(U,) rows."""
-    means: Mapping[str, FloatArray]
-    """Name -> (U,) sums of what is to be averaged."""
+    means: Mapping[Key, FloatArray]
+    """(U,) sums of each quantity to be averaged."""
     errors: Mapping[str, BinnedSums]
-    """By name; each of them has bins of its own."""
+    """By kind of confidence; each has separate bins."""
 
     def __add__(self, other: Sums) -> Sums:
         """Of the rows of both, over the same resamples; a mean that one of them lacks is left out.
@@ -151,25 +155,25 @@ def sum_rows(
     rows: NDArray[np.int64],
     confidences: Mapping[str, ArrayLike],
     correct: ArrayLike,
-    means: Mapping[str, ArrayLike],
+    means: Mapping[Key, ArrayLike],
     *,
     num_bins: int = NUM_BINS,
     scheme: str = "equal_width",
 ) -> Sums:
-    """The sums of a shard. Names are accuracy, those of `means`, and confidence and ece with a suffix.
+    """The sums of a shard: accuracy, each confidence and its bins, and what `means` has besides.
 
-    rows: (N,), from `resamples.rows`. confidences: suffix -> (N,). correct: (N,). means: name -> (N,).
+    rows: (N,), from `resamples.rows`. confidences: by kind, (N,). correct: (N,). means: (N,) each.
     Raises ValueError for bad or unequal input.
     """
     num_ids = len(resamples.example_ids)
-    columns: dict[str, FloatArray] = {}
+    columns: dict[Key, FloatArray] = {}
     errors: dict[str, BinnedSums] = {}
-    for suffix, values in confidences.items():
+    for kind, values in confidences.items():
         conf, hit = check_predictions(values, correct)
         if rows.shape != conf.shape:
             raise ValueError(f"rows has shape {rows.shape} but confidence {conf.shape}.")
         bins = bin_predictions(conf, hit, num_bins=num_bins, scheme=scheme)
-        columns |= {"accuracy": hit, f"confidence{suffix}": conf}
+        columns |= {ACCURACY: hit, ("confidence", kind): conf}
         index, _ = assign_bins(conf, num_bins=num_bins, scheme=scheme)  # as in `bin_predictions`
         place = index * num_ids + rows
         residual, by_chance = (
@@ -177,63 +181,65 @@ def sum_rows(
             for of_row in (hit - conf, np.sqrt(conf * (1.0 - conf)))
         )
         shape = (num_bins, num_ids)
-        errors[f"ece{suffix}"] = BinnedSums(bins, residual.reshape(shape), by_chance.reshape(shape))
-    for name, values in means.items():
-        if name in columns or name.startswith(("gap", "ece")):
-            raise ValueError(f"means has {name!r}, which is computed here.")
-        columns[name] = check_finite(values, name, num_dims=1)
-        if columns[name].shape != rows.shape:
-            raise ValueError(f"{name} has {len(columns[name])} examples but confidence has {len(rows)}.")
-    columns = {"size": np.ones(len(rows)), **columns}
-    sums = {
-        name: np.asarray(np.bincount(rows, values, minlength=num_ids), dtype=np.float64)
-        for name, values in columns.items()
-    }
-    return Sums(sums.pop("size"), sums, errors)
+        errors[kind] = BinnedSums(bins, residual.reshape(shape), by_chance.reshape(shape))
+    for key, values in means.items():
+        columns[key] = check_finite(values, key[0], num_dims=1)
+        if columns[key].shape != rows.shape:
+            raise ValueError(f"{key[0]} has {len(columns[key])} examples but confidence has {len(rows)}.")
+    size, *sums = (
+        np.asarray(np.bincount(rows, values, minlength=num_ids), dtype=np.float64)
+        for values in (np.ones(len(rows)), *columns.values())
+    )
+    return Sums(size, dict(zip(columns, sums, strict=True)), errors)
 
 
-def estimates(resamples: Resamples, several: Sequence[Sums]) -> list[dict[str, Estimate]]:
-    """Of each cell its estimates by name: all that `Sums` has, and for each confidence the gap to accuracy.
+def estimates(
+    resamples: Resamples, several: Sequence[Sums], ends: Mapping[Key, tuple[float, float]]
+) -> list[dict[Key, Estimate]]:
+    """The estimates of each cell: every mean and ECE of its `Sums`, each confidence's gap to accuracy.
 
-    Several at once are faster than one by one, and the same.
+    ends: what a metric cannot be below or above: with few seeds, Student's tails reach far.
+    Several cells at once are faster than one by one, with the same result.
     """
-    columns = []
-    for sums in several:
-        signed = [_signed(binned.residual) for binned in sums.errors.values()]
-        columns += [sums.size, *sums.means.values(), *signed]
-    totals = iter(resamples.totals(np.stack(columns, axis=1)).T)
-    found = []
-    for sums in several:
-        size, num_rows = next(totals), float(sums.size.sum())
-        rows = sums.size.astype(np.uint16)  # kept with each cell, and passed between processes
-        of_cell: dict[str, Estimate] = {}
-        for name, column in sums.means.items():
-            value = float(column.sum()) / num_rows
-            draws = _divided(next(totals), size, value)
-            of_cell[name] = Estimate(value, draws, rows, ends=_ends(name))
-        for name, binned in sums.errors.items():
-            signed_mean = float(np.abs(binned.residual.sum(axis=1)).sum()) / num_rows
-            right, sure = of_cell["accuracy"], of_cell[name.replace("ece", "confidence")]
-            # where all are right, confidence varies and hides that accuracy is not known so well
-            below, above = (reach > 0.0 for reach in unseen(right))
-            error = _error(binned, rows, _divided(next(totals), size, signed_mean))
-            of_cell[name] = replace(error, hides=(below or above,) * 2)
-            of_cell[name.replace("ece", "gap")] = Estimate(
-                sure.value - right.value,
-                sure.draws - right.draws,
-                rows,
-                ends=(-1.0, 1.0),
-                hides=(above, below),
-            )
-        found.append(of_cell)
-    return found
+    columns: dict[tuple[int, Key], FloatArray] = {}
+    for cell, sums in enumerate(several):
+        columns[cell, ("size", None)] = sums.size
+        columns |= {(cell, key): column for key, column in sums.means.items()}
+        columns |= {(cell, ("ece", kind)): _signed(bins.residual) for kind, bins in sums.errors.items()}
+    totals = dict(zip(columns, resamples.totals(np.stack(list(columns.values()), axis=1)).T, strict=True))
+    return [
+        _of_cell(sums, {key: total for (c, key), total in totals.items() if c == cell}, ends)
+        for cell, sums in enumerate(several)
+    ]
 
 
-def _ends(name: str) -> tuple[float, float]:
-    """What a mean of this name lies between: with few seeds, Student's tails reach far."""
-    if name in ("accuracy", "option_mass") or name.startswith("confidence"):
-        return 0.0, 1.0
-    return {"nll": (0.0, math.inf), "brier": (0.0, 2.0)}.get(name, (-math.inf, math.inf))
+def _of_cell(
+    sums: Sums, totals: Mapping[Key, FloatArray], ends: Mapping[Key, tuple[float, float]]
+) -> dict[Key, Estimate]:
+    """totals: (R,) over each replicate."""
+    size, num_rows = totals["size", None], float(sums.size.sum())
+    rows = sums.size.astype(np.uint16)  # kept with each cell, and passed between processes
+    estimates: dict[Key, Estimate] = {}
+    for key, column in sums.means.items():
+        value = float(column.sum()) / num_rows
+        draws = _divided(totals[key], size, value)
+        estimates[key] = Estimate(value, draws, rows, ends=ends.get(key, (-math.inf, math.inf)))
+    accuracy = estimates[ACCURACY]
+    # where all answers are right, the confidence varies and hides how little is known about the accuracy
+    below, above = (reach > 0.0 for reach in unseen(accuracy))
+    for kind, binned in sums.errors.items():
+        signed_mean = float(np.abs(binned.residual.sum(axis=1)).sum()) / num_rows
+        error = _error(binned, rows, _divided(totals["ece", kind], size, signed_mean))
+        estimates["ece", kind] = replace(error, hides=(below or above,) * 2)
+        confidence = estimates["confidence", kind]
+        estimates["gap", kind] = Estimate(
+            confidence.value - accuracy.value,
+            confidence.draws - accuracy.draws,
+            rows,
+            ends=(-1.0, 1.0),
+            hides=(above, below),
+        )
+    return estimates
 
 
 def _signed(residual: FloatArray) -> FloatArray:

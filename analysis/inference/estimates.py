@@ -60,17 +60,6 @@ class Estimate:
         return int(np.count_nonzero(self.item_weights))
 
 
-@dataclass(frozen=True)
-class Difference:
-    """a - b, paired by example; p_value is two-sided, `holm` the same after Holm's correction."""
-
-    value: float
-    low: float
-    high: float
-    p_value: float
-    holm: float
-
-
 def interval(estimate: Estimate, *, level: float = LEVEL, seed: int = 0) -> tuple[float, float]:
     """(low, high), two-sided, by percentiles of the replicates.
 
@@ -247,29 +236,6 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
         slack=(below, above),
         seeds=a.seeds + b.seeds,
     )
-
-
-def compare(
-    a: Mapping[str, Estimate | None], b: Mapping[str, Estimate | None], *, level: float = LEVEL
-) -> dict[str, Difference | None]:
-    """a - b for each name (language), with Holm's correction over all of them.
-
-    None where one of the two is missing: it still counts as a test in the correction, so that a
-    verdict stays as the rest arrives. Raises ValueError where the names differ.
-    """
-    if set(a) != set(b):
-        raise ValueError(f"only one side has {', '.join(sorted(set(a) ^ set(b)))}.")
-    pairs = {name: (a[name], b[name]) for name in a}
-    found = {name: difference(x, y) for name, (x, y) in pairs.items() if x is not None and y is not None}
-    p_values = {name: p_value(found[name]) if name in found else None for name in a}
-    corrected = holm(p_values)
-    table: dict[str, Difference | None] = dict.fromkeys(a)
-    for name, estimate in found.items():
-        p, adjusted = p_values[name], corrected[name]
-        assert p is not None  # as `adjusted`: neither side is missing here
-        assert adjusted is not None
-        table[name] = Difference(estimate.value, *interval(estimate, level=level), p, adjusted)
-    return table
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:

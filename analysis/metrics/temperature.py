@@ -40,7 +40,7 @@ class Sample:
 
     example_ids: Sequence[str] | NDArray[np.str_]
     score: FloatArray
-    """(N, C) nats, as in `analysis.reading.measure.Scored`; -inf where there is no option."""
+    """(N, C) nats, as in `analysis.reading.scored.Scored`; -inf where there is no option."""
     label: NDArray[np.int64]
     """(N,), 0..C-1."""
 

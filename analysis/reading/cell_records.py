@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.metrics.temperature import Sample
-from analysis.reading.measure import PerExample, Scored, per_example, read_scored
 from analysis.reading.records import read_records
+from analysis.reading.scored import PerExample, Scored, per_example, read_scored
 from analysis.reading.shards import Cell, Shard, Study, Test, resource_order
 from study.errors import RecordError
 from study.files import digest, read_json

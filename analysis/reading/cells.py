@@ -15,18 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.inference.bootstrap import Resamples, Sums, estimates, resample
-from analysis.reading.measure import (
-    Metrics,
-    PerExample,
-    Scored,
-    measure,
-    per_example,
-    read_scored,
-    sum_examples,
-)
+from analysis.inference.bootstrap import Resamples, Sums, resample
+from analysis.reading.measure import estimates, measure, sum_examples
 from analysis.reading.records import read_records
-from analysis.reading.shards import Missing, Shard
+from analysis.reading.scored import PerExample, Scored, per_example, read_scored
+from analysis.reading.shards import Metrics, Missing, Shard
 from study.bins import Bins
 from study.errors import RecordError
 from study.paths import StudyPaths

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.reading.cells import CellWork, Items, Planned, items_of, load_cell, read_shard
-from analysis.reading.measure import Scored
+from analysis.reading.scored import Scored
 from analysis.reading.shards import Cell, Missing, Shard, Study, Test
 from study.errors import UserError
 from study.files import read_json

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 from analysis.inference.estimates import Estimate
-from analysis.reading.measure import Metrics
 from study.bins import Bins
 from study.languages import LANGUAGES
 
@@ -37,6 +36,23 @@ class Missing:
         if self.kind == "incomplete":
             return self.detail
         return f"{self.kind}: {self.detail}" if self.detail else self.kind
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The headline metrics of one shard, or a mean of them."""
+
+    n: int
+    """Examples, each once however often its options were rotated; of a mean over seeds those of one seed."""
+    values: Mapping[str, float | None]
+    """By the names and floor names of `headline.METRICS`; None where the protocol has no such number."""
+
+    def __getitem__(self, name: str) -> float:
+        """A number that every protocol has. Raises ValueError where it is None."""
+        value = self.values[name]
+        if value is None:
+            raise ValueError(f"there is no {name} under this protocol.")
+        return value
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,7 @@ class Shard:
     missing: Missing | None
     """Why there are no metrics; None when there are."""
     estimates: Mapping[str, Estimate] | None = None
-    """By the names of `measure.WITH_INTERVALS` (`option_mass` where there is one); None without metrics."""
+    """By the names of `headline.METRICS` that have an interval; None without metrics."""
     pooled: Mapping[frozenset[str], Mapping[str, Estimate]] = field(default_factory=dict)
     """Micro means of its cell, by the job ids that they are of: all languages, and each resource bucket."""
     items: str | None = None
@@ -110,7 +126,7 @@ class Shard:
 
     @property
     def bucket(self) -> str:
-        return LANGUAGES[self.language].bucket if self.language in LANGUAGES else "other"
+        return bucket_of(self.language)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +169,11 @@ class Study:
                 for language in (shard.language, None):
                     index.setdefault((shard.test, cell, language), []).append(shard)
         return index
+
+
+def bucket_of(language: str) -> str:
+    """The resource bucket of a language, `other` where the project's table lacks it."""
+    return LANGUAGES[language].bucket if language in LANGUAGES else "other"
 
 
 def resource_order(language: str) -> tuple[int, int, str]:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.reading.headline import METRICS
 from analysis.reading.loading import load_study
-from analysis.reading.measure import METRIC_NAMES, WITH_INTERVALS
 from analysis.reading.shards import Study
-from analysis.tables import calibration as calibration_table
-from analysis.tables import differences as difference_table
-from analysis.tables.calibration import NOTE, Row, table_rows
+from analysis.tables import calibration, differences
+from analysis.tables.calibration import Fields, number_columns
 from analysis.tables.typesetting import Document, latex, markdown
 from study.files import write_atomic
 from study.paths import StudyPaths
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NUMBERS = {
-    *(name for name in METRIC_NAMES if name != "n"),
-    *(f"{metric}_{end}" for metric in WITH_INTERVALS for end in ("low", "high")),
+    *(name for metric in METRICS for name in number_columns(metric)),
     *("value", "low", "high", "p_value", "holm"),
 }
 """Columns that are float64 in Parquet, also where all is missing."""
@@ -41,19 +39,18 @@ class Table:
     name: str
     note: str
     columns: Sequence[str]
-    rows: Sequence[Row]
-    for_people: Callable[[Study, Sequence[Row]], Document]
+    rows: Sequence[Fields]
+    for_people: Callable[[Study, Sequence[Fields]], Document]
 
 
 def study_tables(study: Study) -> list[Table]:
     """The tables of a study, in the order in which they are written."""
-    rows = table_rows(study)
+    rows = calibration.table_rows(study)
     columns = list(rows[0])
-    calibration = Table(study, "calibration", NOTE, columns, rows, calibration_table.for_people)
-    rows, columns = difference_table.table_rows(study), difference_table.table_columns(study)
-    note = difference_table.NOTE
-    differences = Table(study, "differences", note, columns, rows, difference_table.for_people)
-    return [calibration, differences]
+    of_cells = Table(study, "calibration", calibration.NOTE, columns, rows, calibration.for_people)
+    rows, columns = differences.table_rows(study), differences.table_columns(study)
+    of_contrasts = Table(study, "differences", differences.NOTE, columns, rows, differences.for_people)
+    return [of_cells, of_contrasts]
 
 
 def write_tables(
@@ -78,7 +75,7 @@ def table_path(study_dir: Path, table_name: str, format_name: str) -> Path:
     return StudyPaths(Path(study_dir)).tables / f"{table_name}{FORMATS[format_name][0]}"
 
 
-def to_csv(study: Study, rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
+def to_csv(study: Study, rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
     """Full precision, UTF-8; an empty field is missing, and job ids are separated by spaces.
 
     columns: by default those of the first row.

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from analysis.reading.shards import Study
+from analysis.results.names import SECTIONS
 
 
 class Column(NamedTuple):
-    """A column: a field for each row."""
+    """A column: a field for each row. The one whose heading is `name` says what a row is about."""
 
     heading: str
     is_number: bool
@@ -23,7 +24,7 @@ class Section:
 
     title: str
     numbers: list[int]
-    """Of its rows, over the whole file from 1."""
+    """The number of each row in the file, from 1."""
     columns: list[Column]
     same: str
 
@@ -84,7 +85,32 @@ def latex(document: Document) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sort_columns(columns: Sequence[Column], *, keep: Sequence[str] = ()) -> tuple[list[Column], str]:
+def column(heading: str, values: Sequence[Any]) -> Column:
+    """A column of axis values, names or counts."""
+    is_number = all(value is None or isinstance(value, int | float) for value in values)
+    return Column(heading, is_number, [field_text(value) for value in values])
+
+
+def by_level(levels: Sequence[str], columns: Sequence[Column], *, keep: Sequence[str] = ()) -> list[Section]:
+    """The rows in a section for each level: per model, per bucket, per language.
+
+    levels: of each row. keep: headings of columns that are shown even where all their fields are the same.
+    """
+    sections = []
+    for level, title in SECTIONS.items():
+        places = [place for place, of_row in enumerate(levels) if of_row == level]
+        chosen = [
+            Column(level if c.heading == "name" else c.heading, c.is_number, [c.fields[p] for p in places])
+            for c in columns
+            if c.heading != "name" or level != "all"
+        ]
+        if places:
+            varied, same = _sort_columns(chosen, keep=(level, *keep))
+            sections.append(Section(title, [place + 1 for place in places], varied, same))
+    return sections
+
+
+def _sort_columns(columns: Sequence[Column], *, keep: Sequence[str]) -> tuple[list[Column], str]:
     """The columns that vary or are to be kept, and the others as a phrase, without those of dashes."""
     varied = [c for c in columns if len(set(c.fields)) > 1 or c.heading in keep]
     same = [

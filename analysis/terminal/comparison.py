@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.reading.shards import Cell
-from analysis.results.compare import NUMBERS, Change, Comparison, Row, compare
-from analysis.results.labels import crop, short, signed, trained_label, varied_axes
-from analysis.tables.differences import SIGNIFICANT
+from analysis.results.compare import COMPARED, Change, ComparedRow, Comparison, compare
+from analysis.results.names import crop, language_name, short, signed
+from analysis.results.settings import trained_label, varied_axes
 from analysis.terminal.summary import MAX_SETTINGS, NAME_WIDTH
 from study.axes import axis_text
 from study.bins import NUM_BINS
-from study.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,18 +24,18 @@ NUMBER_WIDTH = 16
 """Of A, B, their difference and its mark."""
 
 
-def as_dict(row: Row, axes: Sequence[str]) -> dict[str, Any]:
+def as_dict(row: ComparedRow, axes: Sequence[str]) -> dict[str, Any]:
     """A row for the CSV: full precision, and the job ids of both sides in the same order."""
     numbers: dict[str, float | None] = {}
     for metric, change in row.changes.items():
         numbers |= {
             f"{metric}_a": change.a,
             f"{metric}_b": change.b,
-            f"{metric}_difference": change.difference,
-            f"{metric}_low": change.low,
-            f"{metric}_high": change.high,
-            f"{metric}_p_value": change.p_value,
-            f"{metric}_holm": change.holm,
+            f"{metric}_difference": change.difference.value,
+            **{
+                f"{metric}_{name}": getattr(change.difference, name)
+                for name in ("low", "high", "p_value", "holm")
+            },
         }
     return {
         **dict(zip(("benchmark", "split", "protocol"), row.test, strict=True)),
@@ -46,8 +45,8 @@ def as_dict(row: Row, axes: Sequence[str]) -> dict[str, Any]:
         "num_seeds": row.num_seeds,
         "n": row.n,
         **numbers,
-        "job_ids_a": " ".join(pair.a.job_id for pair in row.pairs),
-        "job_ids_b": " ".join(pair.b.job_id for pair in row.pairs),
+        "job_ids_a": " ".join(row.job_ids_a),
+        "job_ids_b": " ".join(row.job_ids_b),
     }
 
 
@@ -105,7 +104,7 @@ def _labels(cells: Sequence[Cell]) -> dict[Cell, str]:
     return found
 
 
-def _print_table(console: Console, title: str, rows: Sequence[tuple[str, Row]]) -> None:
+def _print_table(console: Console, title: str, rows: Sequence[tuple[str, ComparedRow]]) -> None:
     """As many numbers side by side as fit, the others below."""
     from rich import box
     from rich.table import Table
@@ -114,29 +113,29 @@ def _print_table(console: Console, title: str, rows: Sequence[tuple[str, Row]]) 
     console.print(Text(f"\n{title}", style="bold"))
     width = max(NAME_WIDTH, *(len(name) for name, _ in rows))
     per_table = max(1, (console.width - width - 2) // (NUMBER_WIDTH + 2))
-    for start in range(0, len(NUMBERS), per_table):
-        chosen = list(NUMBERS)[start : start + per_table]
+    for start in range(0, len(COMPARED), per_table):
+        chosen = COMPARED[start : start + per_table]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("", no_wrap=True, width=width)
         for metric in chosen:
-            heading = f"{NUMBERS[metric]}\n{'A':>4} {'B':>4} {'B - A':>5}"
+            heading = f"{metric.heading}\n{'A':>4} {'B':>4} {'B - A':>5}"
             table.add_column(heading, no_wrap=True, width=NUMBER_WIDTH)
         for name, row in rows:
-            changes = [row.changes[metric] for metric in chosen]
-            fields = [f"{short(c.a):>4} {short(c.b):>4} {signed(c.difference):>5}{_mark(c)}" for c in changes]
+            fields = [_field(row.changes.get(metric.name)) for metric in chosen]
             # not a plain string: rich takes "[x]" in a model's name for a style
             table.add_row(Text(name), *fields, style="" if row.level == "language" else "bold")
         console.print(table)
 
 
-def _mark(change: Change) -> str:
-    """A star where there is a difference: of a language after Holm's correction, of a mean as it is."""
-    p = change.p_value if change.holm is None else change.holm
-    return "*" if p is not None and p < SIGNIFICANT else " "
+def _field(change: Change | None) -> str:
+    """A, B and their difference, with a star where it is significant."""
+    if change is None:
+        return f"{'-':>4}"
+    mark = "*" if change.difference.is_significant else " "
+    return f"{short(change.a):>4} {short(change.b):>4} {signed(change.difference.value):>5}{mark}"
 
 
-def _name(row: Row) -> str:
+def _name(row: ComparedRow) -> str:
     if row.level != "language":
         return row.name
-    known = LANGUAGES[row.name].name if row.name in LANGUAGES else ""
-    return crop(f"  {row.name:<3} {known}", NAME_WIDTH)
+    return crop(f"  {row.name:<3} {language_name(row.name)}", NAME_WIDTH)

@@ -11,9 +11,10 @@ from analysis.diagnoses.diagnose import ANSWERING, CORRELATIONS, DECOMPOSITION, 
 from analysis.diagnoses.rows import Row, by_group
 from analysis.diagnoses.temperature import comparisons
 from analysis.reading.cell_records import BASE
-from analysis.reading.measure import CONFIDENCES
+from analysis.reading.scored import CONFIDENCES
 from analysis.reading.shards import BUCKETS
-from analysis.results.labels import axis_names, settings, short
+from analysis.results.names import short
+from analysis.results.settings import axis_names, settings
 from study.axes import axis_text
 
 if TYPE_CHECKING:

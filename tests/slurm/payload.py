@@ -35,7 +35,7 @@ def evaluate(jobs, *, model_path, revision, items, batch_tokens, tracking, check
             write_json(folder.done, {})
     return []
 '''
-AGGREGATE = '''
+LOADING = '''
 """No records to look at."""
 from types import SimpleNamespace
 
@@ -73,7 +73,7 @@ def payload_checkout(folder: Path, *, train: str = TRAIN, shard: str = SHARD) ->
     for name, text in {
         "training/train.py": train,
         "evaluation/shard.py": shard,
-        "analysis/results/aggregate.py": AGGREGATE,
+        "analysis/reading/loading.py": LOADING,
         "analysis/tables/files.py": TABLES,
         "analysis/diagnoses/diagnose.py": DIAGNOSE,
         "analysis/dashboard/page.py": DASHBOARD,

@@ -13,9 +13,9 @@ import pytest
 from analysis.dashboard.data import choices
 from analysis.dashboard.page import render, write_dashboard
 from analysis.reading.loading import load_study
-from analysis.results.aggregate import summarise
 from analysis.results.claims import findings
-from analysis.results.labels import settings
+from analysis.results.settings import settings
+from analysis.results.table import summarise
 from analysis.tables.calibration import table_rows
 from study.errors import UserError
 from tests.analysis.studies import StudyFolder, letter, random_letters, sweep

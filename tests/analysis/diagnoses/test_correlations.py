@@ -8,7 +8,7 @@ from analysis.diagnoses.correlations import METRICS
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
 from analysis.reading.loading import load_study
-from analysis.results.aggregate import summarise
+from analysis.results.table import summarise
 from study.languages import LANGUAGES
 from tests.analysis.studies import LANGUAGES as CODES
 from tests.analysis.studies import StudyFolder, letter, sweep

@@ -9,7 +9,7 @@ import pytest
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
 from analysis.reading.loading import load_study
-from analysis.results.aggregate import summarise
+from analysis.results.table import summarise
 from study.records import Prediction
 from tests.analysis.studies import StudyFolder, letter, sweep
 from tests.analysis.validation_studies import trained

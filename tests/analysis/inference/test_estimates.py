@@ -272,18 +272,16 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(values: list[float]) 
     assert {name for name, p in adjusted.items() if p is not None and p <= 0.05} == rejected
 
 
-def test_compare_by_language() -> None:
+def test_differences_by_language() -> None:
     a = {"en": estimate(0.5), "sw": estimate(0.9, seed=1), "yo": estimate(0.5)}
-    b = {"en": estimate(0.5, seed=2), "sw": estimate(0.2, seed=3), "yo": None}
-    table = inference.compare(a, b)
-    assert table["yo"] is None
-    english, swahili = table["en"], table["sw"]
-    assert english is not None
-    assert swahili is not None
-    assert english.low < 0 < english.high
-    assert english.p_value > 0.5
-    assert swahili.value == pytest.approx(0.7)
-    assert swahili.low == pytest.approx(0.7 - 1.96 * math.sqrt(0.02), abs=0.03)
-    assert swahili.holm == pytest.approx(3 * swahili.p_value)
-    with pytest.raises(ValueError, match="only one side has yo"):
-        inference.compare(a, {"en": None, "sw": None})
+    b = {"en": estimate(0.5, seed=2), "sw": estimate(0.2, seed=3)}
+    found = {code: inference.difference(a[code], b[code]) for code in b}
+    low, high = inference.interval(found["en"])
+    assert low < 0 < high
+    assert inference.p_value(found["en"]) > 0.5
+    assert found["sw"].value == pytest.approx(0.7)
+    assert inference.interval(found["sw"])[0] == pytest.approx(0.7 - 1.96 * math.sqrt(0.02), abs=0.03)
+    p_values = {code: inference.p_value(one) for code, one in found.items()}
+    corrected = inference.holm({**p_values, "yo": None})
+    assert corrected["yo"] is None
+    assert corrected["sw"] == pytest.approx(3 * p_values["sw"])

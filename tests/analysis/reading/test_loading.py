@@ -15,7 +15,7 @@ from analysis.reading import cells, loading
 from analysis.reading.cells import CellWork
 from analysis.reading.loading import load_studies, load_study
 from analysis.reading.shards import Missing, Shard
-from analysis.results.differences import difference_rows
+from analysis.tables import differences
 from analysis.tables.files import write_tables
 from study.errors import UserError
 from tests.analysis.studies import StudyFolder, random_letters, sweep
@@ -146,7 +146,7 @@ def test_numbers_do_not_depend_on_processes(folder: StudyFolder) -> None:
     files = []
     for num_processes in (1, 2):
         study = load_study(folder.root, num_processes=num_processes)
-        assert len(difference_rows(study)) == 3 * 6 * (5 + 3 + 1)
+        assert len(differences.table_rows(study)) == 3 * 6 * (5 + 3 + 1)
         files.append(
             {name: path.read_bytes() for name, path in write_tables(folder.root, study=study).items()}
         )

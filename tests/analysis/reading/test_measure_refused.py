@@ -54,4 +54,4 @@ def test_a_protocol_without_masses_has_none(folder: StudyFolder) -> None:
     folder.add({"model": "m"}, "en", [replace(row, option_mass=None) for row in ROWS])
     for shard in load_study(folder.root).shards:
         assert shard.metrics is not None
-        assert shard.metrics.option_mass is None
+        assert shard.metrics.values["option_mass"] is None

@@ -1,4 +1,4 @@
-"""What people call cells and languages, and which cells belong side by side."""
+"""Which cells of a study belong side by side, and what sets them apart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from analysis.reading.shards import Cell, Study, Test
 from study.axes import axis_text, value_text
-from study.languages import LANGUAGES
 
 COMPARED = ("label_smoothing", "seed")
 """Axes inside one setting: smoothing factors are compared side by side, seeds are averaged."""
@@ -98,29 +97,3 @@ def constants(study: Study) -> list[str]:
     return [
         axis_text(axis, value) for axis, value in runs[0].axes if axis not in (*varied, "label_smoothing")
     ]
-
-
-def bucket_of(code: str) -> str:
-    """The resource bucket of a language, `other` where the project's table lacks it."""
-    return LANGUAGES[code].bucket if code in LANGUAGES else "other"
-
-
-def language_text(code: str) -> str:
-    """`Swahili (sw)`."""
-    return f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code
-
-
-def short(value: float) -> str:
-    """A share in four characters: .123, 1.00."""
-    text = f"{value:.3f}"
-    return text[1:] if text.startswith("0") else text[:4]
-
-
-def signed(value: float) -> str:
-    """A difference, of shares in five characters: +.012."""
-    text = f"{value:+z.3f}"
-    return text[0] + text[2:] if text[1] == "0" else text[:5]
-
-
-def crop(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
