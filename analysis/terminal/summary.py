@@ -38,13 +38,14 @@ def print_summary(study_dir: Path, console: Console, *, study: Study | None = No
     all_settings = settings(study)
     console.print(Text(" · ".join([study.name, *constants(study)]), style="bold"))
     if len(all_settings) > MAX_SETTINGS:
-        console.print(_overview(study, all_settings))
+        console.print("", _overview(study, all_settings), sep="\n")
     else:
-        per_table = max(1, (console.width - NAME_WIDTH - 3) // (CELL_WIDTH + 3))
+        per_table = max(1, (console.width - NAME_WIDTH) // (CELL_WIDTH + 2))
         for setting in all_settings:
             for start in range(0, len(setting.series), per_table):
-                console.print(_by_language(study, setting, setting.series[start : start + per_table]))
-    console.print(Text(note(study), style="dim"))
+                table = _by_language(study, setting, setting.series[start : start + per_table])
+                console.print("", table, sep="\n")
+    console.print(Text("\n" + note(study), style="dim"))
 
 
 def note(study: Study) -> str:
@@ -103,7 +104,7 @@ def _table(first: str, headers: Sequence[Text]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, no_wrap=True, vertical="bottom")
     for header in headers:
         table.add_column(header, no_wrap=True, width=CELL_WIDTH)
