@@ -52,6 +52,8 @@ from study.bins import (
 Key = tuple[str, str | None]
 """A metric and its kind of confidence: ("ece", "raw"), ("accuracy", None)."""
 ACCURACY: Key = ("accuracy", None)
+SUMMED_HERE = ("accuracy", "confidence", "gap", "ece")
+"""Metrics that `estimates` needs for each other, so `sum_rows` sums them from the predictions."""
 
 NUM_REPLICATES = 1000
 _BLOCK = 100
@@ -183,6 +185,8 @@ def sum_rows(
         shape = (num_bins, num_ids)
         errors[kind] = BinnedSums(bins, residual.reshape(shape), by_chance.reshape(shape))
     for key, values in means.items():
+        if key[0] in SUMMED_HERE:
+            raise ValueError(f"means has {key[0]!r}, which is computed here.")
         columns[key] = check_finite(values, key[0], num_dims=1)
         if columns[key].shape != rows.shape:
             raise ValueError(f"{key[0]} has {len(columns[key])} examples but confidence has {len(rows)}.")

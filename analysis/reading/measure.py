@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.inference import bootstrap
-from analysis.inference.bootstrap import Resamples, Sums, sum_rows
+from analysis.inference.bootstrap import SUMMED_HERE, Resamples, Sums, sum_rows
 from analysis.inference.estimates import Estimate
 from analysis.metrics.binned import floor
 from analysis.reading.headline import METRICS
@@ -42,7 +42,7 @@ def sum_examples(resamples: Resamples, rows: NDArray[np.int64], scored: Scored, 
     means = {
         (metric.kind, metric.confidence): values
         for metric in METRICS
-        if metric.has_interval and metric.of_examples is not None
+        if metric.has_interval and metric.kind not in SUMMED_HERE and metric.of_examples is not None
         if (values := metric.of_examples(scored, examples)) is not None
     }
     return sum_rows(resamples, rows, examples.confidence, examples.correct, means)

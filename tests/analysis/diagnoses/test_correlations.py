@@ -25,7 +25,7 @@ def test_it_is_scipys_and_means_are_by_hand(folder: StudyFolder) -> None:
     for cell in [*study.runs(), *study.groups()]:
         for metric in METRICS:
             values, bases = (
-                [getattr(summarise(study.select(test, one, code)).metrics, metric) for code in CODES]
+                [summarise(study.select(test, one, code)).value(metric) for code in CODES]
                 for one in (cell, study.groups()[0])
             )
             num_seeds = 1 if cell.is_base or cell.get("seed") is not None else 2
