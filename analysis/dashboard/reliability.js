@@ -114,9 +114,9 @@ function smallMultiples(view, width) {
     for (const [number, item] of view.series.entries()) {
       const found = pool(view, item, [code]);
       if (!found.count && rowOf(view, item, code)) {
-        const where = { x: 0.03, y: 1, xanchor: "left", yanchor: "top", yshift: -12 * number };
+        const where = { x: 0.03, y: 1, xanchor: "left", yanchor: "top", yshift: -26 * number, align: "left" };
         const font = { color: seriesColour(number) };
-        addText(layout, on(at), `${safe(item.label)}: missing`, { ...where, font });
+        addText(layout, on(at), `${safe(item.label)}:<br>missing`, { ...where, font });
       }
       const marker = { symbol: symbolOf(number), size: 5 };
       const [all, frequent] = curveTraces([at], found, `${nameOf(code)} · ${item.label}`, number, marker);

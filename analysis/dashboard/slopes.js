@@ -32,8 +32,10 @@ function slopes(view, width) {
   const last = view.series.length - 1;
   const buckets = bucketsOf(view);
   const grid = metricsOf(view).flatMap((metric) => buckets.map((bucket) => [metric, bucket]));
-  // a row a metric where that leaves room for the labels of the cells
-  const least = Math.max(280, 124 + 45 * last);
+  // a row a metric where that leaves room for the labels of the cells: `SFT`, below it `smoothing`, then `=0.1`
+  const labels = labelsOf(view).map((label) => label.split(/ |(?==)/));
+  const step = Math.max(45, widest(labels.flat()) + 2);
+  const least = Math.max(280, 124 + step * last);
   const whole = buckets.length > 1 ? buckets.length : metricsOf(view).length;
   const columns = [whole, whole / 2].find((one) => Number.isInteger(one) && one * least <= width) ?? 1;
   const meansOf = (bucket) => view.series.map((item) => groupOf(view, item, bucket));
@@ -43,15 +45,15 @@ function slopes(view, width) {
   const notes = Object.fromEntries(buckets.map((bucket) => [bucket, missingTexts(view, codesOf(bucket))]));
   const most = Math.max(...Object.values(notes).map((texts) => texts.length));
   const height = columns > 1 ? 230 : 170;
-  const margin = { left: 32, right: 4, top: 48, bottom: 44 + 14 * most };
+  const margin = { left: 32, right: 4, top: 48, bottom: 18 + 13 * Math.max(...labels.map((words) => words.length)) + 14 * most };
   const { boxes, total } = panels(width, grid.length, width / columns - 0.01, height, margin);
   // narrow panels have the codes of languages in place of their names
-  const is_wide = boxes[0].w - widest(view.codes.map(nameOf)) - 68 >= 45 * last;
+  const is_wide = boxes[0].w - widest(view.codes.map(nameOf)) - 68 >= step * last;
   const called = (code) => (is_wide ? nameOf(code) : code);
   const room = widest(view.codes.map(called)) + 44;
   const layout = layoutOf(width, total, []);
-  const steps = view.series.map((_, step) => step);
-  const ticktext = labelsOf(view).map((label) => safe(label).replaceAll(" ", "<br>"));
+  const steps = view.series.map((_, place) => place);
+  const ticktext = labels.map((words) => words.map(safe).join("<br>"));
   const traces = [];
   for (const [at, [metric, bucket]] of grid.entries()) {
     const range = rangeOfAxis(metric, drawn);
@@ -71,7 +73,8 @@ function slopes(view, width) {
     addText(layout, on(at), data.buckets[bucket], above);
     for (const [line, text] of notes[bucket].entries()) {
       const where = { x: 0, y: 0, xanchor: "left", yanchor: "top", xshift: 2 - margin.left };
-      addText(layout, on(at), safe(text), { ...where, yshift: -40 - 14 * line, font: { color: colour("warn") } });
+      const yshift = 4 - margin.bottom + 14 * (most - line);
+      addText(layout, on(at), safe(text), { ...where, yshift, font: { color: colour("warn") } });
     }
     const common = { ...on(at), type: "scatter", cliponaxis: false };
     const tellOf = (row, step, name) => told(tipOf(row, metric, name, view.series[step].label));
