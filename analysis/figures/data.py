@@ -25,26 +25,26 @@ class Matrix:
     """From rich to poor in resources."""
     labels: tuple[str, ...]
     rows: tuple[tuple[Number, ...], ...]
-    """A row a language, a column a cell."""
+    """A row per language, a column per cell."""
     is_trained: bool
-    """Not just several base models, which have no order."""
+    """False for several base models alone, which have no order."""
     has_base: bool
     """The first cell is the base model that the others were trained from."""
 
 
 @dataclass(frozen=True, eq=False)
 class Diagram:
-    """The bins of one cell on one language, or merged over a bucket and over seeds."""
+    """The bins of one cell in one language or bucket, merged over languages and seeds."""
 
     bins: Bins | None
-    """Over the shards that are there; None where none is."""
+    """Over the shards that are not missing; None where all are."""
     ece: float | None
-    """Of these very bins; None where a shard is missing."""
+    """The ECE of these bins; None where a shard is missing."""
     num_shards: int
     """0: not planned."""
     num_missing: int
     num_seeds: int
-    """That are pooled in the bins."""
+    """Seeds pooled in the bins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Diagrams:
     names: tuple[str, ...]
     labels: tuple[str, ...]
     rows: tuple[tuple[Diagram, ...], ...]
-    """A row a name, a column a cell."""
+    """A row per name, a column per cell."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Response:
     """What sets it apart from the study's other responses; empty where there is just one."""
     axis: str
     x: tuple[float, ...]
-    """Of `axis`, ascending."""
+    """Values of `axis`, ascending."""
     groups: tuple[str, ...]
     """`all`, then the buckets."""
     lines: tuple[str, ...]
@@ -75,7 +75,7 @@ class Response:
     values: dict[tuple[str, str], tuple[tuple[Number, ...], ...]]
     """By metric and group: lines x points."""
     base: dict[tuple[str, str], Number]
-    """By metric and group, of the base model; empty where the study has none."""
+    """The base model's by metric and group; empty where the study has no base model."""
 
 
 def prepare_matrix(study: Study, setting: Setting, metric: Metric) -> Matrix:

@@ -43,10 +43,10 @@ def write_figures(
     study: Study | None = None,
     shown: tuple[str, ...] = ("",),
 ) -> Iterator[Path]:
-    """Write `figures/` of a study folder; gives each path when its file is there.
+    """Write `figures/` of a study folder; yields each path once its file is written.
 
-    The same study gives the same bytes. study: as loaded already. shown: only figures whose names begin with
-    one of these. Raises UserError where the folder is not a study.
+    The same study gives the same bytes. study: where it is loaded already. shown: only figures whose names
+    begin with one of these. Raises UserError where the folder is not a study.
     """
     study = study or load_study(study_dir)
     folder = StudyPaths(Path(study_dir)).figures
@@ -64,7 +64,7 @@ def write_figures(
 
 
 def _figures(study: Study, setting: Setting, shown: tuple[str, ...]) -> dict[str, Figure]:
-    """The figures of a setting whose names begin as asked, by what they show."""
+    """The figures of a setting whose names begin with one of `shown`."""
     found = {"confidence": partial(_histograms, study, setting), "slopes": partial(_slopes, study, setting)}
     for kind in CONFIDENCES:
         found[f"reliability-languages-{kind}"] = partial(_languages, study, setting, kind)
@@ -95,7 +95,7 @@ def _heat_map(study: Study, setting: Setting, kind: str) -> Figure:
 
 
 def _parts(setting: Setting) -> list[Setting]:
-    """The setting itself, or where it has too many cells for a figure, some at a time."""
+    """The setting itself, or several with some of its cells each where they do not fit into one figure."""
     if len(setting.series) <= MAX_CELLS:
         return [setting]
     trained = any(not item.cell.is_base for item in setting.series)
@@ -119,7 +119,7 @@ def _write(
     formats: Sequence[str],
     taken: set[str],
 ) -> list[Path]:
-    """about: what sets the figures apart from the study's others; may be empty. taken: names in use."""
+    """about: what sets the figures apart from the study's others; may be empty. taken: file names in use."""
     written = []
     for what, figure in figures.items():
         name = _file_name(what, about, taken)
@@ -135,10 +135,10 @@ def _file_name(what: str, about: str, taken: set[str]) -> str:
     words = re.sub(r"[^\w.+-]+", "-", about).strip("-.")
     name = (f"{what}_{words}" if words else what)[:MAX_NAME]
     count = 1
-    while (found := name if count == 1 else f"{name}-{count}").lower() in taken:
+    while (free := name if count == 1 else f"{name}-{count}").lower() in taken:
         count += 1
-    taken.add(found.lower())
-    return found
+    taken.add(free.lower())
+    return free
 
 
 def _content(figure: Figure, suffix: str, title: str) -> bytes:

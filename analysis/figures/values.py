@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 MAX_SINGLE = 14
 """Languages that fit into one column."""
 ROW_IN = 0.165
-"""Of a heat map."""
+"""Height of a row of a heat map."""
 
 
 def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
-    """A panel a metric; a slot a language, from rich to poor, with its cells from left to right."""
+    """A panel per metric; a slot per language, from rich to poor, with its cells from left to right."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -96,7 +96,7 @@ def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
 
 
 def plot_heat_map(matrix: Matrix, changes: Matrix | None) -> Figure:
-    """Languages x cells, each with its number; on the right the change against the base, where there is one.
+    """Languages x cells with their numbers; on the right the change against the base, where there is a base.
 
     Hatched: missing. Blank: not planned.
     """
@@ -163,7 +163,7 @@ def plot_heat_map(matrix: Matrix, changes: Matrix | None) -> Figure:
 
 
 def plot_response(response: Response) -> Figure:
-    """Means over languages, macro: a row a metric, a column a bucket, a line a smoothing factor."""
+    """Macro means over languages: a row per metric, a column per bucket, a line per smoothing factor."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -200,7 +200,7 @@ def plot_response(response: Response) -> Figure:
                     axes.axhspan(base.low, base.high, color="black", alpha=0.12, linewidth=0)
             lines = response.values[metric.name, group]
             for place, values in enumerate(lines):
-                # side by side, or their intervals would hide each other
+                # side by side, so that intervals do not hide each other
                 shift = 1.05 ** (place - (len(lines) - 1) / 2) if is_rate else 1.0
                 x, colour = [rate * shift for rate in response.x], COLOURS[place + 1]
                 markers = [_marker(place + 1)] * len(x)
@@ -238,9 +238,9 @@ def _draw_points(
     markers: Sequence[dict[str, Any]],
     room: float,
 ) -> None:
-    """Values with their intervals; where one is missing its place is hatched in its colour, edge to edge.
+    """Values with their intervals; the place of a missing value is hatched in its colour, edge to edge.
 
-    room: of a value, as a share of the axes' width, whose limits are set.
+    room: the width of such a place, as a share of the axes. The axes' limits must have been set.
     """
     from matplotlib.patches import Rectangle
 
@@ -298,29 +298,29 @@ def _draw_heat(axes: Axes, bar: Axes, matrix: Matrix, *, is_change: bool) -> Non
     ticks = (limits[0], 0.0, limits[1]) if is_change else limits
     scale = axes.figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=ticks)
     assert scale.solids is not None
-    scale.solids.set(edgecolor="face", rasterized=False)  # else the one picture in a file of lines
+    scale.solids.set(edgecolor="face", rasterized=False)  # otherwise a bitmap in a vector file
     bar.set_xticklabels([decimal(tick, sign=is_change) if tick else "0" for tick in ticks])
 
 
 def _share_limits(axes: Sequence[Axes], matrices: Sequence[Matrix]) -> None:
     """Accuracy and confidences on one scale, both ECEs on another that begins at 0; others have their own."""
     scales: dict[object, tuple[Metric, list[Axes]]] = {}
-    for one, metric in zip(axes, (matrix.metric for matrix in matrices), strict=True):
+    for panel, metric in zip(axes, (matrix.metric for matrix in matrices), strict=True):
         scale = (metric.has_floor, metric.ends if metric.ends == (0.0, 1.0) else metric.name)
-        scales.setdefault(scale, (metric, []))[1].append(one)
+        scales.setdefault(scale, (metric, []))[1].append(panel)
     for metric, members in scales.values():
         _same_limits(members, metric)
 
 
 def _same_limits(axes: Sequence[Axes], metric: Metric) -> None:
     """One scale for panels of a metric; an ECE begins at 0."""
-    limits = [one.get_ylim() for one in axes]
+    limits = [panel.get_ylim() for panel in axes]
     bottom, top = min(limit[0] for limit in limits), max(limit[1] for limit in limits)
     pad, (least, most) = 0.08 * (top - bottom), metric.ends
     # intervals over two or three seeds may reach far beyond what a metric can be
     low = 0.0 if metric.has_floor else max(bottom - pad, least - 0.08)
-    for one in axes:
-        one.set_ylim(low, min(top + pad, most + 0.04))
+    for panel in axes:
+        panel.set_ylim(low, min(top + pad, most + 0.04))
 
 
 def _pad_x(axes: Axes, x: Sequence[float], *, is_log: bool) -> None:
@@ -333,18 +333,18 @@ def _pad_x(axes: Axes, x: Sequence[float], *, is_log: bool) -> None:
 
 
 def _marker(place: int) -> dict[str, Any]:
-    """The first cell's is open, the others' are filled."""
+    """An open marker for the first cell, filled ones for the others."""
     fill = {"markerfacecolor": "white", "markeredgewidth": 0.7} if place == 0 else {"markeredgewidth": 0.0}
     return {"marker": MARKERS[place], "markersize": 2.8, **fill}
 
 
 def _interval_mark() -> tuple[Any, str]:
-    """An ECE may lie above its interval: that is of the ECE without the bias that the tables leave in it."""
+    """The interval of an ECE is without the upward bias of its value, which may lie above the interval."""
     from matplotlib.lines import Line2D
 
     upright = Line2D([], [], color=GREY, linewidth=0.7, marker="|", markersize=7, linestyle="")
     return upright, "95% (ECE: debiased)"
 
 
-def _some_missing(values: Iterable[Number]) -> bool:
-    return any(value.missing and value != NOT_PLANNED for value in values)
+def _some_missing(numbers: Iterable[Number]) -> bool:
+    return any(number.missing and number != NOT_PLANNED for number in numbers)

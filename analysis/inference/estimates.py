@@ -104,8 +104,8 @@ def _most_wrong(item_weights: NDArray[Any], chance: float) -> float:
 
     For N equal weights it is 1 - chance^(1 / N). Otherwise the examples that count most may fail most: the
     maximum of sum s_j (1 - p_j), where the product of all p_j is `chance`, has the same s_j p_j in each of
-    the k heaviest examples, and p_j = 1 in the others. Examples are independent. The answers to one example in
-    several languages need not be: they are all right no more often than in the language with the lowest p_j.
+    the k heaviest examples, and p_j = 1 in the others. Examples are independent. The answers to one example
+    in several languages need not be: all are right no more often than in the language with the lowest p_j.
     """
     shares = np.sort(item_weights[item_weights > 0] / float(item_weights.sum()))[::-1]
     log_left = (np.cumsum(np.log(shares)) + math.log(chance)) / np.arange(1, len(shares) + 1)
@@ -239,7 +239,7 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Holm's step-down correction, in the input's order. A missing p-value stays None, and counts as a test."""
+    """Holm's step-down correction, in the input's order. A missing p-value is None but counts as a test."""
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
     result = dict(p_values)
     highest = 0.0

@@ -34,7 +34,7 @@ class Scored:
     label: NDArray[np.int64]
     num_options: NDArray[np.int64]
     score: FloatArray
-    """(N, C) nats, of the whole option (letter) or per token (option_text); -inf where there is no option."""
+    """(N, C) nats, of the option (letter) or per token (option_text); -inf where there is no option."""
     option_mass: FloatArray | None
     """(N,), 0..1; None where no record has one."""
 
@@ -43,9 +43,9 @@ def read_scored(table: pa.Table, protocol: str) -> Scored:
     """Arrays from a table of prediction records (`study.records.COLUMNS`).
 
     Rotated records become one row an item, in the order in which the items first come.
-    Raises ValueError for an unknown protocol, no rows, fewer than two options, a label that is no option,
-    scores that are not finite, for option masses that are no probabilities or are there for some records
-    only, for option_text tokens that are missing or below 1 and any rotation, and for an item without all its
+    Raises ValueError for an unknown protocol, no rows, fewer than two options, a label that is not an option,
+    scores that are not finite, option masses that are not probabilities or that only some records have,
+    option_text tokens that are missing or below 1, rotations under option_text, and an item without all its
     rotations or with another right option in one of them.
     """
     if protocol not in ("letter", "option_text"):
@@ -89,18 +89,18 @@ def _option_mass(column: pa.ChunkedArray[Any]) -> FloatArray | None:
 def _over_rotations(
     scored: Scored, rotation: NDArray[np.int64], item: NDArray[np.int64], names: pa.Array[Any]
 ) -> Scored:
-    """The mean of each item over its rotations: r shows options r, r + 1, ..., and the first r at the end.
+    """The mean of each item over its rotations. Rotation r shows options r, r + 1, ..., and the first r last.
 
-    rotation, item: (N,) of each record; item is a place in `names`, the example ids.
+    rotation, item: (N,), one per record; item is a place in `names`, the example ids.
     """
     order = np.lexsort((rotation, item))  # the records of an item side by side, by rotation
     item, rotation, num_options = item[order], rotation[order], scored.num_options[order]
     count = np.bincount(item)
     starts = np.cumsum(count) - count
     label = (scored.label[order] + rotation) % num_options
-    whole = (num_options == count[item]) & (rotation == np.arange(len(item)) - starts[item])
+    is_complete = (num_options == count[item]) & (rotation == np.arange(len(item)) - starts[item])
     for good, problem in (
-        (whole, "does not have each rotation of its options once"),
+        (is_complete, "does not have each rotation of its options once"),
         (label == label[starts][item], "has another right option in one rotation than in the others"),
     ):
         if not good.all():
@@ -115,7 +115,7 @@ def _over_rotations(
         mean = np.log(total / count[:, None]) + highest[:, None]
     mass = scored.option_mass
     return Scored(
-        np.asarray(names.to_pylist(), dtype=np.str_),  # the items' own order is that of their places
+        np.asarray(names.to_pylist(), dtype=np.str_),  # in the order of `starts`
         label[starts],
         num_options[starts],
         mean,
@@ -124,7 +124,7 @@ def _over_rotations(
 
 
 def _ragged(column: pa.ChunkedArray[Any]) -> tuple[FloatArray, NDArray[np.int64]]:
-    """A column of lists as all their elements in one array, and the length of each list, (N,); null has 0."""
+    """All elements of a column of lists, and the length of each list, (N,); a null has length 0."""
     import pyarrow.compute as pc
 
     lengths = pc.fill_null(pc.list_value_length(column), 0)
@@ -134,11 +134,12 @@ def _ragged(column: pa.ChunkedArray[Any]) -> tuple[FloatArray, NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class PerExample:
-    """What each example shows, (N,) or (N, C); metrics are means of it, or come from bins of it."""
+    """Correctness and confidence of each example; metrics are means of these, or come from bins of them."""
 
     correct: NDArray[np.bool_]
+    """(N,)"""
     confidence: dict[str, FloatArray]
-    """By kind, of the predicted option."""
+    """(N,) by kind: the probability of the predicted option."""
     log_probs: FloatArray
     """(N, C) nats, over the options; -inf where there is no option."""
 

@@ -1,6 +1,6 @@
-"""What a study holds once its records are numbers: one `Shard` per evaluate job, by cell, test and language.
+"""A study whose records have become numbers: one `Shard` per evaluate job, by cell, test and language.
 
-A shard that is not there has a reason instead of metrics: nothing missing becomes 0.
+A missing shard has a reason instead of metrics: nothing missing becomes 0.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Cell:
-    """The axes of the grid that a job stands for, in the grid's order; a base model has `model` alone."""
+    """One combination of axis values, in the grid's order; a base model has `model` alone."""
 
     axes: tuple[tuple[str, Any], ...]
 
     @classmethod
     def of(cls, axes: Mapping[str, Any]) -> Cell:
-        """From a plan: an axis that is null is none, and a list (`exclude_sources` has them) is its text."""
+        """From a plan: an axis that is null is left out, a list (as in `exclude_sources`) becomes text."""
         return cls(
             tuple(
                 (axis, (", ".join(map(str, value)) or "none") if isinstance(value, list) else value)
@@ -99,15 +99,15 @@ class Shard:
     bins: Mapping[str, Bins] | None
     """By kind of confidence, `raw` and `renormalised`."""
     record_hash: str | None
-    """Of the records that the metrics were computed from, 16 hex; None where there are no metrics."""
+    """16 hex over the records that the metrics were computed from; None without metrics."""
     missing: Missing | None
     """Why there are no metrics; None when there are."""
     estimates: Mapping[str, Estimate] | None = None
     """By the names of `headline.METRICS` that have an interval; None without metrics."""
     pooled: Mapping[frozenset[str], Mapping[str, Estimate]] = field(default_factory=dict)
-    """Micro means of its cell, by the job ids that they are of: all languages, and each resource bucket."""
+    """Micro means of its cell over all languages and each resource bucket, by the job ids in them."""
     items: str | None = None
-    """What was asked, 16 hex over the example ids and right options; None without metrics."""
+    """16 hex over the example ids and right options that were asked; None without metrics."""
 
     @property
     def is_refused(self) -> bool:
@@ -121,7 +121,7 @@ class Shard:
 
     @property
     def place(self) -> tuple[Test, frozenset[tuple[str, Any]], str]:
-        """What it is of, once in a study: the order of its axes says nothing."""
+        """Unique in a study. The order of axes does not matter."""
         return (self.test, frozenset(self.cell.axes), self.language)
 
     @property
@@ -158,7 +158,7 @@ class Study:
         return sorted({shard.language for shard in self.shards}, key=resource_order)
 
     def select(self, test: Test, cell: Cell, language: str | None = None) -> list[Shard]:
-        """The shards of a test and a cell, of all languages or one; without its seed a cell has all seeds."""
+        """The shards of a test and cell in all languages or one; a cell without its seed has all seeds."""
         return self._index.get((test, cell, language), [])
 
     @cached_property

@@ -23,7 +23,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Setting:
-    """Cells to compare: a base model and what became of it under each smoothing factor, all else equal."""
+    """Cells to compare: a base model and its trainings under each smoothing factor, all else equal."""
 
     test: Test
     label: str
@@ -34,37 +34,37 @@ class Setting:
 def settings(study: Study) -> list[Setting]:
     """The comparisons of a study, in the order of its plan.
 
-    A base model that no training starts from stands in a last setting, side by side with the others of its
-    kind.
+    Base models that no training starts from are compared with each other, in a last setting.
     """
-    groups = study.groups()
+    groups, tests = study.groups(), study.tests()
     trained = [cell for cell in groups if not cell.is_base]
     bases = {cell.get("model"): cell for cell in groups if cell.is_base}
     varied = [axis for axis in varied_axes(trained) if axis not in COMPARED]
+    alike: dict[Cell, list[Cell]] = {}
+    for cell in trained:
+        alike.setdefault(cell.without(*COMPARED), []).append(cell)
     found: list[Setting] = []
-    tests = study.tests()
     for test in tests:
-        # of benchmark, split and protocol only what tells the tests apart
+        # the parts of (benchmark, split, protocol) that set the tests apart
         where = [
-            part
-            for part, all_parts in zip(test, zip(*tests, strict=True), strict=True)
-            if len(set(all_parts)) > 1
+            part for part, parts in zip(test, zip(*tests, strict=True), strict=True) if len(set(parts)) > 1
         ]
-        for key in dict.fromkeys(cell.without(*COMPARED) for cell in trained):
-            cells = [cell for cell in trained if cell.without(*COMPARED) == key]
-            base = bases.get(key.get("model"))
-            series = [Series(base, "base")] if base is not None else []
-            series += [Series(cell, trained_label(cell)) for cell in cells]
+        for key, cells in alike.items():
+            base = [Series(bases[key.get("model")], "base")] if key.get("model") in bases else []
+            series = base + [Series(cell, trained_label(cell)) for cell in cells]
             label = " · ".join(where + [axis_text(axis, key.get(axis)) for axis in varied])
             found.append(Setting(test, label, tuple(series)))
         used = {cell.get("model") for cell in trained}
         series = [Series(cell, value_text(model)) for model, cell in bases.items() if model not in used]
-        label = " · ".join([*where, "base models"] if trained else where)
-        found.append(Setting(test, label, tuple(series)))
-    planned = [
-        replace(one, series=tuple(item for item in one.series if study.select(one.test, item.cell)))
-        for one in found
-    ]
+        found.append(
+            Setting(test, " · ".join([*where, *(["base models"] if trained else [])]), tuple(series))
+        )
+    planned = (
+        replace(
+            setting, series=tuple(item for item in setting.series if study.select(setting.test, item.cell))
+        )
+        for setting in found
+    )
     return [setting for setting in planned if setting.series]
 
 
@@ -81,13 +81,10 @@ def axis_names(study: Study) -> list[str]:
 
 def varied_axes(cells: Iterable[Cell]) -> list[str]:
     """The axes that take more than one value over these cells, in the grid's order."""
-    values: dict[str, list[Any]] = {}
-    for cell in cells:
-        for axis, value in cell.axes:
-            seen = values.setdefault(axis, [])
-            if value not in seen:
-                seen.append(value)
-    return [axis for axis, seen in values.items() if len(seen) > 1]
+    values: dict[str, set[Any]] = {}
+    for axis, value in (pair for cell in cells for pair in cell.axes):
+        values.setdefault(axis, set()).add(value)
+    return [axis for axis, different in values.items() if len(different) > 1]
 
 
 def constants(study: Study) -> list[str]:
