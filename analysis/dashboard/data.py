@@ -1,7 +1,6 @@
-"""All that the dashboard draws, as one compact JSON value: the page makes its figures and tables from it.
+"""All that the dashboard draws, as one compact JSON value from which the page makes its figures and tables.
 
-`results[test][cell]` has a row for each language, with its bins, and one for each bucket and for all
-languages: the latter two are rows of the long table with their intervals, which the page could not compute.
+`results[test][cell]` has the rows of the long table, by language, with their bins, and by bucket and `all`.
 Numbers have six decimals; tables/ has them in full.
 """
 
@@ -24,7 +23,7 @@ from study.bins import NUM_BINS, Bins, merge_bins
 from study.languages import LANGUAGES
 
 NUMERIC = ("learning_rate", "label_smoothing")
-"""Axes that the page draws a response to."""
+"""Axes on which the page draws responses."""
 VALUES = tuple(
     name
     for metric in METRICS
@@ -32,11 +31,11 @@ VALUES = tuple(
     for name in (metric.name, metric.floor_name)
     if name == metric.name or metric.has_floor
 )
-"""What `values` and `ranges` of a row hold."""
+"""The order of `values` and `ranges` in a row."""
 
 
 def to_json(value: Any) -> str:
-    """For a script element: a `<` in a text could end it, so none is written."""
+    """JSON for a script element. A `<` in a text could end the element, so it is escaped."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
@@ -107,7 +106,7 @@ def _described(metric: Metric) -> dict[str, Any]:
 
 
 def columns() -> list[tuple[str, str]]:
-    """The columns of the page's table: a metric or a floor, and its heading."""
+    """The columns of the page's table: metrics and floors with their headings."""
     pairs = []
     for metric in IN_TABLES:
         pairs.append((metric.name, metric.heading[0].upper() + metric.heading[1:]))
@@ -211,7 +210,7 @@ def _flat(bins: Bins) -> list[float]:
 
 
 def missing_rows(study: Study) -> list[dict[str, str]]:
-    """What is missing: cell, language, reason and job of each shard."""
+    """Cell, language, reason and job of each missing shard."""
     return [
         {
             "cell": " · ".join(axis_text(axis, value) for axis, value in shard.cell.axes),

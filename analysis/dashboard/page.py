@@ -15,13 +15,13 @@ from study.paths import StudyPaths
 
 TEMPLATES = Path(__file__).parent
 MAX_MISSING = 200
-"""Missing shards listed one by one; tables/ has them all."""
+"""How many missing shards the page lists; tables/ has them all."""
 
 
 def write_dashboard(study_dir: Path, *, study: Study | None = None) -> Path:
-    """Write dashboard.html into a study folder; its path.
+    """Write dashboard.html into a study folder; returns its path.
 
-    study: the study as loaded already. Raises UserError where the folder is not a study.
+    study: where it is loaded already. Raises UserError where the folder is not a study.
     """
     path = StudyPaths(Path(study_dir)).dashboard
     write_atomic(path, render(study or load_study(study_dir)))

@@ -1,4 +1,4 @@
-"""The rows of `tables/calibration.*`, and how people see them.
+"""The rows of `tables/calibration.*`, and their layout for people.
 
 A row is one of `analysis/results/table.py`. `average` says how languages were averaged: `macro` (each counts
 the same), `micro` (each example does), `none` for a single language. A row with something missing has a
@@ -36,13 +36,13 @@ NOTE = (
     "examples, of one seed. NLL in nats. A dash: missing, or an axis that the cell does not have."
 )
 NOT_FOR_PEOPLE = ("job_ids", "record_hash", "level", "num_shards", "num_missing")
-"""Columns that are told elsewhere in the file, or in `missing`."""
+"""Columns that the file shows elsewhere."""
 
 Fields = dict[str, Any]
 
 
 def table_rows(study: Study) -> list[Fields]:
-    """The table, one dict a row, all with the same keys in the same order."""
+    """The table, a dict per row; all have the same keys in the same order."""
     axes = axis_names(study)
     return [_fields(row, axes) for row in long_table(study).rows]
 
@@ -79,12 +79,12 @@ def _fields(row: Row, axes: Sequence[str]) -> Fields:
 
 
 def column_heading(name: str) -> str:
-    """Of a column that is not a metric's."""
+    """The heading of a column that is not a metric's."""
     return "n seeds" if name == "num_seeds" else axis_label(name)
 
 
 def for_people(study: Study, rows: Sequence[Fields]) -> Document:
-    """A section for each model, bucket and language; rows have the numbers of the CSV's."""
+    """A section per level: models, buckets, languages. Rows are numbered as in the CSV."""
     names = list(rows[0])
     columns = [
         column(column_heading(name), [row[name] for row in rows])
@@ -103,7 +103,7 @@ def for_people(study: Study, rows: Sequence[Fields]) -> Document:
 
 
 def _number_text(row: Fields, metric: Metric) -> str:
-    """`.123 [.101, .146]` for the headline metrics, the others without their interval for want of room."""
+    """`.123 [.101, .146]` for the headline metrics; there is no room for the intervals of others."""
     value = row[metric.name]
     if value is None or metric not in HEADLINE:
         return _decimals(value)

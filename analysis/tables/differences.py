@@ -1,4 +1,4 @@
-"""The rows of `tables/differences.*`, and how people see them.
+"""The rows of `tables/differences.*`, and their layout for people.
 
 A row is a contrast and metric over a language, a resource bucket or all languages. Its axes are those of cell
 a, `contrast` names both cells. See `analysis/results/differences.py`.
@@ -39,13 +39,13 @@ def table_columns(study: Study) -> list[str]:
 
 
 def _names(study: Study) -> list[str]:
-    """The columns that say what a row is about, but for its metric."""
+    """The columns that identify a row, without its metric."""
     axes = [axis for axis in axis_names(study) if axis != "seed"]
     return ["benchmark", "split", "protocol", *axes, "contrast", "num_seeds", "level", "name"]
 
 
 def table_rows(study: Study) -> list[Fields]:
-    """The table, one dict a row, all with the keys of `table_columns`; without a contrast there is none."""
+    """The table, a dict per row with the keys of `table_columns`; empty without a contrast."""
     columns = table_columns(study)
     return [
         {column: fields.get(column) for column in columns}
@@ -55,7 +55,7 @@ def table_rows(study: Study) -> list[Fields]:
 
 
 def _fields(row: DifferenceRow) -> list[Fields]:
-    """A row for each metric, without the columns that are empty."""
+    """A row per metric, without its empty columns."""
     contrast = row.contrast
     shared: Fields = {
         **dict(contrast.a.cell.axes),
@@ -72,14 +72,14 @@ def _fields(row: DifferenceRow) -> list[Fields]:
         shared[f"record_hash_{side}"] = of_side.record_hash if of_side else None
     rows = []
     for metric in WITH_DIFFERENCES:
-        found = row.differences.get(metric.name)
-        numbers = {} if found is None or row.a is None else {**asdict(found), "n": row.a.n}
+        difference = row.differences.get(metric.name)
+        numbers = {} if difference is None or row.a is None else {**asdict(difference), "n": row.a.n}
         rows.append({**shared, "metric": metric.name, **numbers})
     return rows
 
 
 def for_people(study: Study, rows: Sequence[Fields]) -> Document:
-    """A row for each contrast and language, bucket or model, its metrics side by side."""
+    """A row per contrast and language, bucket or model, with its metrics side by side."""
     size = len(WITH_DIFFERENCES)
     together = [rows[start : start + size] for start in range(0, len(rows), size)]
     firsts = [members[0] for members in together]

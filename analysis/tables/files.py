@@ -1,6 +1,6 @@
-"""Tables of a study as files: `calibration`, and `differences` between its cells, the same in every format.
+"""Tables of a study as files: `calibration`, and `differences` between its cells, in every format.
 
-CSV and Parquet hold long-form rows in full precision; those for people have sections, and rounded numbers.
+CSV and Parquet hold rows in full precision; Markdown and LaTeX have sections and rounded numbers, for people.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ NUMBERS = {
     *(name for metric in METRICS for name in number_columns(metric)),
     *("value", "low", "high", "p_value", "holm"),
 }
-"""Columns that are float64 in Parquet, also where all is missing."""
+"""Columns that are float64 in Parquet even where every number is missing."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a study, whatever the format."""
+    """One table of a study, to be written in any format."""
 
     study: Study
     name: str
@@ -58,8 +58,8 @@ def write_tables(
 ) -> dict[str, Path]:
     """Write the tables of a study folder, in all four formats by default.
 
-    Returns the path of each by `calibration.csv`, its name there. study: as loaded already. Raises UserError
-    where the folder is not a study.
+    Returns the paths by file name. study: where it is loaded already. Raises UserError where the folder is
+    not a study.
     """
     written: dict[str, Path] = {}
     for table in study_tables(study or load_study(study_dir)):
@@ -71,12 +71,12 @@ def write_tables(
 
 
 def table_path(study_dir: Path, table_name: str, format_name: str) -> Path:
-    """Where a table is in a format."""
+    """The file of a table in a format."""
     return StudyPaths(Path(study_dir)).tables / f"{table_name}{FORMATS[format_name][0]}"
 
 
 def to_csv(study: Study, rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
-    """Full precision, UTF-8; an empty field is missing, and job ids are separated by spaces.
+    """CSV in full precision; a missing value is an empty field, and spaces separate job ids.
 
     columns: by default those of the first row.
     """
@@ -95,7 +95,7 @@ def _csv(table: Table) -> str:
 
 
 def to_parquet(table: Table) -> bytes:
-    """As the CSV, with job ids in lists; the schema's metadata has study, description and note."""
+    """The rows of the CSV with job ids in lists; the schema's metadata has study, description and note."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,7 +107,7 @@ def to_parquet(table: Table) -> bytes:
 
 
 def _column(values: list[Any], name: str) -> pa.Array[Any]:
-    """A typed column: an axis with mixed types becomes text, one without any value too."""
+    """A typed column; an axis with mixed types or without any value becomes text."""
     import pyarrow as pa
 
     if name in NUMBERS:
@@ -124,12 +124,12 @@ def _column(values: list[Any], name: str) -> pa.Array[Any]:
 
 
 def to_markdown(table: Table) -> str:
-    """For people: a pipe table a section."""
+    """A pipe table per section, for people."""
     return markdown(table.for_people(table.study, table.rows))
 
 
 def to_latex(table: Table) -> str:
-    """For people: a longtable a section."""
+    """A longtable per section, for people."""
     return latex(table.for_people(table.study, table.rows))
 
 

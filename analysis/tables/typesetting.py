@@ -20,13 +20,15 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """One table of a file: what varies in columns, what does not as a phrase."""
+    """One table of a file."""
 
     title: str
     numbers: list[int]
     """The number of each row in the file, from 1."""
     columns: list[Column]
+    """Those that vary."""
     same: str
+    """The other columns as a phrase."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ class Document:
     note: str
     sections: list[Section]
     origins: list[str]
-    """Of each row by its number, what it was computed from."""
+    """What each row was computed from, in the order of the rows' numbers."""
 
 
 def markdown(document: Document) -> str:
-    """A pipe table a section; the note and what does not vary above, what each row came from below."""
+    """A pipe table per section; the note and what does not vary above, the origins of the rows at the end."""
     study = document.study
     lines = [f"# {study.name}", ""]
     lines += [_pipe_safe(study.description), ""] if study.description else []
@@ -61,7 +63,7 @@ def markdown(document: Document) -> str:
 
 
 def latex(document: Document) -> str:
-    """A longtable a section, with booktabs' rules; what each row came from as a comment."""
+    """A longtable per section, with booktabs' rules; the origin of each row as a comment."""
     study = document.study
     lines = [r"% needs \usepackage{booktabs,longtable}; wide: for a landscape page (pdflscape)"]
     for section in document.sections:
@@ -122,7 +124,7 @@ def _sort_columns(columns: Sequence[Column], *, keep: Sequence[str]) -> tuple[li
 
 
 def field_text(value: Any) -> str:
-    """An axis or a count as it is, a dash for what is missing."""
+    """The value of an axis or a count as text, a dash where it is missing."""
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -145,7 +147,7 @@ def latex_safe(text: str) -> str:
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "\n": " ",
-        "[": "{[}",  # after a row's end these two would be arguments of it
+        "[": "{[}",  # at the start of a row these two would be arguments of the `\\\\` before it
         "*": "{*}",
         **{sign: "\\" + sign for sign in "&%$#_{}"},
     }

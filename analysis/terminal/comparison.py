@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NUMBER_WIDTH = 16
-"""Of A, B, their difference and its mark."""
+"""A, B, their difference and its star."""
 
 
 def as_dict(row: ComparedRow, axes: Sequence[str]) -> dict[str, Any]:
-    """A row for the CSV: full precision, and the job ids of both sides in the same order."""
+    """A row of the CSV, in full precision, with the job ids of both studies in the same order."""
     numbers: dict[str, float | None] = {}
     for metric, change in row.changes.items():
         numbers |= {
@@ -52,28 +52,28 @@ def as_dict(row: ComparedRow, axes: Sequence[str]) -> dict[str, Any]:
 
 def print_comparison(a_dir: Path, b_dir: Path, *, as_csv: bool = False) -> None:
     """Print a comparison as tables for a terminal or as CSV, and on stderr what was not compared."""
-    found = compare(a_dir, b_dir)
+    comparison = compare(a_dir, b_dir)
     if as_csv:
-        axes = list(dict.fromkeys(axis for row in found.rows for axis, _ in row.cell.axes))
-        rows = [as_dict(row, axes) for row in found.rows]
+        axes = list(dict.fromkeys(axis for row in comparison.rows for axis, _ in row.cell.axes))
+        rows = [as_dict(row, axes) for row in comparison.rows]
         writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     else:
         from study.terminal import make_console
 
-        _print_tables(found, make_console(), a_dir, b_dir)
-    for sentence in found.rest:
+        _print_tables(comparison, make_console(), a_dir, b_dir)
+    for sentence in comparison.rest:
         print(f"not compared: {sentence}", file=sys.stderr)
 
 
-def _print_tables(found: Comparison, console: Console, a_dir: Path, b_dir: Path) -> None:
+def _print_tables(comparison: Comparison, console: Console, a_dir: Path, b_dir: Path) -> None:
     from rich.text import Text
 
     console.print(Text(f"A: {a_dir}\nB: {b_dir}", style="bold"))
-    cells = list(dict.fromkeys(row.cell for row in found.rows))
+    cells = list(dict.fromkeys(row.cell for row in comparison.rows))
     labels = _labels(cells)
-    for test, of_test in groupby(found.rows, lambda row: row.test):
+    for test, of_test in groupby(comparison.rows, lambda row: row.test):
         where, rows = ", ".join(test), list(of_test)
         if len(cells) > MAX_SETTINGS:
             totals = [(labels[row.cell], row) for row in rows if row.level == "all"]
@@ -81,7 +81,7 @@ def _print_tables(found: Comparison, console: Console, a_dir: Path, b_dir: Path)
             continue
         for cell, of_cell in groupby(rows, lambda row: row.cell):
             _print_table(console, f"{where}: {labels[cell]}", [(_name(row), row) for row in of_cell])
-    sizes = sorted({row.n for row in found.rows if row.level == "language"})
+    sizes = sorted({row.n for row in comparison.rows if row.level == "language"})
     note = (
         f"n = {sizes[0]}{f' to {sizes[-1]}' if len(sizes) > 1 else ''} items a language, the same in both. "
         "raw: probability over the full vocabulary; ren.: renormalised over the options. ECE: "
@@ -93,19 +93,19 @@ def _print_tables(found: Comparison, console: Console, a_dir: Path, b_dir: Path)
 
 
 def _labels(cells: Sequence[Cell]) -> dict[Cell, str]:
-    """What tells cells apart: `m · lr=1e-05 · SFT smoothing=0.1`, `m · base`."""
+    """What sets cells apart: `m · lr=1e-05 · SFT smoothing=0.1`, `m · base`."""
     varied = [axis for axis in varied_axes(cells) if axis not in ("model", "label_smoothing")]
     all_base = all(cell.is_base for cell in cells)
-    found = {}
+    labels = {}
     for cell in cells:
         parts = [axis_text(axis, value) for axis, value in cell.axes if axis in ("model", *varied)]
         kind = [] if all_base else ["base" if cell.is_base else trained_label(cell)]
-        found[cell] = " · ".join([*parts, *kind])
-    return found
+        labels[cell] = " · ".join([*parts, *kind])
+    return labels
 
 
 def _print_table(console: Console, title: str, rows: Sequence[tuple[str, ComparedRow]]) -> None:
-    """As many numbers side by side as fit, the others below."""
+    """As many metrics side by side as fit, the others in tables below."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -122,7 +122,7 @@ def _print_table(console: Console, title: str, rows: Sequence[tuple[str, Compare
             table.add_column(heading, no_wrap=True, width=NUMBER_WIDTH)
         for name, row in rows:
             fields = [_field(row.changes.get(metric.name)) for metric in chosen]
-            # not a plain string: rich takes "[x]" in a model's name for a style
+            # Text, since rich takes "[x]" in a model's name for a style
             table.add_row(Text(name), *fields, style="" if row.level == "language" else "bold")
         console.print(table)
 

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 NAME_WIDTH = 15
 CELL_WIDTH = 5 * len(HEADLINE) + 1
 MAX_SETTINGS = 4
-"""With more, languages would fill many screens: one line a cell instead."""
+"""With more settings, languages would fill many screens: a line per cell instead."""
 
 
 def print_summary(study_dir: Path, console: Console, *, study: Study | None = None) -> None:
     """Print the headline metrics; means over seeds, macro over languages.
 
-    study: the study as loaded already. Raises UserError where the folder is not a study.
+    study: where it is loaded already. Raises UserError where the folder is not a study.
     """
     from rich.text import Text
 
@@ -91,7 +91,7 @@ def _by_language(study: Study, setting: Setting, series: Sequence[Series]) -> Ta
 
 
 def _overview(study: Study, all_settings: Sequence[Setting]) -> Table:
-    """One line a cell: macro over all languages."""
+    """A line per cell: macro means over all languages."""
     table = _table("cell", [_header("all languages, macro")])
     for setting in all_settings:
         table.add_row(setting.label, "", style="bold")
