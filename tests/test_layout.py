@@ -51,7 +51,9 @@ MAY_IMPORT = {
             "analysis/tables",
         )
     },
-    "analysis/terminal": {*("study", "analysis/reading", "analysis/results", "analysis/diagnoses")},
+    "analysis/terminal": {
+        *("study", "analysis/reading", "analysis/results", "analysis/tables", "analysis/diagnoses")
+    },
     "analysis/verification": {*("study", "analysis/reading", "analysis/tables", "analysis/diagnoses")},
     "analysis/exchange": {
         *STUDY,

@@ -103,7 +103,7 @@ def diagnosed(
             decomposed += decomposition_rows(here, before, axes)
             rows[ANSWERING] += answering_rows(here, axes)
             sliced = with_hashes(slices_rows(reader, here, axes), hashes)
-            slices.append(_without_header(to_csv(study, sliced)) if slices else to_csv(study, sliced))
+            slices.append(_without_header(to_csv(sliced)) if slices else to_csv(sliced))
             rows[SLICES] += [r for r in sliced if r["sliced_by"] == SHOWN_SLICE and r["level"] != "language"]
         keys = ("benchmark", "split", "protocol", *axes, "level", "name")
         rows[METRICS] += with_seeds(measured, MEASURED, [*keys, "confidence"])
@@ -115,7 +115,7 @@ def diagnosed(
     for name in (METRICS, TEMPERATURE, DECOMPOSITION, ANSWERING, CORRELATIONS):
         rows[name] = with_hashes(rows[name], hashes)
     contents = {
-        f"{name}.csv": to_csv(study, rows[name]) if rows[name] else ""
+        f"{name}.csv": to_csv(rows[name]) if rows[name] else ""
         for name in (METRICS, TEMPERATURE, DECOMPOSITION, ANSWERING, CORRELATIONS)
     }
     contents[f"{TEMPERATURE}.md"] = to_markdown(study, rows[TEMPERATURE]) if rows[TEMPERATURE] else ""

@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,33 +64,24 @@ def write_figures(
 
 def _figures(study: Study, setting: Setting, shown: tuple[str, ...]) -> dict[str, Figure]:
     """The figures of a setting whose names begin with one of `shown`."""
-    found = {"confidence": partial(_histograms, study, setting), "slopes": partial(_slopes, study, setting)}
+    names = ["confidence", "slopes"]
     for kind in CONFIDENCES:
-        found[f"reliability-languages-{kind}"] = partial(_languages, study, setting, kind)
-        found[f"reliability-buckets-{kind}"] = partial(_buckets, study, setting, kind)
-        found[f"heatmap-ece-{kind}"] = partial(_heat_map, study, setting, kind)
-    return {what: draw() for what, draw in found.items() if what.startswith(shown)}
+        names += [f"reliability-languages-{kind}", f"reliability-buckets-{kind}", f"heatmap-ece-{kind}"]
+    return {name: _draw(study, setting, name) for name in names if name.startswith(shown)}
 
 
-def _languages(study: Study, setting: Setting, kind: str) -> Figure:
-    return plot_languages(prepare_diagrams(study, setting, kind, "language"))
-
-
-def _buckets(study: Study, setting: Setting, kind: str) -> Figure:
-    return plot_buckets(prepare_diagrams(study, setting, kind, "bucket"))
-
-
-def _histograms(study: Study, setting: Setting) -> Figure:
+def _draw(study: Study, setting: Setting, name: str) -> Figure:
+    figure, _, kind = name.rpartition("-")
+    if figure == "reliability-languages":
+        return plot_languages(prepare_diagrams(study, setting, kind, "language"))
+    if figure == "reliability-buckets":
+        return plot_buckets(prepare_diagrams(study, setting, kind, "bucket"))
+    if figure == "heatmap-ece":
+        errors = prepare_matrix(study, setting, ECE[kind])
+        return plot_heat_map(errors, prepare_changes(errors) if errors.has_base else None)
+    if name == "slopes":
+        return plot_slopes([prepare_matrix(study, setting, metric) for metric in HEADLINE])
     return plot_histograms(*(prepare_diagrams(study, setting, kind, "bucket") for kind in CONFIDENCES))
-
-
-def _slopes(study: Study, setting: Setting) -> Figure:
-    return plot_slopes([prepare_matrix(study, setting, metric) for metric in HEADLINE])
-
-
-def _heat_map(study: Study, setting: Setting, kind: str) -> Figure:
-    errors = prepare_matrix(study, setting, ECE[kind])
-    return plot_heat_map(errors, prepare_changes(errors) if errors.has_base else None)
 
 
 def _parts(setting: Setting) -> list[Setting]:

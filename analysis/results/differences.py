@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from analysis.inference.estimates import Estimate, difference, holm, interval, p_value
 from analysis.reading.headline import WITH_DIFFERENCES
-from analysis.reading.shards import Cell, Missing, Shard, Study, Test
+from analysis.reading.shards import Cell, Missing, Study, Test
 from analysis.results.settings import Series, settings
 from analysis.results.table import Level, Row, long_table
 
@@ -118,16 +118,15 @@ def _smoothing(item: Series) -> float:
 
 @lru_cache(maxsize=2)
 def difference_rows(study: Study) -> tuple[DifferenceRow, ...]:
-    """All differences, by contrast, then level, then name; the same for every view of a study.
+    """All differences, by contrast, then level, then name; kept, since every view of a study has them.
 
-    Raises ValueError where two cells did not answer the same items (`load_study` refuses such shards).
+    All shards of a language asked the same items: `load_study` refuses others.
     """
     return tuple(row for contrast in contrasts(study) for row in _rows(study, contrast))
 
 
 def _rows(study: Study, contrast: Contrast) -> list[DifferenceRow]:
     table, cells = long_table(study), (contrast.a.cell, contrast.b.cell)
-    require_same_items([shard for cell in cells for shard in study.select(contrast.test, cell)])
     rows = []
     for level, name in table.places(contrast.test, cells):
         a, b = (table.row(contrast.test, cell, name) for cell in cells)
@@ -150,19 +149,6 @@ def difference_of_rows(a: Row, b: Row) -> dict[str, Difference]:
         if ours is not None and theirs is not None and values[0] is not None and values[1] is not None:
             differences[metric.name] = paired(values[0] - values[1], difference(ours, theirs))
     return differences
-
-
-def require_same_items(shards: Sequence[Shard]) -> None:
-    """Raises ValueError where shards of one language asked other items: their difference says nothing."""
-    asked: dict[str, Shard] = {}
-    for shard in shards:
-        if shard.items is not None:
-            first = asked.setdefault(shard.language, shard)
-            if first.items != shard.items:
-                raise ValueError(
-                    f"jobs {first.job_id} and {shard.job_id} asked other items in {shard.language}, so there "
-                    "is no difference between their cells."
-                )
 
 
 def _why_missing(contrast: Contrast, a: Row | None, b: Row | None) -> Missing | None:

@@ -75,7 +75,7 @@ def table_path(study_dir: Path, table_name: str, format_name: str) -> Path:
     return StudyPaths(Path(study_dir)).tables / f"{table_name}{FORMATS[format_name][0]}"
 
 
-def to_csv(study: Study, rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
+def to_csv(rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
     """CSV in full precision; a missing value is an empty field, and spaces separate job ids.
 
     columns: by default those of the first row.
@@ -91,7 +91,7 @@ def to_csv(study: Study, rows: Sequence[Fields], columns: Sequence[str] = ()) ->
 
 
 def _csv(table: Table) -> str:
-    return to_csv(table.study, table.rows, table.columns)
+    return to_csv(table.rows, table.columns)
 
 
 def to_parquet(table: Table) -> bytes:

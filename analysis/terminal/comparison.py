@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,6 +12,7 @@ from analysis.reading.shards import Cell
 from analysis.results.compare import COMPARED, Change, ComparedRow, Comparison, compare
 from analysis.results.names import crop, language_name, short, signed
 from analysis.results.settings import trained_label, varied_axes
+from analysis.tables.files import to_csv
 from analysis.terminal.summary import MAX_SETTINGS, NAME_WIDTH
 from study.axes import axis_text
 from study.bins import NUM_BINS
@@ -24,7 +24,7 @@ NUMBER_WIDTH = 16
 """A, B, their difference and its star."""
 
 
-def as_dict(row: ComparedRow, axes: Sequence[str]) -> dict[str, Any]:
+def _fields(row: ComparedRow, axes: Sequence[str]) -> dict[str, Any]:
     """A row of the CSV, in full precision, with the job ids of both studies in the same order."""
     numbers: dict[str, float | None] = {}
     for metric, change in row.changes.items():
@@ -45,8 +45,8 @@ def as_dict(row: ComparedRow, axes: Sequence[str]) -> dict[str, Any]:
         "num_seeds": row.num_seeds,
         "n": row.n,
         **numbers,
-        "job_ids_a": " ".join(row.job_ids_a),
-        "job_ids_b": " ".join(row.job_ids_b),
+        "job_ids_a": row.job_ids_a,
+        "job_ids_b": row.job_ids_b,
     }
 
 
@@ -55,10 +55,7 @@ def print_comparison(a_dir: Path, b_dir: Path, *, as_csv: bool = False) -> None:
     comparison = compare(a_dir, b_dir)
     if as_csv:
         axes = list(dict.fromkeys(axis for row in comparison.rows for axis, _ in row.cell.axes))
-        rows = [as_dict(row, axes) for row in comparison.rows]
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        print(to_csv([_fields(row, axes) for row in comparison.rows]), end="")
     else:
         from study.terminal import make_console
 

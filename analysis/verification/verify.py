@@ -98,7 +98,7 @@ def _of_table(study_dir: Path, table: Table) -> dict[Path, list[str]]:
         path = table_path(study_dir, table.name, name)
         if path.is_file():
             in_full = suffix in (".csv", ".parquet")
-            expected = to_csv(table.study, table.rows, table.columns) if in_full else str(render(table))
+            expected = to_csv(table.rows, table.columns) if in_full else str(render(table))
             found[path] = differences(
                 suffix,
                 path.read_bytes(),
