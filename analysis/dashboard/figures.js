@@ -1,4 +1,4 @@
-// The figures of one view {setting, series, codes, kind, level}, which the page's script makes.
+// Figures of one view {setting, series, codes, kind, level}; `look` in view.js makes the view.
 
 const BUCKETS = Object.keys(data.buckets); // from rich to poor
 const BUCKET_SYMBOLS = { high: "circle", mid: "square", low: "triangle-up", other: "diamond" };
@@ -24,14 +24,14 @@ function tipOf(row, metric, name, label) {
   return lines;
 }
 
-// accuracy and confidence from 0 to 1, an ECE and what has no end as far as these rows go
+// accuracy and confidence have their full range; an ECE, and a metric without an upper end, the range of these rows
 function rangeOfAxis({ name, ends: [least, most], floor }, rows) {
   if (!floor && most !== null) return [least, most];
   const highest = rows.flatMap((row) => [valueOf(row, name) ?? 0, rangeOf(row, name)?.[1] ?? 0]);
   return [least, Math.min(most ?? Infinity, Math.max(0.05, ...highest) * 1.05)];
 }
 
-// how many cells before this one are missing at each key, counted in `seen`: their words must not overlap
+// how many earlier cells are missing at each key, counted in `seen`, so that their words do not overlap
 function missingBefore(seen, keys, rows) {
   return keys.map((key, k) => {
     const before = seen[key] ?? 0;
@@ -40,12 +40,12 @@ function missingBefore(seen, keys, rows) {
   });
 }
 
-// the values of cell number `number` with their 95% intervals, and the word `missing` at its place of `edges` where
-// one is; along: the axis of the values; names: what each is called
+// the values of cell number `number` with their 95% intervals; where one is missing, the word `missing` at its place
+// in `edges`; along: the axis of the values; names: [language, cell] of each, for the tooltip
 function valueTraces({ at, along, positions, rows, metric, edges, names, number, name, mode }) {
   const values = rows.map((row) => valueOf(row, metric.name) ?? null);
-  const tips = rows.map((row, k) => row && told(tipOf(row, metric, ...names[k])));
-  // plotly takes the ends of an interval as distances
+  const tips = rows.map((row, k) => row && tooltip(tipOf(row, metric, ...names[k])));
+  // plotly wants the ends of an interval as distances from the value
   const distances = (end, sign) => rows.map((row, k) => {
     const range = rangeOf(row, metric.name);
     return range ? sign * (range[end] - values[k]) : null;
@@ -54,9 +54,9 @@ function valueTraces({ at, along, positions, rows, metric, edges, names, number,
     ...on(at), ...paint(seriesColour(number), { symbol: symbolOf(number), size: 7 }), type: "scatter",
     [along === "x" ? "y" : "x"]: positions, legendgroup: name,
   };
-  const gone = rows.map((row) => row?.missing !== undefined);
+  const is_missing = rows.map((row) => row?.missing !== undefined);
   return [{
-    ...common, mode, [along]: values, hovertext: tips.map((tip, k) => (gone[k] ? "" : tip)),
+    ...common, mode, [along]: values, hovertext: tips.map((tip, k) => (is_missing[k] ? "" : tip)),
     [`error_${along}`]: {
       type: "data", symmetric: false, array: distances(1, 1), arrayminus: distances(0, -1),
       width: 0, thickness: 1.3,
@@ -64,12 +64,13 @@ function valueTraces({ at, along, positions, rows, metric, edges, names, number,
     name: safe(name), showlegend: at === 0,
   }, {
     ...common, mode: "text", text: "missing", textposition: along === "x" ? "middle left" : "top center",
-    [along]: gone.map((one, k) => (one ? edges[k] : null)), hovertext: tips.map((tip, k) => (gone[k] ? tip : "")),
+    [along]: is_missing.map((one, k) => (one ? edges[k] : null)),
+    hovertext: tips.map((tip, k) => (is_missing[k] ? tip : "")),
     cliponaxis: false, name: "missing",
   }];
 }
 
-// languages from top to bottom under the names of their buckets, a trace a cell
+// languages from top to bottom under the titles of their buckets, a trace per cell
 function dots(view, width) {
   const step = Math.max(19, 6 * view.series.length + 4);
   const [ticks, heights] = [[], {}];
