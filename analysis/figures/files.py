@@ -50,7 +50,7 @@ def write_figures(
     study = study or load_study(study_dir)
     folder = StudyPaths(Path(study_dir)).figures
     taken: set[str] = set()
-    for setting in (part for whole in settings(study) for part in _parts(whole)):
+    for setting in (part for of_study in settings(study) for part in _parts(of_study)):
         with house_style():
             figures = _figures(study, setting, shown)
             written = _write(folder, figures, study.name, setting.label, formats, taken)

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from analysis.inference.estimates import Estimate, difference, holm, interval, p_value
+from analysis.inference import estimates
+from analysis.inference.estimates import Estimate, holm, interval, p_value
 from analysis.reading.headline import WITH_DIFFERENCES
 from analysis.reading.shards import Cell, Missing, Study, Test
 from analysis.results.settings import Series, settings
@@ -83,11 +84,11 @@ def corrected(
     """With Holm's correction over the languages. A language without a difference counts as a test."""
     result: dict[str, dict[str, Difference]] = {language: {} for language in by_language}
     for metric in metrics:
-        found = {language: differences.get(metric) for language, differences in by_language.items()}
-        p_values = holm({language: d.p_value if d else None for language, d in found.items()})
-        for language, one in found.items():
-            if one is not None:
-                result[language][metric] = replace(one, holm=p_values[language])
+        of_metric = {language: differences.get(metric) for language, differences in by_language.items()}
+        p_values = holm({language: d.p_value if d else None for language, d in of_metric.items()})
+        for language, difference in of_metric.items():
+            if difference is not None:
+                result[language][metric] = replace(difference, holm=p_values[language])
     return result
 
 
@@ -97,7 +98,7 @@ def contrasts(study: Study) -> list[Contrast]:
     In each setting: the first trained cell against the base model; every smoothing factor against the least;
     and the most against the base model.
     """
-    found: dict[tuple[Test, Cell, Cell], Contrast] = {}
+    distinct: dict[tuple[Test, Cell, Cell], Contrast] = {}
     for setting in settings(study):
         base = [item for item in setting.series if item.cell.is_base]
         trained = [item for item in setting.series if not item.cell.is_base]
@@ -108,8 +109,8 @@ def contrasts(study: Study) -> list[Contrast]:
         pairs += [(item, smoothed[0]) for item in smoothed[1:]]
         pairs += [(smoothed[-1], base[0])] if base and smoothed else []
         for a, b in pairs:
-            found.setdefault((setting.test, a.cell, b.cell), Contrast(setting.test, a, b))
-    return list(found.values())
+            distinct.setdefault((setting.test, a.cell, b.cell), Contrast(setting.test, a, b))
+    return list(distinct.values())
 
 
 def _smoothing(item: Series) -> float:
@@ -147,7 +148,7 @@ def difference_of_rows(a: Row, b: Row) -> dict[str, Difference]:
         ours, theirs = a.estimate(metric.name), b.estimate(metric.name)
         values = a.value(metric.name), b.value(metric.name)
         if ours is not None and theirs is not None and values[0] is not None and values[1] is not None:
-            differences[metric.name] = paired(values[0] - values[1], difference(ours, theirs))
+            differences[metric.name] = paired(values[0] - values[1], estimates.difference(ours, theirs))
     return differences
 
 

@@ -43,7 +43,7 @@ def settings(study: Study) -> list[Setting]:
     alike: dict[Cell, list[Cell]] = {}
     for cell in trained:
         alike.setdefault(cell.without(*COMPARED), []).append(cell)
-    found: list[Setting] = []
+    all_settings: list[Setting] = []
     for test in tests:
         # the parts of (benchmark, split, protocol) that set the tests apart
         where = [
@@ -53,23 +53,23 @@ def settings(study: Study) -> list[Setting]:
             base = [Series(bases[key.get("model")], "base")] if key.get("model") in bases else []
             series = base + [Series(cell, trained_label(cell)) for cell in cells]
             label = " · ".join(where + [axis_text(axis, key.get(axis)) for axis in varied])
-            found.append(Setting(test, label, tuple(series)))
+            all_settings.append(Setting(test, label, tuple(series)))
         used = {cell.get("model") for cell in trained}
         series = [Series(cell, value_text(model)) for model, cell in bases.items() if model not in used]
-        found.append(
+        all_settings.append(
             Setting(test, " · ".join([*where, *(["base models"] if trained else [])]), tuple(series))
         )
     planned = (
         replace(
             setting, series=tuple(item for item in setting.series if study.select(setting.test, item.cell))
         )
-        for setting in found
+        for setting in all_settings
     )
     return [setting for setting in planned if setting.series]
 
 
 def trained_label(cell: Cell) -> str:
-    """`SFT smoothing=0.1`, or `SFT` where smoothing is no axis."""
+    """`SFT smoothing=0.1`, or `SFT` where smoothing is not an axis."""
     smoothing = cell.get("label_smoothing")
     return "SFT" if smoothing is None else f"SFT {axis_text('label_smoothing', smoothing)}"
 

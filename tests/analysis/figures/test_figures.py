@@ -205,7 +205,7 @@ def test_intervals_beyond_what_a_share_can_be_do_not_flatten_the_rest() -> None:
 
 
 def test_rare_bins_are_faint_and_there() -> None:
-    """Of 200 predictions one lies in a bin of its own."""
+    """One of 200 predictions is alone in its bin."""
     bins = bin_predictions([0.5] * 100 + [0.9] * 99 + [0.2], [True, False] * 100)
     with house_style():
         figure = plot_languages(
@@ -215,10 +215,10 @@ def test_rare_bins_are_faint_and_there() -> None:
     (points,) = axes.collections
     assert np.asarray(points.get_offsets())[:, 0] == pytest.approx([0.2, 0.5, 0.9])
     assert np.asarray(points.get_facecolor())[:, 3] == pytest.approx([0.2, 0.7, 0.7])
-    _, whole, frequent = axes.lines
-    assert np.isfinite(np.asarray(whole.get_ydata(), dtype=float)).all()
+    _, complete, frequent = axes.lines
+    assert np.isfinite(np.asarray(complete.get_ydata(), dtype=float)).all()
     assert np.isnan(np.asarray(frequent.get_ydata(), dtype=float)).tolist() == [True, False, False]
-    assert float(whole.get_alpha() or 1) < float(frequent.get_alpha() or 1)
+    assert float(complete.get_alpha() or 1) < float(frequent.get_alpha() or 1)
 
 
 def test_several_base_models_are_not_joined_and_have_no_changes(folder: StudyFolder) -> None:

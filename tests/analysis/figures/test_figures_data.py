@@ -42,8 +42,8 @@ def rates(folder: StudyFolder, *, skip: tuple[float, float, str] | None = None, 
                         "label_smoothing": smoothing, "seed": 42,
                     }  # fmt: skip
                     rows = random_letters(f"{model}{code}{rate}{smoothing}", count, 4.0, 0.5, 0.9)
-                    gone = skip == (rate, smoothing, code)
-                    folder.add(cell, code, None if gone else rows)
+                    is_missing = skip == (rate, smoothing, code)
+                    folder.add(cell, code, None if is_missing else rows)
     return load_study(folder.root)
 
 
@@ -94,9 +94,9 @@ def test_changes_are_differences_of_rows_and_nothing_missing_becomes_0(folder: S
         (base,) = rows_of(study, rows, setting.series[0].cell, level="language", name=code)
         for item, value in zip(setting.series[1:], values, strict=True):
             (row,) = rows_of(study, rows, item.cell, level="language", name=code)
-            gone = item.label == "SFT smoothing=0.1" and code == "sw"
-            assert value.value == (None if gone else row["ece_raw"] - base["ece_raw"])
-            assert value.missing == (Missing("failed") if gone else None)
+            is_missing = item.label == "SFT smoothing=0.1" and code == "sw"
+            assert value.value == (None if is_missing else row["ece_raw"] - base["ece_raw"])
+            assert value.missing == (Missing("failed") if is_missing else None)
 
 
 def test_what_was_not_asked_is_not_missing(folder: StudyFolder) -> None:

@@ -101,8 +101,8 @@ def test_intervals_of_every_level(folder: StudyFolder) -> None:
         for s in range(3)
     ]
     effect = np.random.default_rng(0).standard_t(2, 20_000) * np.std(means, ddof=1) / math.sqrt(3)
-    whole = np.repeat(np.mean(by_seed, axis=0), 20) + effect
-    assert low_high("accuracy", **macro) == pytest.approx(ends(whole), abs=1e-6)
+    with_seeds = np.repeat(np.mean(by_seed, axis=0), 20) + effect
+    assert low_high("accuracy", **macro) == pytest.approx(ends(with_seeds), abs=1e-6)
 
 
 def test_every_metric_but_what_was_asked_has_an_interval(folder: StudyFolder) -> None:

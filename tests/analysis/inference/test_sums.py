@@ -78,7 +78,7 @@ def test_sums_of_shards_are_those_of_all_their_rows(seed: int, num_shards: int, 
         {kind: estimate for (kind, _), estimate in by_key.items()}
         for by_key in estimates(resamples, [reduce(operator.add, sums), *sums], ENDS)
     )
-    whole = bootstrap(
+    at_once = bootstrap(
         resamples,
         np.concatenate([rows for rows, *_ in shards]),
         np.concatenate([conf for _, conf, _, _ in shards]),
@@ -86,8 +86,8 @@ def test_sums_of_shards_are_those_of_all_their_rows(seed: int, num_shards: int, 
         {"nll": np.concatenate([np.full(len(rows), nll) for rows, _, _, nll in shards])},
         num_bins=num_bins,
     )
-    assert list(pooled) == list(whole)
-    for name, estimate in whole.items():
+    assert list(pooled) == list(at_once)
+    for name, estimate in at_once.items():
         assert_same(pooled[name], estimate)
     for (rows, conf, hit, nll), found in zip(shards, alone, strict=True):
         means = {"nll": np.full(len(rows), nll)}

@@ -75,7 +75,7 @@ def test_means_over_seeds_then_languages(both: tuple[StudyFolder, StudyFolder]) 
         each = [[by_hand(records[pair[side]])[name] for pair in pairs[code]] for code in languages]
         return sum(sum(seeds) / len(seeds) for seeds in each) / len(each)
 
-    whole = ["de", "sw", "yo"]
+    all_languages = ["de", "sw", "yo"]
     assert found_row(found, "de").changes["accuracy"].difference.low is not None
     assert found_row(found, "low").changes["accuracy"].difference.low is not None
     unequal = found_row(found, "all").changes["accuracy"].difference
@@ -85,7 +85,7 @@ def test_means_over_seeds_then_languages(both: tuple[StudyFolder, StudyFolder]) 
         ("sw", ["sw"], 1),
         ("high", ["de"], 2),
         ("low", ["sw", "yo"], 1),
-        ("all", whole, 1),
+        ("all", all_languages, 1),
     ):
         row = found_row(found, name)
         assert (row.num_seeds, row.n) == (num_seeds, 50 * len(languages))

@@ -107,9 +107,9 @@ def test_means_over_seeds_and_languages(folder: StudyFolder) -> None:
     base = np.mean([right_ones(folder.records[job]) for job in row.job_ids_b], axis=0)
     draws = weights(ids, ids) @ (np.mean(means, axis=0) - base) / 60
     spread = np.std([m.mean() for m in means], ddof=1) / math.sqrt(3)
-    whole = np.repeat(draws, 20) + spread * np.random.default_rng(0).standard_t(2, 20_000)
+    with_seeds = np.repeat(draws, 20) + spread * np.random.default_rng(0).standard_t(2, 20_000)
     assert row.value == pytest.approx(np.mean(means) - base.mean(), abs=1e-12)
-    assert (row.low, row.high) == pytest.approx(tuple(np.quantile(whole, [0.025, 0.975])), abs=1e-6)
+    assert (row.low, row.high) == pytest.approx(tuple(np.quantile(with_seeds, [0.025, 0.975])), abs=1e-6)
     assert row.holm is None
 
 
@@ -137,7 +137,7 @@ def test_a_language_of_one_item_ends_no_macro_test(folder: StudyFolder) -> None:
         assert (row.low or 0.0) <= 0.0 <= (row.high or 0.0) or (row.p_value or 0.0) < 0.05
         if metric.startswith(("ece", "confidence")):
             assert (row.high or 0.0) - (row.low or 0.0) < 0.2
-        # of its own one answer says nothing
+        # one answer alone says nothing
         row = find(rows, "SFT - base", "sw", metric)
         assert row.p_value == 1.0
         assert (row.low or 0.0) <= 0.0 <= (row.high or 0.0)
