@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from analysis.diagnoses.rows import Row, Table, language_rows
 from analysis.metrics.diagnostics import option_mass, position_bias, token_premium
 from analysis.reading.cell_records import Answers, CellRecords
-from analysis.reading.measure import per_example, read_scored
+from analysis.reading.scored import per_example, read_scored
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from analysis.diagnoses.rows import Row, Table, finished
 from analysis.metrics.diagnostics import by_translation, resource_correlation
 from analysis.reading.shards import Cell, Study, Test
-from analysis.results.aggregate import Summary, summarise
+from analysis.results.table import Row as TableRow
+from analysis.results.table import summarise
 from study.languages import LANGUAGES
 
 METRICS = (
@@ -50,13 +51,13 @@ def correlation_rows(study: Study, test: Test) -> Iterator[tuple[Cell, Row]]:
                 yield cell, _row({**keys, "quantity": "change against base"}, summaries, before, metric)
 
 
-def _by_language(study: Study, test: Test, cell: Cell) -> dict[str, Summary]:
+def _by_language(study: Study, test: Test, cell: Cell) -> dict[str, TableRow]:
     """The languages that the project's table has."""
     chosen = [code for code in study.languages() if code in LANGUAGES and study.select(test, cell, code)]
     return {code: summarise(study.select(test, cell, code)) for code in chosen}
 
 
-def _row(keys: Row, summaries: Mapping[str, Summary], before: Mapping[str, Summary], metric: str) -> Row:
+def _row(keys: Row, summaries: Mapping[str, TableRow], before: Mapping[str, TableRow], metric: str) -> Row:
     compared = (summaries, before) if before else (summaries,)
     job_ids = [job_id for cell in compared for summary in cell.values() for job_id in summary.job_ids]
     complete = [{code for code in cell if cell[code].metrics is not None} for cell in compared]
@@ -64,7 +65,7 @@ def _row(keys: Row, summaries: Mapping[str, Summary], before: Mapping[str, Summa
     if lacking:
         return finished(keys, f"{len(lacking)} of {len(summaries)} languages missing", job_ids)
     values = {
-        code: getattr(summary.metrics, metric) - (getattr(before[code].metrics, metric) if before else 0.0)
+        code: _number(summary, metric) - (_number(before[code], metric) if before else 0.0)
         for code, summary in summaries.items()
     }
     numbers: Row = {"num_languages": len(values)}
@@ -75,6 +76,11 @@ def _row(keys: Row, summaries: Mapping[str, Summary], before: Mapping[str, Summa
         correlation = resource_correlation(values)
         numbers |= {"spearman_joshi": correlation.rho, "p_value": correlation.p_value}
     return {**finished(keys, numbers, job_ids), "missing": reason}
+
+
+def _number(row: TableRow, metric: str) -> float:
+    assert row.metrics is not None  # none of the languages is missing
+    return row.metrics[metric]
 
 
 def _why_not(values: Mapping[str, float]) -> str | None:

@@ -17,7 +17,7 @@ from analysis.diagnoses.rows import Row, Table, language_rows, with_macro
 from analysis.metrics import confidence_gap, ece
 from analysis.metrics.diagnostics import decompose_change
 from analysis.reading.cell_records import Answers, CellRecords
-from analysis.reading.measure import CONFIDENCES
+from analysis.reading.scored import CONFIDENCES
 from analysis.reading.shards import Shard
 from study.bins import FloatArray
 

@@ -18,7 +18,7 @@ from analysis.diagnoses.selection import MACRO, Selection, select_learning_rates
 from analysis.reading.cell_records import CellRecords, reported
 from analysis.reading.loading import Visited, visit_study
 from analysis.reading.shards import Study
-from analysis.results.labels import axis_names
+from analysis.results.settings import axis_names
 from analysis.tables.files import to_csv
 from study.errors import RecordError
 from study.files import write_atomic, write_json

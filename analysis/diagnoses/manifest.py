@@ -62,7 +62,7 @@ def manifest(
             for shard in study.shards
             if not shard.missing
         ],
-        "missing": [{**_described(shard), "reason": shard.missing} for shard in study.missing],
+        "missing": [{**_described(shard), "reason": str(shard.missing)} for shard in study.missing],
     }
 
 

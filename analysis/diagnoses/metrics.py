@@ -17,7 +17,7 @@ from analysis.diagnoses.rows import Row, Table, language_rows, with_macro
 from analysis.metrics import binned
 from analysis.metrics.hendrycks import BETA
 from analysis.reading.cell_records import CellRecords
-from analysis.reading.measure import CONFIDENCES, PerExample, Scored
+from analysis.reading.scored import CONFIDENCES, PerExample, Scored
 from study.bins import bin_predictions, error_over_bins
 
 COLUMNS = (

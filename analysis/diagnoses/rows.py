@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from analysis.reading.cell_records import CellRecords
-from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test
+from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test, bucket_of
 from analysis.results.aggregate import combined_hash
-from analysis.results.labels import bucket_of
 from analysis.tables.calibration import BINS
 
 Row = dict[str, Any]

@@ -118,7 +118,7 @@ def _validated(rate: float, cells: Sequence[Cell], validation: Sequence[Shard], 
     for test in dict.fromkeys(shard.test for shard in members):
         of_test = [shard for shard in members if shard.test == test]
         # seeds have the same languages: this mean over both is the mean over seeds of the macro means
-        numbers[" ".join(test)] = _mean([shard.metrics.nll for shard in of_test if shard.metrics])
+        numbers[" ".join(test)] = _mean([shard.metrics["nll"] for shard in of_test if shard.metrics])
     return Candidate(rate, _mean(list(numbers.values())), numbers, None, job_ids)
 
 

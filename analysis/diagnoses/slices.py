@@ -16,7 +16,7 @@ from analysis.diagnoses.rows import Row, Table, finished, language_rows, with_ma
 from analysis.metrics import floor_over_bins
 from analysis.metrics.diagnostics import slice_rows
 from analysis.reading.cell_records import Answers, CellRecords
-from analysis.reading.measure import CONFIDENCES
+from analysis.reading.scored import CONFIDENCES
 from study.bins import bin_predictions, error_over_bins
 from study.errors import RecordError
 

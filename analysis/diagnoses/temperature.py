@@ -25,7 +25,7 @@ from analysis.metrics.temperature import (
 )
 from analysis.reading.cell_records import Answers, CellRecords
 from analysis.reading.shards import BUCKETS, Shard, Study
-from analysis.results.labels import axis_names, settings
+from analysis.results.settings import axis_names, settings
 from study.bins import bin_predictions, error_over_bins
 
 COLUMNS = (

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.metrics.temperature import Sample
-from analysis.reading.measure import Metrics, PerExample, Scored
-from analysis.reading.shards import Cell, Shard, Study, Test
+from analysis.reading.scored import PerExample, Scored
+from analysis.reading.shards import Cell, Metrics, Shard, Study, Test
 from study.bins import Bins
 
 if TYPE_CHECKING:

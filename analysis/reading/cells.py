@@ -18,11 +18,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.inference.bootstrap import Resamples, Sums, estimates, resample
+from analysis.inference.bootstrap import Resamples, Sums, resample
 from analysis.reading.cell_records import BASE, COMPARED, UNSMOOTHED, VALIDATION_SPLITS, Answers, CellRecords
-from analysis.reading.measure import Scored, measure, per_example, read_scored, sum_examples
+from analysis.reading.measure import estimates, measure, sum_examples
 from analysis.reading.records import read_records
-from analysis.reading.shards import UNREADABLE, Cell, Shard, Test, resource_order
+from analysis.reading.scored import Scored, per_example, read_scored
+from analysis.reading.shards import Cell, Missing, Shard, Test, resource_order
 from study.errors import RecordError
 from study.files import digest
 from study.jobs.specs import Benchmark, Source, identity
@@ -199,7 +200,7 @@ def refused(paths: StudyPaths, shard: Shard, error: Exception) -> Shard:
     """The shard with the reason why its records cannot be used."""
     place = "" if str(paths.job(shard.job_id).root) in str(error) else f"jobs/{shard.job_id}: "
     # reasons are published: without the place of the study on this machine
-    return replace(shard, missing=f"{UNREADABLE}: {place}{error}".replace(f"{paths.root}/", ""))
+    return replace(shard, missing=Missing("unreadable", f"{place}{error}".replace(f"{paths.root}/", "")))
 
 
 @functools.lru_cache(maxsize=4)

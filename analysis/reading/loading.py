@@ -37,7 +37,7 @@ from analysis.reading.cells import (
     read_shard,
     refused,
 )
-from analysis.reading.shards import Cell, Shard, Study, Test
+from analysis.reading.shards import Cell, Missing, Shard, Study, Test
 from study.errors import UserError
 from study.files import read_json
 from study.jobs.plan import PLAN_VERSION
@@ -189,7 +189,7 @@ def _planned(paths: StudyPaths, plan: Mapping[str, Any], job: Mapping[str, Any])
         metrics=None,
         bins=None,
         record_hash=None,
-        missing=None if folder.done.exists() else "failed" if folder.failed.exists() else "not done",
+        missing=None if folder.done.exists() else Missing("failed" if folder.failed.exists() else "not done"),
     )
     return shard, spec
 

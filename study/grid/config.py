@@ -11,7 +11,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,7 +213,7 @@ def checked_section(schema: type[Any], values: Any, where: str) -> Any:
 
 
 @functools.cache
-def _structure(schema: type[Any]) -> Any:
+def _structure(schema: Hashable) -> Any:
     """A dataclass with its types and defaults, for OmegaConf; `merge` copies it."""
     return OmegaConf.structured(schema)
 

@@ -37,7 +37,8 @@ from analysis.diagnoses.metrics import all_metrics
 from analysis.inference import bootstrap as uncertainty
 from analysis.inference import estimates as inference
 from analysis.inference.estimates import Estimate
-from analysis.reading.measure import CONFIDENCES, PerExample, Scored, measure, per_example, sum_examples
+from analysis.reading.measure import estimates, measure, sum_examples
+from analysis.reading.scored import CONFIDENCES, PerExample, Scored, per_example
 from study.bins import FloatArray
 
 GLOBAL_MMLU, MMLU_PROX = (42, 14_042), (29, 11_759)
@@ -99,7 +100,7 @@ def metrics_and_replicates(num_items: int) -> Times:
     watch.start()
     resamples = uncertainty.resample(ids, num_replicates=REPLICATES)
     watch.stop()
-    eces: list[dict[str, Estimate | None]] = []
+    eces: list[dict[str, Estimate]] = []
     for model in range(num_models):
         of_model: list[dict[str, Estimate]] = []
         for first in range(0, num_languages, SHARDS_AT_ONCE):
@@ -112,7 +113,7 @@ def metrics_and_replicates(num_items: int) -> Times:
                 examples = per_example(shard)
                 every_metric(shard, examples)
                 sums.append(sum_examples(resamples, resamples.rows(ids), shard, examples))
-            of_model += uncertainty.estimates(resamples, sums)
+            of_model += estimates(resamples, sums)
             watch.stop()
         watch.start()
         for of_shard in of_model:
@@ -121,8 +122,11 @@ def metrics_and_replicates(num_items: int) -> Times:
         eces.append({str(language): of_shard["ece_raw"] for language, of_shard in enumerate(of_model)})
         watch.stop()
     watch.start()
-    inference.compare(eces[1], eces[0])
-    inference.compare(eces[2], eces[1])
+    for a, b in ((eces[1], eces[0]), (eces[2], eces[1])):
+        differences = {language: inference.difference(a[language], b[language]) for language in a}
+        for estimate in differences.values():
+            inference.interval(estimate)
+        inference.holm({language: inference.p_value(one) for language, one in differences.items()})
     for by_language in eces:
         inference.mean(list(by_language.values()))
     watch.stop()
@@ -215,8 +219,8 @@ def ece_table_with_replicates(cells: list[tuple[FloatArray, Any]]) -> Times:
             uncertainty.sum_rows(resamples, rows, {"": confidence}, correct, {})
             for confidence, correct in cells[first : first + SHARDS_AT_ONCE]
         ]
-        for of_cell in uncertainty.estimates(resamples, sums):
-            inference.interval(of_cell["ece"])
+        for of_cell in uncertainty.estimates(resamples, sums, {}):
+            inference.interval(of_cell["ece", ""])
     watch.stop()
     return watch.times
 

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
-from analysis.results.aggregate import summarise
+from analysis.results.table import summarise
 from study.records import Prediction
 from tests.analysis.studies import StudyFolder, letter, sweep
 from tests.analysis.validation_studies import trained
@@ -59,8 +59,8 @@ def test_rows_add_up_and_agree_with_the_calibration_table(folder: StudyFolder) -
             chosen = [row for row in rows if row["label_smoothing"] == 0.1 and row["num_seeds"] == 2]
             row = find(chosen, compared_with=name, metric=metric, confidence="raw", name="all")
             for column, cell in (("before", before), ("after", smoothed)):
-                metrics = summarise(study.select(test, cell)).metrics
-                assert row[column] == pytest.approx(getattr(metrics, f"{metric}_raw"), abs=1e-12)
+                mean = summarise(study.select(test, cell))
+                assert row[column] == pytest.approx(mean.value(f"{metric}_raw"), abs=1e-12)
     assert {row["compared_with"] for row in rows if row["label_smoothing"] == 0.0} == {"base"}
 
 

@@ -99,7 +99,7 @@ def test_tasks_become_shards_whose_accuracy_is_the_harness_s(tmp_path: Path, tok
     for key, accuracy in expected.items():
         metrics = by_place[key]
         assert metrics is not None
-        assert metrics.accuracy == pytest.approx(accuracy, abs=1e-12)
+        assert metrics["accuracy"] == pytest.approx(accuracy, abs=1e-12)
     assert [cell.get("model") for cell in study.runs()] == ["org/tiny"]
 
 

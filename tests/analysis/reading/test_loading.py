@@ -15,7 +15,8 @@ import pytest
 from analysis.reading import cells, loading
 from analysis.reading.cells import Loaded, Work
 from analysis.reading.loading import load_studies, load_study, visit_study
-from analysis.results.differences import difference_rows
+from analysis.reading.shards import Missing
+from analysis.tables import differences
 from analysis.tables.files import write_tables
 from study.errors import UserError
 from tests.analysis.studies import StudyFolder, random_letters, sweep
@@ -37,7 +38,7 @@ def test_a_shard_that_asked_other_items_is_refused(folder: StudyFolder) -> None:
     good, *refused, german = load_study(folder.root).shards
     assert good.missing is None
     assert german.missing is None  # of another language: its items are its own
-    assert [shard.missing for shard in refused] == [
+    assert [str(shard.missing) for shard in refused] == [
         f"unreadable: jobs/{fewer}: asked other items than job {first}: 2 examples that it lacks, such as "
         "'item-38'",
         f"unreadable: jobs/{other}: asked other items than job {first}: 1 examples that only it has, such as "
@@ -100,7 +101,7 @@ def test_the_first_that_can_be_used_says_what_was_asked(folder: StudyFolder) -> 
     add(folder, 0.3, ROWS)
     next((folder.root / "jobs" / torn / "predictions").iterdir()).write_bytes(b"PAR1")
     missing = [shard.missing for shard in load_study(folder.root).shards]
-    assert missing[1:] == ["not done", None, None]
+    assert missing[1:] == [Missing("not done"), None, None]
     assert str(missing[0]).startswith(f"unreadable: jobs/{torn}/predictions/part-")
 
 
@@ -147,7 +148,7 @@ def test_numbers_do_not_depend_on_processes(folder: StudyFolder) -> None:
     files = []
     for num_processes in (1, 2):
         study = load_study(folder.root, num_processes=num_processes)
-        assert len(difference_rows(study)) == 3 * 6 * (5 + 3 + 1)
+        assert len(differences.table_rows(study)) == 3 * 6 * (5 + 3 + 1)
         files.append(
             {name: path.read_bytes() for name, path in write_tables(folder.root, study=study).items()}
         )

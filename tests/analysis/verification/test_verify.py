@@ -12,7 +12,7 @@ import pytest
 
 from analysis.cli import main
 from analysis.reading.loading import load_study
-from analysis.results.differences import difference_rows
+from analysis.tables import differences
 from analysis.tables.calibration import table_rows
 from analysis.tables.files import write_tables
 from analysis.verification.verify import verify
@@ -60,7 +60,7 @@ def test_what_was_written_is_right(written: StudyFolder) -> None:
     assert result.is_right
     assert (result.num_shards, result.num_missing, result.num_refused) == (25, 2, 0)
     study = load_study(written.root)
-    assert result.num_rows == len(table_rows(study)) + len(difference_rows(study))
+    assert result.num_rows == len(table_rows(study)) + len(differences.table_rows(study))
     assert [path.name for path in result.files] == NAMES
 
 
