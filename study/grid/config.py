@@ -7,11 +7,10 @@ key path and the nearest valid key.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -212,10 +211,8 @@ def checked_section(schema: type[Any], values: Any, where: str) -> Any:
     return _checked(schema, created, where)
 
 
-@functools.cache
-def _structure(schema: Hashable) -> Any:
-    """A dataclass with its types and defaults, for OmegaConf; `merge` copies it."""
-    return OmegaConf.structured(schema)
+_structures: dict[type[Any], Any] = {}
+"""A dataclass -> its types and defaults, for OmegaConf, whose `merge` copies them: made once, as it takes long."""
 
 
 def _checked(schema: type[Any], values: Any, where: str) -> Any:
@@ -224,7 +221,9 @@ def _checked(schema: type[Any], values: Any, where: str) -> Any:
         return (f"{where}.{key}" if ": " in where else f"{where}: {key}") if key else where
 
     try:
-        structure = _structure(schema)
+        if schema not in _structures:
+            _structures[schema] = OmegaConf.structured(schema)
+        structure = _structures[schema]
         _check_shapes(OmegaConf.to_container(structure), OmegaConf.to_container(values))
         merged = OmegaConf.merge(structure, values)
         missing = sorted(OmegaConf.missing_keys(merged))
