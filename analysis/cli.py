@@ -1,8 +1,9 @@
-"""The command line of the analysis: `python -m analysis tables|dashboard|figures|verify STUDY_DIR`, ...
+"""The command line of the analysis: `calsweep analyse tables|dashboard|figures|verify STUDY_DIR`, ...
 
-Exit codes: 0 written, compared or verified, also where shards are missing or cannot be used (each is marked,
-and told); 1 `verify` found tables that do not follow from the records, or records that cannot be used, or
-something was not taken over by `pull` or an import; 2 a mistake, or a place that cannot be read or written.
+`python -m analysis` is the same. Exit codes: 0 written, compared or verified, also if shards are missing or
+cannot be used (each is marked and reported); 1 `verify` found tables that do not follow from the records, or
+records that cannot be used, or `pull` or an import refused something; 2 a user's mistake, or a file that
+cannot be read or written.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis.exchange import commands as exchange
 from study.command import run_command
+
+if TYPE_CHECKING:
+    from analysis.reading.shards import Study
 
 TEXT_FORMATS = ("csv", "markdown", "latex")
 FORMATS = (*TEXT_FORMATS, "parquet")
 FIGURE_FORMATS = ("png", "pdf")
 MAX_NAMED = 100
-"""Differences that `verify` prints."""
+"""Problems that `verify` prints."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m analysis",
+        prog="calsweep analyse",
         description="Calibration tables and a dashboard from a study's predictions.",
+        epilog="python -m analysis is the same, run from the root of the repository.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     tables = commands.add_parser(
@@ -39,22 +45,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     dashboard = commands.add_parser("dashboard", help="write dashboard.html, one file that needs no network")
     figures = commands.add_parser("figures", help="write figures/*, drawn for papers")
-    verify = commands.add_parser("verify", help="compute the tables again from the records, and compare")
+    verify = commands.add_parser("verify", help="compute the tables again from the records and compare")
     for command in (tables, dashboard, figures, verify):
         command.add_argument("study_dir", type=Path, metavar="STUDY_DIR", help="the folder <outputs>/<study>")
     tables.add_argument(
         "--format",
         choices=FORMATS,
-        help="write just this one, and print the calibration (default: write all, print a summary)",
+        help="write only this format, and print the calibration table (default: write all, print a summary)",
     )
-    figures.add_argument("--format", choices=FIGURE_FORMATS, help="write just this one (default: both)")
-    compare = commands.add_parser("compare", help="two studies side by side, where both have the same cells")
+    figures.add_argument("--format", choices=FIGURE_FORMATS, help="write only this format (default: both)")
+    compare = commands.add_parser("compare", help="compare the cells that two studies have in common")
     compare.add_argument("study_dir", type=Path, metavar="A", help="the folder of a study")
-    compare.add_argument("other_dir", type=Path, metavar="B", help="of another; differences are B - A")
+    compare.add_argument("other_dir", type=Path, metavar="B", help="that of another; differences are B - A")
     compare.add_argument("--format", choices=("csv",), help="print full precision and job ids")
     diagnose = commands.add_parser(
         "diagnose",
-        help="every metric, temperature scaling, what changed, slices, correlations, choice of learning rate",
+        help="write every metric, temperature scaling, causes of changes, slices, correlations, and the "
+        "choice of learning rates",
         description="Write tables/{metrics,temperature,decomposition,diagnostics,slices,correlations}.csv "
         "and tables/manifest.json, and print summaries.",
     )
@@ -63,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "--select-by",
         choices=("macro", "english"),
         default="macro",
-        help="learning rates by the NLL on validation splits over all languages alike, or in English alone",
+        help="choose learning rates by the NLL on validation splits: mean over languages, or English alone",
     )
     exchange.add_commands(commands)
     return parser
@@ -85,57 +92,37 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
-    from rich.text import Text
-
     from analysis.diagnoses.diagnose import diagnose
-    from analysis.reading.loading import load_study
     from analysis.terminal.diagnosis import print_diagnosis
     from study.terminal import make_console
 
-    study = load_study(options.study_dir)  # it has a progress bar of its own
-    with make_console(stderr=True).status("diagnosing") as status:
-        found = diagnose(
-            options.study_dir,
-            study=study,
-            select_by=options.select_by,
-            tell=lambda cell: status.update(Text(cell)),
-        )
-    print_diagnosis(found, make_console())
-    for path in found.written:
+    diagnosis = diagnose(options.study_dir, select_by=options.select_by)
+    print_diagnosis(diagnosis, make_console())
+    for path in diagnosis.written:
         print(path)
-    for shard in found.study.missing:
-        if shard.is_refused:
-            print(f"analysis: {shard.missing}", file=sys.stderr)
-    if found.study.missing:
-        missing, planned = len(found.study.missing), len(found.study.shards)
-        print(f"analysis: {missing} of {planned} shards are missing", file=sys.stderr)
+    _print_missing(diagnosis.study)
     return 0
 
 
 def _verify(study_dir: Path) -> int:
-    from rich.text import Text
-
-    from analysis.reading.loading import load_study
     from analysis.verification.verify import verify
-    from study.terminal import make_console
 
-    study = load_study(study_dir)  # it has a progress bar of its own
-    with make_console(stderr=True).status("verifying") as status:
-        found = verify(study_dir, study=study, tell=lambda cell: status.update(Text(cell)))
-    problems = [*found.refused, *found.differences]
+    result = verify(study_dir)
+    problems = [*result.refused, *result.differences]
     print("\n".join(problems[:MAX_NAMED]), end="\n" if problems else "")
     if len(problems) > MAX_NAMED:
         print(f"... and {len(problems) - MAX_NAMED} more")
     print(
-        f"{'right' if found.is_right else 'WRONG'}: {found.num_rows} rows in "
-        f"{', '.join(path.name for path in found.files)}; {len(found.differences)} differ from the records; "
-        f"of {found.num_shards} shards {found.num_missing} are missing and {found.num_refused} unreadable"
+        f"{'right' if result.is_right else 'WRONG'}: {result.num_rows} rows in "
+        f"{', '.join(path.name for path in result.files)}; {len(result.differences)} differ from the "
+        f"records; of {result.num_shards} shards {result.num_missing} are missing and {result.num_refused} "
+        "unreadable"
     )
-    return 0 if found.is_right else 1
+    return 0 if result.is_right else 1
 
 
 def _write(options: argparse.Namespace) -> int:
-    # what these import takes longer than --help may
+    # imported here: --help has to answer at once
     from analysis.reading.loading import load_study
 
     study = load_study(options.study_dir)
@@ -159,16 +146,20 @@ def _write(options: argparse.Namespace) -> int:
         formats = [options.format] if options.format else None
         written = list(write_tables(options.study_dir, formats=formats, study=study).values())
         if options.format:
-            written = written[:1]  # the calibration; differences lie beside it
+            written = written[:1]  # the calibration table; differences are written beside it
     for path in written:
         if options.command == "tables" and options.format in TEXT_FORMATS:
-            print(path.read_text(encoding="utf-8"), end="")  # to be piped; the place goes to stderr
+            print(path.read_text(encoding="utf-8"), end="")  # for a pipe: the path goes to stderr
             print(path, file=sys.stderr)
         else:
             print(path)
+    _print_missing(study)
+    return 0
+
+
+def _print_missing(study: Study) -> None:
     for shard in study.missing:
         if shard.is_refused:
             print(f"analysis: {shard.missing}", file=sys.stderr)
     if study.missing:
         print(f"analysis: {len(study.missing)} of {len(study.shards)} shards are missing", file=sys.stderr)
-    return 0

@@ -1,9 +1,11 @@
-"""One pass of a causal language model over questions with their answers, and what it says of each answer.
+"""One forward pass of a causal language model over questions, and the log-probabilities of their answers.
 
-A question goes in once, with all of its answers behind it, side by side: each sees the question and itself,
-at positions as if it were alone (a tree mask). What the questions of a batch begin with may have gone through
-the model before: its keys and values are given. The output head, which with 256,000 words costs more than a
-small model itself, is applied to the positions that are read and to no other.
+A question goes in once, followed by all of its answers side by side: each answer attends to the question
+and to itself, at positions as if it were alone (a tree mask). If the questions of a batch share a prefix, its
+keys and values may have been computed before. The output head, which with a vocabulary of 256,000 costs more
+than a small model itself, is applied only to the positions that are read.
+
+Shapes: B rows, T tokens of a row, N positions that are read, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,24 +20,24 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from evaluation.encoding import Encoded
-from study.errors import JobError
+from modeling.checks import MASKABLE
+from modeling.head import head_of, last_hidden_states
 
 LOGITS_BYTES = 2**28
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
-MASKED = ("sdpa", "eager")
-"""Attention implementations that take a mask of one's own."""
 
 Prefix: TypeAlias = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, (1, heads, tokens, width)."""
 
 
 class Tree:
-    """Questions as rows of one batch, padded on the right; answers behind their question, without their last
-    tokens, which are predicted and never read.
+    """Questions as rows of one batch, padded on the right, each followed by its answers.
 
+    The last token of an answer is predicted and never an input, so it is left out.
     ids, positions, branches: (B, T). branches: 0 for a question, 1 and up for its answers.
-    reads: for each answer token of the batch, in order, the place in `places` it is predicted at, and itself.
-    places: (row, column), each once: a question's last token predicts the first of every answer.
+    places: N (row, column) that predict a token; the last token of a question predicts the first token of
+        every answer.
+    reads: for each answer token of the batch, in order: the index in `places` that predicts it, its id.
     """
 
     def __init__(self, rows: Sequence[Encoded], prefix_length: int) -> None:
@@ -55,10 +57,10 @@ class Tree:
         question = row.context[self.prefix_length :]
         ids, branches = list(question), [0] * len(question)
         positions = list(range(self.prefix_length, len(row.context)))
-        last = len(self.places)
+        end_of_question = len(self.places)
         self.places.append((number, len(question) - 1))
         for branch, answer in enumerate(row.answers, start=1):
-            self.reads.append((last, answer[0]))
+            self.reads.append((end_of_question, answer[0]))
             for depth, (token, following) in enumerate(pairwise(answer)):
                 self.reads.append((len(self.places), following))
                 self.places.append((number, len(ids)))
@@ -69,7 +71,7 @@ class Tree:
             matrix[number, : len(values)] = torch.tensor(values)
 
     def may_see(self, window: int | None) -> Tensor:
-        """(B, 1, T, prefix + T), bool: which keys a token attends to; at most `window` positions back."""
+        """(B, 1, T, prefix + T), bool: which keys a token attends to, at most `window` positions back."""
         column = torch.arange(self.width)
         before = column[:, None] >= column
         same = (self.branches[:, None, :] == 0) | (self.branches[:, :, None] == self.branches[:, None, :])
@@ -82,17 +84,17 @@ class Tree:
 
 
 def num_inputs(row: Encoded) -> int:
-    """Tokens that go through the model for a question and all its answers."""
+    """Input tokens of a question with all its answers."""
     return len(row.context) + sum(len(ids) - 1 for ids in row.answers)
 
 
 @torch.inference_mode()
 def prefix_of(model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
-    """Keys and values of what several questions begin with."""
-    # without a config, all its layers keep all tokens: masks for windows are made here
+    """Keys and values of a prefix that several questions share."""
+    # without a config every layer keeps all tokens: sliding windows are in our masks
     cache = DynamicCache()
     inputs = torch.tensor([ids], device=model.device)
-    model.base_model(input_ids=inputs, past_key_values=cache, use_cache=True)
+    last_hidden_states(model, input_ids=inputs, past_key_values=cache, use_cache=True)
     layers: Any = cache.layers
     return [(layer.keys, layer.values) for layer in layers]
 
@@ -101,7 +103,7 @@ def prefix_of(model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
 def answer_log_probs(
     model: PreTrainedModel, rows: Sequence[Encoded], prefix: Prefix | None = None
 ) -> list[list[float]]:
-    """Each answer's log-probability after its question, nats over the full vocabulary, summed over tokens.
+    """Log-probability of each answer after its question: nats over the full vocabulary, summed over tokens.
 
     prefix: keys and values of the tokens that all questions begin with.
     """
@@ -113,22 +115,22 @@ def answer_log_probs(
     if prefix is not None or tree.has_branches:
         inputs["position_ids"] = tree.positions.to(model.device)
         inputs["attention_mask"] = _masks(model, tree)
-    # padding on the right is behind everything that is read: a causal model needs no mask for it
-    hidden = model.base_model(**inputs).last_hidden_state
-    at_row, at_column = torch.tensor(tree.places, device=model.device).T
-    log_probs = _log_probs(model, hidden[at_row, at_column], tree.reads).double().tolist()
+    # padding comes after everything that is read: a causal model needs no mask for it
+    hidden_BTH = last_hidden_states(model, **inputs)
+    row, column = torch.tensor(tree.places, device=model.device).T
+    log_probs = _log_probs(model, hidden_BTH[row, column], tree.reads).double().tolist()
     summed: list[list[float]] = []
     begin = 0
-    for row in rows:
+    for encoded in rows:
         summed.append([])
-        for ids in row.answers:
+        for ids in encoded.answers:
             summed[-1].append(sum(log_probs[begin : begin + len(ids)]))
             begin += len(ids)
     return summed
 
 
 def _cache_of(prefix: Prefix, num_rows: int) -> DynamicCache:
-    """A prefix under each row of a batch. Not by the cache's own constructor, which would copy it."""
+    """A cache that holds the prefix for each row of a batch; its own constructor would copy it."""
     cache = DynamicCache()
     for keys, values in prefix:
         layer = DynamicLayer()
@@ -139,48 +141,31 @@ def _cache_of(prefix: Prefix, num_rows: int) -> DynamicCache:
     return cache
 
 
-def _log_probs(model: PreTrainedModel, hidden: Tensor, reads: Sequence[tuple[int, int]]) -> Tensor:
+def _log_probs(model: PreTrainedModel, hidden_NH: Tensor, reads: Sequence[tuple[int, int]]) -> Tensor:
     """Log-probabilities of tokens over the full vocabulary, (len(reads),), float32, on the CPU.
 
-    hidden: (N, H). reads: (row of hidden, token).
+    reads: (row of hidden_NH, token).
     """
-    row, token = torch.tensor(reads, device=hidden.device).T
-    vocabulary = _head(model).weight.shape[0]
+    head = head_of(model)
+    row, token = torch.tensor(reads, device=hidden_NH.device).T
+    vocabulary = len(head.weight)
     size = max(1, LOGITS_BYTES // (4 * vocabulary))
-    # on CPU, what is done to float32 logits stays in the cache
-    block = max(1, 2**20 // vocabulary) if hidden.device.type == "cpu" else size
-    total = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-    of_token = torch.empty(len(reads), dtype=torch.float32, device=hidden.device)
-    for begin in range(0, len(hidden), size):
-        narrow = _head(model)(hidden[begin : begin + size])
-        for top in range(begin, begin + len(narrow), block):
-            scores = _capped(model, narrow[top - begin : top - begin + block].float())
-            here = (row >= top) & (row < top + len(scores))
-            of_token[here] = scores[row[here] - top, token[here]]
-            total[top : top + len(scores)] = torch.logsumexp(scores, dim=1)
-    return (of_token - total[row]).cpu()
-
-
-def _head(model: PreTrainedModel) -> torch.nn.Linear:
-    head = model.get_output_embeddings()
-    assert isinstance(head, torch.nn.Linear)
-    return head
-
-
-@torch.inference_mode()
-def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The output head with its final soft-cap, float32. hidden: (N, H); returns (N, V)."""
-    return _capped(model, _head(model)(hidden).float())
-
-
-def _capped(model: PreTrainedModel, scores: Tensor) -> Tensor:
-    """Logits with the architecture's final soft-cap, in place."""
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return scores if cap is None else scores.div_(cap).tanh_().mul_(cap)
+    # a block of float32 logits stays in the cache of a CPU
+    block = max(1, 2**20 // vocabulary) if hidden_NH.device.type == "cpu" else size
+    normaliser_N = torch.empty(len(hidden_NH), dtype=torch.float32, device=hidden_NH.device)
+    logits = torch.empty(len(reads), dtype=torch.float32, device=hidden_NH.device)
+    for begin in range(0, len(hidden_NH), size):
+        projected_NV = head.project(hidden_NH[begin : begin + size])
+        for top in range(begin, begin + len(projected_NV), block):
+            logits_NV = head.cap_(projected_NV[top - begin : top - begin + block].float())
+            in_block = (row >= top) & (row < top + len(logits_NV))
+            logits[in_block] = logits_NV[row[in_block] - top, token[in_block]]
+            normaliser_N[top : top + len(logits_NV)] = torch.logsumexp(logits_NV, dim=1)
+    return (logits - normaliser_N[row]).cpu()
 
 
 def _masks(model: PreTrainedModel, tree: Tree) -> Tensor | dict[str, Tensor]:
-    """The mask, in the form that the model's attention takes it: by type of layer where there are several."""
+    """The mask as the model's attention takes it: by type of layer where there are several."""
     config = model.config.get_text_config()
     types = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
@@ -198,26 +183,26 @@ def _additive(seen: Tensor, model: PreTrainedModel) -> Tensor:
 
 
 def takes_trees(model: PreTrainedModel) -> bool:
-    """Whether shared questions and prefixes give a model's own scores, found out by trying.
+    """Try whether the scores of shared questions and prefixes are the model's own.
 
-    Recurrent layers, or positions by order of input, would give others.
+    They are not with recurrent layers, or where positions follow the order of the input.
     """
     config = model.config.get_text_config()
     types = set(getattr(config, "layer_types", None) or KNOWN_LAYERS)
-    if getattr(config, "_attn_implementation", None) not in MASKED or not types <= KNOWN_LAYERS:
+    if getattr(config, "_attn_implementation", None) not in MASKABLE or not types <= KNOWN_LAYERS:
         return False
     random = torch.Generator().manual_seed(0)
-    size, limit = _head(model).weight.shape[0], getattr(config, "max_position_embeddings", None)
+    size, limit = len(head_of(model).weight), getattr(config, "max_position_embeddings", None)
     if limit is not None and limit < 16:
         return False
     ids = torch.randint(size, (24,), generator=random).tolist()
     rows = [Encoded(ids[:7], [ids[12:15], ids[15:16], ids[16:20]]), Encoded(ids[:10], [ids[20:22], ids[22:]])]
     try:
         shared = answer_log_probs(model, rows, prefix_of(model, ids[:4]))
-    except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):  # it has no such arguments
+    except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):  # it lacks these arguments
         return False
     alone = [[plain_log_prob(model, row.context, answer) for answer in row.answers] for row in rows]
-    # random tokens have log-probabilities of -10 and a wrong mask shifts them by 1; bf16 rounds by 0.1
+    # random tokens have log-probabilities around -10; a wrong mask shifts them by 1, rounding in bf16 by 0.1
     tolerance = 0.5 if model.dtype in (torch.bfloat16, torch.float16) else 5e-3
     differences = [
         abs(s - a) for ss, aa in zip(shared, alone, strict=True) for s, a in zip(ss, aa, strict=True)
@@ -227,24 +212,8 @@ def takes_trees(model: PreTrainedModel) -> bool:
 
 @torch.inference_mode()
 def plain_log_prob(model: PreTrainedModel, context: Sequence[int], answer: Sequence[int]) -> float:
-    """An answer's summed log-probability by the model's own logits: one sequence, nothing shared."""
+    """An answer's summed log-probability from the model's own logits: one sequence, nothing shared."""
     ids = torch.tensor([[*context, *answer[:-1]]], device=model.device)
     scores = model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 :].float()
     picked = torch.log_softmax(scores, 1).gather(1, torch.tensor(answer, device=model.device)[:, None])
     return float(picked.double().sum())
-
-
-@torch.inference_mode()
-def check_head(model: PreTrainedModel, sequence: Sequence[int]) -> None:
-    """Refuse a model whose own logits are not its head (and soft-cap) on its last hidden state.
-
-    Some architectures scale their logits; scores without that would be wrong and look right.
-    Raises JobError.
-    """
-    input_ids = torch.tensor([list(sequence[:8])], device=model.device)
-    own = model(input_ids=input_ids, use_cache=False).logits[0].float()
-    ours = logits(model, model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[0])
-    # bf16 has 8 bits; not a number is another check's business
-    tolerance = 0.02 * own.abs().max().item()
-    if bool(((own - ours).abs() > tolerance).any()):
-        raise JobError(f"{type(model).__name__} changes its logits after the head; that is not handled")

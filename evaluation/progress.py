@@ -10,8 +10,8 @@ from study.bins import bin_predictions, error_over_bins
 
 
 @dataclass
-class Running:
-    """Predictions so far. The prediction is the option with the highest score, per token for option text."""
+class RunningMetrics:
+    """The option with the highest score, per token for option text, is the prediction."""
 
     correct: list[bool] = field(default_factory=list)
     raw: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a shard asks, in its fixed order: its items, each once for every rotation of its options."""
+"""The questions of a shard in their fixed order: its items, each once per rotation of its options."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from study.jobs.specs import EvalSpec
 
 
 class Asked(NamedTuple):
-    """An item with its options as shown, and by how many places they were rotated."""
+    """An item with its options in the order shown, and by how many places they were rotated."""
 
     item: Item
     rotation: int
 
 
 class Questions(NamedTuple):
-    """items: of the benchmark. asked: in the order of the records. shots: by subject; empty without any.
+    """items: the benchmark's. asked: in the order of the records. shots: by subject; empty for zero shots.
 
-    num_skipped: rows of the benchmark that could not become items.
+    num_skipped: rows of the benchmark that were left out.
     """
 
     items: tuple[Item, ...]
@@ -35,7 +35,7 @@ class Questions(NamedTuple):
 
 
 def questions(spec: EvalSpec) -> Questions:
-    """What a shard asks. Raises JobError or RecordError when its items or shots cannot be had."""
+    """The questions of a shard. Raises JobError or RecordError when its items or shots cannot be read."""
     split = load_split(spec.benchmark, spec.language)
     shots: Mapping[str, tuple[Item, ...]] = {}
     if spec.prompting.num_shots:
@@ -49,7 +49,7 @@ def questions(spec: EvalSpec) -> Questions:
 
 
 def query(asked: Asked, shots: Sequence[Item], spec: EvalSpec, chat: Callable[..., str] | None) -> Query:
-    """A question as text, and what may answer it. chat: see `chat_of`; needed by that scaffold alone."""
+    """A question as text, and its possible answers. chat: from `chat_of`; for that scaffold only."""
     scaffold = spec.prompting.scaffold
     text = context(
         asked.item, shots, protocol=spec.protocol, scaffold=scaffold, language=spec.language, chat=chat
@@ -59,13 +59,14 @@ def query(asked: Asked, shots: Sequence[Item], spec: EvalSpec, chat: Callable[..
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, str]]], str]:
-    """Turns as text by the tokenizer's template, up to where the answer begins, without a BOS that the
-    tokenizer will add itself. Raises JobError when it has no template.
+    """A function that renders turns by the tokenizer's template, up to where the answer begins.
+
+    It leaves out a BOS that the tokenizer will add. Raises JobError when the tokenizer has no template.
     """
     if not tokenizer.chat_template:
         raise JobError(
-            "the model's tokenizer has no chat template; take the scaffold english or native, or a model "
-            "that was trained with one"
+            "the model's tokenizer has no chat template; use the scaffold english or native, or a model "
+            "that was trained with a template"
         )
     begins = list(tokenizer("").input_ids)
     bos = tokenizer.bos_token if begins and begins[0] == tokenizer.bos_token_id else None

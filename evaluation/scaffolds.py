@@ -1,10 +1,9 @@
 """The words around a question, in the language of the items: scaffolds.tsv beside this file.
 
-Its column `checked` says how sure we are: a, sure, from dictionaries and from how others word such prompts;
-b, likely. Of the 49 languages two are b, Nyanja and Wolof. A language of which we were unsure would have the
-English words and a c, as a wrong word is worse than none; at present there is none. A colon is the language's
-own: full-width in Chinese and Japanese, after a space in French, a preface colon in Amharic. Letters of
-options stay A to J everywhere.
+Its column `checked` says how sure we are. a: sure, by dictionaries and by published prompts. b: likely
+(Nyanja and Wolof). c would be a language with the English words, since a wrong word is worse than none; there
+is none at present. Each colon is the language's own: full-width in Chinese and Japanese, after a space in
+French, a preface colon in Amharic. The letters of options are A to J everywhere.
 """
 
 from __future__ import annotations
@@ -38,13 +37,12 @@ def table() -> dict[str, Words]:
 
 
 def native_words(language: str, question: str) -> Words:
-    """The words for a question. Serbian has two scripts (Cyrillic in Global-MMLU, Latin in MMLU-ProX) and one
-    code: the question's own decides.
+    """The words for a question. Raises JobError for a language that is not in the table.
 
-    Raises JobError for a language that is not in the table.
+    Serbian has one code and two scripts (Cyrillic in Global-MMLU, Latin in MMLU-ProX): the question decides.
     """
     if language == "sr" and not any("\u0400" <= letter <= "\u04ff" for letter in question):
         language = "sr-Latn"
     if language not in table():
-        raise JobError(f"the scaffold 'native' has no words in language '{language}'; take 'english'")
+        raise JobError(f"the scaffold 'native' has no words in language '{language}'; use 'english'")
     return table()[language]

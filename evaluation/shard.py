@@ -1,4 +1,4 @@
-"""Shards: one model on one language each, from items to prediction parts, resumable part by part."""
+"""Score shards, one model on one language each: from items to prediction parts, resumable after each part."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.encoding import Query
 from evaluation.items.item import Item
 from evaluation.items.table import items_table
 from evaluation.parts import check_complete, read_own_part
-from evaluation.progress import Running
+from evaluation.progress import RunningMetrics
 from evaluation.questions import Asked, chat_of, query, questions
 from evaluation.scoring import Scorer
+from modeling.loading import load_model, load_tokenizer
 from study import records, stopping
 from study.errors import CalsweepError, Stopped
 from study.files import digest, write_atomic, write_json
 from study.grid.config import TrackingConfig
 from study.jobs.job import Job
 from study.jobs.specs import EvalSpec, Source, identity
-from study.models.weights import UNREADABLE, cannot_load, cannot_load_tokenizer, require_all, weights_at
 from study.paths import JobPaths, items_file
 from study.tracking.runs import Run, track
 
 logger = logging.getLogger(__name__)
 
 PART_SIZE = 256
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Progress: TypeAlias = Callable[[Job, int, int], None]
 Check: TypeAlias = Callable[[Source], None]
@@ -53,24 +52,23 @@ def evaluate(
     check: Check | None = None,
     on_progress: Progress | None = None,
 ) -> list[tuple[Job, CalsweepError]]:
-    """Score every job that is not done, behind one load of the model they share; returns those that failed.
+    """Score every job that is not done, with one load of their common model; returns those that failed.
 
-    One language whose data or records cannot be used does not keep the others from being scored.
+    The other languages are scored even if the data or records of one cannot be used.
 
-    model_path: a folder, a GGUF file or a hub id; revision: a hub commit, None for the others.
-    items: the folder for the tables of items, which all jobs of a study share.
+    model_path, revision: see `modeling.loading`.
+    items: the folder of the items' tables, shared by all jobs of a study.
     batch_tokens: padded tokens per forward pass.
-    check: called with the source of a job's benchmark before it is read; what it raises fails that job.
-    on_progress: called with (job, items done, items in all) at the start of a job and after each part.
-    Raises JobError when the model cannot be used, Stopped when told to stop with work left. Finished parts
-    survive whatever fails, and the next attempt goes on behind them.
+    check: called with the source of a job's benchmark before it is read; what it raises fails the job.
+    on_progress: called with (job, items done, all items) at the start of a job and after each part.
+    Raises JobError when the model cannot be used, Stopped when a stop was requested and work is left.
+    Finished parts survive every failure, and the next attempt resumes after them.
     """
     shards = [(job, _eval_spec(job), folder) for job, folder in jobs if not folder.done.exists()]
     if not shards:
         return []
     spec = shards[0][1]
-    assert all((other.model, other.dtype) == (spec.model, spec.dtype) for _, other, _ in shards)
-    assert len({other.prompting.too_long for _, other, _ in shards}) == 1
+    assert len({(spec.model, spec.dtype, spec.prompting.too_long) for _, spec, _ in shards}) == 1
     models, tokenizer = load_models(model_path, revision, spec.dtype)
     scorer = Scorer(models, tokenizer, batch_tokens=batch_tokens, too_long=spec.prompting.too_long)
     failures: list[tuple[Job, CalsweepError]] = []
@@ -83,7 +81,7 @@ def evaluate(
                 if check is not None:
                     check(spec.benchmark.source)
                 _run_shard(job, spec, folder, items, scorer, run, on_progress)
-        except Stopped:  # no failure of this language
+        except Stopped:
             raise
         except CalsweepError as error:
             logger.error("%s: %s", job.name, error)
@@ -94,31 +92,19 @@ def evaluate(
 def load_models(
     path: str, revision: str | None, dtype: str
 ) -> tuple[list[PreTrainedModel], PreTrainedTokenizerBase]:
-    """The model in evaluation mode, a copy on each GPU that the task has, or one on the CPU; its tokenizer.
+    """The model in evaluation mode, a copy on each GPU of the task or one on the CPU; and its tokenizer.
 
-    path: a hub id, a folder of safetensors or a GGUF file. No code of a model's own is run.
     Raises JobError when they cannot be loaded.
     """
-    weights = weights_at(path, revision)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            weights.name, dtype=DTYPES[dtype], output_loading_info=True, **weights.common, **weights.model
-        )
-    except UNREADABLE as error:
-        raise cannot_load(path, error) from error
-    model, info = loaded
-    require_all(path, info)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(weights.name, **weights.common)
-    except UNREADABLE as error:
-        raise cannot_load_tokenizer(path) from error
-    model.eval()
+    model: Any = load_model(path, revision, dtype).eval()
+    tokenizer = load_tokenizer(path, revision)
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
-    return [copy.deepcopy(model).to(device) for device in devices[1:]] + [model.to(devices[0])], tokenizer
+    copies = [copy.deepcopy(model).to(device) for device in devices[1:]]
+    return [model.to(devices[0]), *copies], tokenizer
 
 
 def shard_info(job: Job) -> records.ShardInfo:
-    """What the parts of a job say they belong to. The model is named as in the grid, with its revision."""
+    """The shard that the parts of a job name; the model as in the grid, with its revision."""
     spec = _eval_spec(job)
     return records.ShardInfo(
         job_id=job.job_id,
@@ -144,10 +130,10 @@ def _run_shard(
     run: Run,
     on_progress: Progress | None,
 ) -> None:
-    asking = questions(spec)
-    _write_items(items, spec, asking.items)
+    shard = questions(spec)
+    _write_items(items, spec, shard.items)
     chat = chat_of(scorer.tokenizer) if spec.prompting.scaffold == "chat" else None
-    asked, info, running = asking.asked, shard_info(job), Running()
+    asked, info, metrics = shard.asked, shard_info(job), RunningMetrics()
 
     def report(done: int, **speed: float) -> None:
         write_json(folder.progress, {"done": done, "total": len(asked), "unit": "items", **speed})
@@ -158,47 +144,51 @@ def _run_shard(
     for path in records.parts(folder.predictions):
         table, info = read_own_part(path, asked, info)
         for row in table.to_pylist():
-            running.add(row["scores"], row["option_num_tokens"], row["label"])
-        # a requeued run syncs from a folder of its own, which knows nothing of the earlier parts
+            metrics.add(row["scores"], row["option_num_tokens"], row["label"])
+        # after a requeue W&B syncs from a new folder, which lacks the earlier parts
         run.save(path, base=folder.root)
         resumed = records.part_range(path)[1]
     if resumed:
-        logger.info("%s: going on at item %d of %d", job.name, resumed, len(asked))
+        logger.info("%s: resuming at item %d of %d", job.name, resumed, len(asked))
     report(resumed)
     started = time.monotonic()
     for lo in range(resumed, len(asked), PART_SIZE):
         if stopping.requested():
             raise Stopped(f"stopped at item {lo} of {len(asked)} of {job.name}")
         part = asked[lo : lo + PART_SIZE]
-        queries = [query(one, asking.shots.get(one.item.subject, ()), spec, chat) for one in part]
+        queries = [
+            query(question, shard.shots.get(question.item.subject, ()), spec, chat) for question in part
+        ]
         predictions, num_cut = predict(scorer, part, queries, spec.protocol)
         path = records.write_part(folder.predictions, lo, predictions, info, num_cut=num_cut)
         run.save(path, base=folder.root)
         for p in predictions:
-            running.add(p.scores, p.option_num_tokens, p.label)
+            metrics.add(p.scores, p.option_num_tokens, p.label)
         done = lo + len(part)
         speed = (done - resumed) / (time.monotonic() - started)
-        run.log({**running.scalars(), "items_per_s": speed})
+        run.log({**metrics.scalars(), "items_per_s": speed})
         report(done, items_per_s=speed)
-    finished = check_complete(folder.predictions, asked)
-    cuts = [records.num_cut(path) for path in finished]
+    parts = check_complete(folder.predictions, asked)
+    cuts = [records.num_cut(path) for path in parts]
     known = [count for count in cuts if count is not None]
-    all_cut = sum(known) if len(known) == len(cuts) else None
-    counts = {"num_skipped": asking.num_skipped, "num_cut": all_cut}
-    run.summarise({**running.scalars(), **counts})
+    counts = {
+        "num_skipped": shard.num_skipped,
+        "num_cut": sum(known) if len(known) == len(cuts) else None,
+    }
+    run.summarise({**metrics.scalars(), **counts})
     write_json(
         folder.done,
         {
             "job_id": job.job_id,
-            "num_items": len(asking.items),
+            "num_items": len(shard.items),
             **counts,
-            "parts": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in finished},
+            "parts": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in parts},
         },
     )
 
 
 def _write_items(folder: Path, spec: EvalSpec, items: Sequence[Item]) -> None:
-    """What analysis slices by, once for all models: the items' table of this benchmark and language."""
+    """Write the items' table of a benchmark and language, which analysis slices by, once for all models."""
     file = items_file(folder, spec.benchmark.name, digest(identity(spec.benchmark)), spec.language)
     if not file.is_file():
         buffer = pa.BufferOutputStream()
@@ -209,12 +199,12 @@ def _write_items(folder: Path, spec: EvalSpec, items: Sequence[Item]) -> None:
 def predict(
     scorer: Scorer, asked: Sequence[Asked], queries: Sequence[Query], protocol: str
 ) -> tuple[list[records.Prediction], int]:
-    """Score questions under a protocol, in their order; and how many lost what exceeds the context."""
+    """Score questions under a protocol, in their order; returns also how many prompts were cut."""
     letter = protocol == "letter"
     scored = scorer.score(queries, letters=letter)
     num_cut = sum(score.num_cut > 0 for score in scored)
     if num_cut:
-        logger.warning("%d of %d prompts lost what exceeds the context", num_cut, len(scored))
+        logger.warning("%d of %d prompts exceeded the context and were cut", num_cut, len(scored))
     predictions = [
         records.Prediction(
             example_id=item.example_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -106,14 +106,19 @@ def _refuse_nulls(table: pa.Table, place: str) -> None:
 
 
 def parts(folder: Path) -> list[Path]:
-    """The parts in a folder in the order of their items.
+    """The parts in a folder in the order of their items; raises RecordError as `in_order` does."""
+    return in_order(folder.glob("part-*.parquet"))
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """The parts of one shard in the order of their items.
 
     Raises RecordError when they overlap or leave a gap: a shard is scored in order, so either means
     that files were lost or copied in.
     """
-    found = sorted(folder.glob("part-*.parquet"), key=part_range)
+    ordered = sorted(paths, key=part_range)
     expected = 0
-    for path in found:
+    for path in ordered:
         lo, hi = part_range(path)
         if lo != expected:
             problem = (
@@ -121,17 +126,20 @@ def parts(folder: Path) -> list[Path]:
             )
             raise RecordError(f"{path}: {problem}")
         expected = hi
-    return found
+    return ordered
 
 
-def read_part(path: Path) -> tuple[pa.Table, ShardInfo]:
+def read_part(path: Path, content: bytes | None = None) -> tuple[pa.Table, ShardInfo]:
     """One part and what it belongs to.
 
+    content: the bytes of the file, if they were read already; `path` then names it in messages.
     Raises RecordError for a torn file, text that is not UTF-8, another schema version, other columns or
     types, or a row count that denies its name.
     """
     try:
-        table = pq.read_table(path)
+        stream = pa.BufferReader(path.read_bytes() if content is None else content)
+        # no threads: one that still holds Python's bytes as the interpreter ends aborts the process
+        table = pq.ParquetFile(stream, pre_buffer=False).read(use_threads=False)
         table.validate(full=True)  # pages have no checksum
         raw = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -162,16 +170,19 @@ def num_cut(path: Path) -> int | None:
     return None if found is None else int(found)
 
 
-def read_predictions(folder: Path) -> tuple[pa.Table, ShardInfo]:
+def read_predictions(folder: Path, contents: Mapping[str, bytes] | None = None) -> tuple[pa.Table, ShardInfo]:
     """All parts of one shard as one table, in item order.
 
+    contents: the bytes of each part by its file name, if they were read already: `folder` is not read then.
     Raises RecordError when there are none, when they disagree on what they belong to, or when an
     example id occurs twice.
     """
-    paths = parts(folder)
+    if contents is None:
+        contents = {path.name: path.read_bytes() for path in parts(folder)}
+    paths = in_order(folder / name for name in contents)
     if not paths:
         raise RecordError(f"{folder}: no prediction parts")
-    read = [read_part(path) for path in paths]
+    read = [read_part(path, contents[path.name]) for path in paths]
     infos = {info for _, info in read}
     if len(infos) != 1:
         raise RecordError(f"{folder}: parts of {len(infos)} different shards")

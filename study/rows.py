@@ -13,31 +13,42 @@ import pyarrow.parquet as pq
 
 from study.errors import RecordError
 
+READ_AT_ONCE = 1000
 Row: TypeAlias = Mapping[str, Any]
 
 
 def read_rows(file: Path) -> list[Row]:
-    """All rows of a .parquet file, or of a .jsonl file with one object a line; blank lines do not count.
+    """All rows of a file, as `iterate_rows` gives them."""
+    return list(iterate_rows(file))
+
+
+def iterate_rows(file: Path) -> Iterator[Row]:
+    """The rows of a .parquet file, or of a .jsonl file with one object per line, read as they are needed.
 
     Raises RecordError naming the file, and the line of what is not JSON.
     """
     if file.suffix == ".parquet":
         with reading_parquet(file):
-            return list(pq.read_table(file).to_pylist())
-    rows: list[Row] = []
+            for batch in pq.ParquetFile(file).iter_batches(READ_AT_ONCE):
+                yield from batch.to_pylist()
+    else:
+        yield from (parse_line(line, where) for where, line in lines(file))
+
+
+def lines(file: Path) -> Iterator[tuple[str, str]]:
+    """(where it is, text) of each line of a .jsonl file that is not blank. Raises RecordError."""
     try:
         with file.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
-                    rows.append(parse_line(line, f"{file}, line {number}"))
+                    yield f"{file}, line {number}", line
     except UnicodeDecodeError as error:
         raise RecordError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    return rows
 
 
 @contextmanager
 def reading_parquet(file: Path) -> Iterator[None]:
-    """Raise RecordError, which names the file, for what pyarrow raises: a torn file, a page, a text in it."""
+    """Turn what pyarrow raises for a torn file, page or text into a RecordError that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -45,7 +56,7 @@ def reading_parquet(file: Path) -> Iterator[None]:
 
 
 def parse_line(line: str, where: str) -> Row:
-    """A line of a .jsonl file; raises RecordError, which begins with `where`, for anything but an object."""
+    """A line of a .jsonl file. Raises RecordError, which begins with `where`, for anything but an object."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:

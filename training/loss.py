@@ -5,9 +5,11 @@ agree), a row's loss and gradient are
 
     L = lse(z) - (1 - eps) z_y - (eps/V) sum_j z_j        dL/dz = softmax(z) - q
 
-Logits exist for one chunk of rows at a time and become their own gradients, in blocks that fit the cache:
-three matrix products in all. Memory grows with V, not with tokens times V. The target's logit, and its
-gradient, dL/dz's one large entry, stay in float32: what bf16 would round most is not rounded.
+Logits exist for one chunk of rows at a time and are overwritten by their gradient, in blocks that fit the
+cache: three matrix products in all. Memory grows with V, not with tokens times V. The target's logit and its
+gradient, the largest entry of dL/dz in a row, stay in float32: bf16 would round them most.
+
+Shapes: T tokens, R rows of a chunk, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.head import HeadGradient, rows_apart
+from training.head_gradient import HeadGradient, rows_apart
 
 BYTES_PER_CHUNK = 2**29
-"""Of logits: 1,024 rows in bf16 at a vocabulary of 262,144. With fewer rows, matrix products become slow."""
+"""Logits of a chunk: 1,024 rows in bf16 with a vocabulary of 262,144. Fewer rows make slow products."""
 LOGITS_PER_BLOCK, LOGITS_PER_KERNEL = 2**18, 2**26
-"""Of elementwise work at a time: on CPU, what stays in the cache; elsewhere, what is worth a kernel."""
+"""Logits that elementwise work handles at a time: on a CPU, as many as stay in the cache; on a GPU, enough to
+be worth a kernel.
+"""
 
 
 class Losses(NamedTuple):
@@ -79,7 +83,8 @@ def linear_losses(
 
     Raises:
         ValueError: shapes or dtypes that do not fit, or label_smoothing, softcap or temperature out of range;
-            on CPU, a label outside [0, V). A GPU would have to be waited for; its kernels end the process.
+            on a CPU, a label outside [0, V). Checking on a GPU would mean waiting for it; there the kernel
+            aborts the process.
     """
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -98,15 +103,15 @@ def linear_losses(
             raise ValueError(f"{name} {value} is not a positive number")
     is_target = labels != ignore_index
     num_tokens = is_target.sum()
-    if _may_wait(hidden.device):  # many rows are prompt: leave them out
+    if _sync_is_free(hidden.device):  # leave out rows without a target: in prompts that is most of them
         rows = is_target.nonzero().squeeze(1)
         hidden, labels, is_target = hidden[rows], labels[rows], is_target[rows]
         unknown = labels[(labels < 0) | (labels >= len(weight))]
         if len(unknown):
             raise ValueError(f"label {int(unknown[0])} is not in [0, {len(weight)}), nor is it ignore_index")
-    else:  # they stay, as rows of 0 whose label is 0 (`where` gives them no gradient)
+    else:  # keep them, as rows of 0 whose label is 0 (`where` gives them no gradient)
         hidden, labels = hidden.where(is_target[:, None], 0), labels.where(is_target, 0)
-    gradients = torch.is_grad_enabled()  # within the function below it never is
+    gradients = torch.is_grad_enabled()  # inside the autograd function it is always off
     options = _Options(
         label_smoothing,
         softcap,
@@ -118,13 +123,13 @@ def linear_losses(
     return Losses(loss_sum, nll_sum, num_tokens)
 
 
-def _may_wait(device: torch.device) -> bool:
-    """Whether the number of targets can be had for nothing: other devices would have to catch up first."""
+def _sync_is_free(device: torch.device) -> bool:
+    """Whether reading a value of a tensor does not have to wait for queued kernels."""
     return device.type == "cpu"
 
 
 class _Options(NamedTuple):
-    """What to compute; each gradient only where someone asks for it."""
+    """What to compute; each gradient only if it is needed."""
 
     label_smoothing: float
     softcap: float | None
@@ -134,10 +139,10 @@ class _Options(NamedTuple):
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Gradients are computed beside the loss, but for the last chunk's share of the head's.
+    """Gradients are computed together with the loss, except for the last chunk's share of the head's.
 
-    That share waits for the factor that backward brings, which then costs no pass of its own over (V, H).
-    What backward returns is its caller's: nothing of it is kept, and a second walk computes it anew.
+    That share waits for the factor from backward, so that scaling needs no separate pass over (V, H).
+    The caller owns what backward returns: nothing is kept, and a second backward computes it again.
     """
 
     @staticmethod
@@ -171,7 +176,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _losses_and_gradients(
     hidden: Tensor, weight: Tensor, labels: Tensor, is_target: Tensor, options: _Options
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, HeadGradient | None]]:
-    """Sums of loss and NLL; and both gradients, for want of their factor times the temperature."""
+    """Sums of loss and NLL, and both gradients before the factor from backward and the temperature."""
     (T, H), V = hidden.shape, weight.shape[0]
     wide = torch.promote_types(hidden.dtype, torch.float32)
     loss_sum, nll_sum = hidden.new_zeros(2, dtype=wide).unbind()
@@ -182,33 +187,35 @@ def _losses_and_gradients(
     buffer = rows_apart(size, V, hidden)
     for begin in range(0, T, size):
         rows = slice(begin, begin + size)
-        x, target = hidden[rows], labels[rows, None]
-        target_weight = weight[labels[rows]].to(wide)
-        logits = torch.mm(x, weight.T, out=buffer[: len(x)])  # `out` keeps autocast out of it
-        loss, nll, at_target = _to_gradient(logits, target, (x * target_weight).sum(1, keepdim=True), options)
+        hidden_RH, target_R1 = hidden[rows], labels[rows, None]
+        target_weight_RH = weight[labels[rows]].to(wide)
+        # with `out`, autocast does not apply
+        logits_RV = torch.mm(hidden_RH, weight.T, out=buffer[: len(hidden_RH)])
+        target_logit_R1 = (hidden_RH * target_weight_RH).sum(1, keepdim=True)
+        loss, nll, at_target_R1 = _to_gradient(logits_RV, target_R1, target_logit_R1, options)
         loss_sum = loss_sum + loss.where(is_target[rows], 0).sum()
         nll_sum = nll_sum + nll.where(is_target[rows], 0).sum()
         if grad_hidden is not None:
-            product = torch.mm(logits, weight, out=torch.empty_like(x))
-            grad_hidden[rows] = target_weight.mul_(at_target).add_(product)
+            product_RH = torch.mm(logits_RV, weight, out=torch.empty_like(hidden_RH))
+            grad_hidden[rows] = target_weight_RH.mul_(at_target_R1).add_(product_RH)
         if head is not None:
-            head.add(logits, rows, at_target)
+            head.add(logits_RV, rows, at_target_R1)
     return loss_sum, nll_sum, (grad_hidden, head)
 
 
 def _to_gradient(
     logits: Tensor, target: Tensor, target_logit: Tensor, options: _Options
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn logits (R, V) in place into their gradient, but for the targets' entries, which become 0.
+    """Overwrite logits (R, V) with their gradient; the targets' entries become 0.
 
     Args:
         logits: (R, V), before soft-cap and temperature.
         target: (R, 1), the column of each row's target.
-        target_logit: (R, 1), float32, put in the place of the rounded one.
+        target_logit: (R, 1), float32, replaces the rounded one.
         options: what to compute.
 
     Returns:
-        Loss (R,), NLL (R,), and the gradient's entries at the targets, (R, 1), all float32.
+        Loss (R,), NLL (R,), and the gradient's entries at the targets (R, 1), all float32.
     """
     (R, V), wide = logits.shape, target_logit.dtype
     eps, cap = options.label_smoothing, options.softcap
@@ -219,12 +226,12 @@ def _to_gradient(
     target_logit = target_logit / options.temperature
     highest, total, mean = (torch.zeros_like(target_logit) for _ in range(3))
 
-    # a block of logits in float32 stays in the cache for all that is done to it
+    # a block of float32 logits stays in the cache through all of the loop's body
     size = min(R, max(1, (LOGITS_PER_BLOCK if logits.device.type == "cpu" else LOGITS_PER_KERNEL) // V))
     room = logits if logits.dtype == wide else logits.new_empty(size, V, dtype=wide)
     room_for_slope = logits.new_empty(size, V, dtype=wide) if cap is not None else None
-    of_rows = (logits, target, target_logit, highest, total, mean)
-    for out, y, z_y, top, norm, middle in zip(*(t.split(size) for t in of_rows), strict=True):
+    by_row = (logits, target, target_logit, highest, total, mean)
+    for out, y, z_y, top, norm, middle in zip(*(t.split(size) for t in by_row), strict=True):
         z = out if room is logits else room[: len(out)].copy_(out)
         if cap is not None and room_for_slope is not None:
             t = torch.tanh(z.div_(cap), out=room_for_slope[: len(out)])

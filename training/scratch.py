@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from modeling.loading import attention_argument
 from study.jobs.specs import Scratch
 from study.models.shapes import config_of
 
@@ -26,8 +27,10 @@ def config_for(scratch: Scratch, tokenizer: PreTrainedTokenizerBase) -> PreTrain
     )
 
 
-def build_from(config: PreTrainedConfig, *, seed: int, attention: str | None) -> PreTrainedModel:
-    """An untrained model. attention: as transformers names it, None for its own choice."""
+def build_from(config: PreTrainedConfig, *, seed: int, attention: str) -> PreTrainedModel:
+    """An untrained model. attention: see `modeling.loading.attention_argument`."""
     torch.manual_seed(seed)
-    lm: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    lm: PreTrainedModel = AutoModelForCausalLM.from_config(
+        config, attn_implementation=attention_argument(attention)
+    )
     return lm

@@ -16,14 +16,15 @@ from training.engine import zero
 from training.engine.zero import World
 
 
-class Step(NamedTuple):
-    """What a rank computed of a global batch.
+class StepSums(NamedTuple):
+    """What one rank computed in one optimizer step.
 
-    sums: (3,) float64, of its target tokens: smoothed loss in nats, plain NLL in nats, their number.
-    tokens, target_tokens: of the whole batch, over all ranks. padded_tokens: with padding, this rank's.
+    losses: (3,) float64, over this rank's target tokens: smoothed loss in nats, plain NLL in nats, their
+        number.
+    tokens, target_tokens: of the global batch, over all ranks. padded_tokens: this rank's, with padding.
     """
 
-    sums: Tensor
+    losses: Tensor
     tokens: int
     target_tokens: int
     padded_tokens: int
@@ -36,24 +37,24 @@ def accumulate(
     pad_token_id: int,
     resources: Resources,
     world: World,
-) -> Step:
-    """Leave in the engine the gradient of a global batch's mean loss; `engine.step()` comes after it.
+) -> StepSums:
+    """Leave the gradient of a global batch's mean loss in the engine, for `engine.step()`.
 
-    The mean is over the target tokens of the whole batch, so that but for rounding nothing depends on how its
-    examples fall into micro-batches and ranks. Every rank must call this.
+    The mean is over the target tokens of the global batch: how its examples are spread over micro-batches and
+    ranks changes rounding only. Every rank must call this.
     """
     target_tokens = batches.num_target_tokens(dataset, batch)
     sums = torch.zeros(3, dtype=torch.float64, device=world.device)
-    shares = batches.micro_batches(dataset, batch, resources, world.size)
+    micro_steps = batches.micro_batches(dataset, batch, resources, world.size)
     padded_tokens = 0
-    for number, of_ranks in enumerate(shares, start=1):
-        mine = batches.collate(dataset, of_ranks[world.rank], pad_token_id, packed=resources.packing)
+    for number, by_rank in enumerate(micro_steps, start=1):
+        arrays = batches.collate(dataset, by_rank[world.rank], pad_token_id, packed=resources.packing)
         input_ids, labels, position_ids = (
-            None if array is None else torch.from_numpy(array).to(world.device) for array in mine
+            None if array is None else torch.from_numpy(array).to(world.device) for array in arrays
         )
         losses = engine(input_ids, labels, position_ids)
-        zero.backward(engine, losses.loss_sum / target_tokens, last=number == len(shares))
+        zero.backward(engine, losses.loss_sum / target_tokens, last=number == len(micro_steps))
         sums += torch.stack([losses.loss_sum.detach(), losses.nll_sum, losses.num_tokens])
-        padded_tokens += mine.input_ids.size
+        padded_tokens += arrays.input_ids.size
     tokens = int((dataset.offsets[batch + 1] - dataset.offsets[batch]).sum())
-    return Step(sums, tokens, target_tokens, padded_tokens)
+    return StepSums(sums, tokens, target_tokens, padded_tokens)

@@ -1,4 +1,4 @@
-"""One training run: the one visible loop."""
+"""One training job: the one visible loop."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from modeling.checks import check_head
+from modeling.head import head_of
 from study.errors import JobError, Stopped
 from study.files import append_line, write_json
 from study.grid.config import TrackingConfig
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 LOG_EVERY_STEPS = 10
 PROGRESS_EVERY_S = 0.5
 PADDING = 0
-"""Nobody sees it: any token does that the model knows. The tokenizer's own may be one that it does not."""
+"""Any token that the model knows: no other token attends to it. The tokenizer's own may be unknown to it."""
 
 
 def train(
@@ -50,24 +52,24 @@ def train(
 ) -> None:
     """Train, export to `folder.model`, mark done. Every rank of the task calls this.
 
-    Goes on from the newest checkpoint of an attempt that did not end, to the same result as without the stop;
-    with another number of ranks, to the same but for rounding.
+    Resumes from the newest checkpoint of an interrupted attempt, with the same result as without the
+    interruption; with another number of ranks, the same but for rounding.
 
-    tokens: the folder that tokenised datasets are shared in.
+    tokens: the folder of tokenised datasets, shared by all jobs of a study.
     Raises JobError when the data have no target or do not fit the model, there are more ranks than examples
-    in a batch, the loss is not finite, or this stack computes another gradient than it should
-    (training/certificate.py); Stopped, on every rank and behind a checkpoint, when one was told to stop.
+    in a batch, the loss is not finite, or the installed stack computes a wrong gradient
+    (training/certificate.py); Stopped, on every rank and after a checkpoint, when a stop was requested.
     """
     world = zero.join()
     with track(tracking, job, folder) if world.rank == 0 else contextlib.nullcontext() as run:
         try:
             summary = _train(job, folder, model_path, tokens, resources, world, run)
         finally:
-            # all ranks at once, and before W&B finishes: the others do not wait for its server
+            # all ranks together and before W&B finishes: the others must not wait for its server
             zero.leave()
         if run is not None:
             run.summarise(summary)
-            # before W&B finishes, too: a model that is there does not wait for a server that is not
+            # before W&B finishes, too: a finished model must not wait for an unreachable server
             write_json(folder.done, summary)
 
 
@@ -86,10 +88,11 @@ def _train(
     torch.manual_seed(hyper.seed)
 
     lm, tokenizer = model.load(spec, model_path, resources)
-    checks.check_head(lm)
+    check_head(lm, head_of(lm))
+    loss_model = model.LossModel(lm, hyper)
     dataset = data.token_dataset(spec, tokenizer, tokens)
     if world.rank == 0:
-        _tell(dataset, hyper)
+        _log_counts(dataset, hyper)
     checks.check_data(dataset, spec.dataset.name, lm, tokenizer)
     steps = batches.num_steps(dataset, hyper)
 
@@ -97,33 +100,34 @@ def _train(
     if world.rank == 0:
         write_json(folder.certificate, {"checks": [certificate.to_dict(check) for check in certified]})
     certificate.require(certified, job.name)
-    # each rank its own dropout
+    # dropout differs between ranks
     torch.manual_seed((hyper.seed + world.rank) % MAX_SEED)
 
-    found = checkpoint.newest(folder.checkpoints, world) if resources.resume else None
-    other = found is not None and not checkpoint.fits(found, world, resources.zero_stage)
+    start = checkpoint.newest(folder.checkpoints, world) if resources.resume else None
+    convert = start is not None and not checkpoint.fits(start, world, resources.zero_stage)
     meter = Meter(world, flops_per_token(lm), hyper.dtype)
-    engine = zero.engine(model.LossModel(lm, hyper), hyper, resources, steps, universal=other)
+    engine = zero.engine(loss_model, hyper, resources, steps, universal=convert)
     engine.train()
-    if found is not None:
-        (universal if other else checkpoint).load(engine, found, world)
-    done, losses = (found.step, found.state) if found is not None else (0, {})
+    if start is not None:
+        (universal if convert else checkpoint).load(engine, start, world)
+    done, losses = (start.step, start.state) if start is not None else (0, {})
+    progress = {"done": done, "total": steps, "unit": "steps"}
     if world.rank == 0:
-        if found is not None:
-            logger.info("going on from the checkpoint at step %d of %d", done, steps)
+        if start is not None:
+            logger.info("resuming from the checkpoint at step %d of %d", done, steps)
         cut_metrics(folder.metrics, done)
-        write_json(folder.progress, {"done": done, "total": steps, "unit": "steps"})
-    began = told = saved = time.monotonic()
+        write_json(folder.progress, progress)
+    began = reported = saved = time.monotonic()
     with _progress_bar(steps, done, world) as bar:
         global_batches = batches.global_batches(len(dataset), hyper, steps)
         for step, batch in enumerate(islice(global_batches, done, None), start=done + 1):
             learning_rate = engine.get_lr()[0]
-            done_now = accumulate(engine, dataset, batch, PADDING, resources, world)
+            step_sums = accumulate(engine, dataset, batch, PADDING, resources, world)
             engine.step()
-            meter.count(done_now)
+            meter.count(step_sums)
             bar.update()
             if step % LOG_EVERY_STEPS == 0 or step in (1, steps):
-                losses = _means(done_now.sums, step)
+                losses = _means(step_sums.losses, step)
                 bar.set_postfix(losses, refresh=False)
                 if run is not None:
                     scalars = {
@@ -137,18 +141,17 @@ def _train(
                     run.log(scalars)
             due = world.rank == 0 and time.monotonic() - saved > resources.checkpoint_every_min * 60
             stop, due = preemption.agreed(world, due=due)
-            if world.rank == 0 and (time.monotonic() - told > PROGRESS_EVERY_S or stop or step == steps):
-                told = time.monotonic()
-                progress = {"done": step, "total": steps, "unit": "steps"}
-                speed = (step - done) / (told - began)
-                write_json(folder.progress, {**progress, "steps_per_s": speed})
-            if (stop or due) and step < steps:  # after the last one the model itself is saved
+            if world.rank == 0 and (time.monotonic() - reported > PROGRESS_EVERY_S or stop or step == steps):
+                reported = time.monotonic()
+                speed = (step - done) / (reported - began)
+                write_json(folder.progress, {**progress, "done": step, "steps_per_s": speed})
+            if (stop or due) and step < steps:  # after the last step the model itself is saved
                 keep = resources.keep_checkpoints
                 if resources.resume:
                     checkpoint.save(engine, folder.checkpoints, step, world, state=losses, keep=keep)
                 elif resources.save_only_model and due:
-                    name = folder.checkpoints / f"step-{step:08d}"
-                    export.save_model(lm, tokenizer, job, name, zero_stage=resources.zero_stage, world=world)
+                    path = checkpoint.path_of(folder.checkpoints, step)
+                    export.save_model(lm, tokenizer, job, path, zero_stage=resources.zero_stage, world=world)
                     if world.rank == 0:
                         checkpoint.prune(folder.checkpoints, step, keep)
                 saved = time.monotonic()
@@ -170,8 +173,7 @@ def _train(
     }
 
 
-def _tell(dataset: data.TokenDataset, hyper: Hyperparameters) -> None:
-    """Log what became of the rows."""
+def _log_counts(dataset: data.TokenDataset, hyper: Hyperparameters) -> None:
     logger.info(
         "%d rows: %d left out by source, %d without a target within %d tokens; "
         "%d examples, of which %d are cut at %d tokens",
@@ -181,7 +183,10 @@ def _tell(dataset: data.TokenDataset, hyper: Hyperparameters) -> None:
 
 
 def _means(sums: Tensor, step: int) -> dict[str, float]:
-    """Loss and NLL of a step, nats per target token over all ranks; every rank must call this."""
+    """Loss and NLL in nats per target token over all ranks; every rank must call this.
+
+    sums: (3,), see `training.step.StepSums`.
+    """
     dist.all_reduce(sums)
     loss_sum, nll_sum, num_tokens = sums.tolist()
     loss = loss_sum / num_tokens
@@ -191,7 +196,7 @@ def _means(sums: Tensor, step: int) -> dict[str, float]:
 
 
 def _progress_bar(steps: int, done: int, world: zero.World) -> tqdm[Any]:
-    """On rank 0's stderr; in a log, a line every half a minute."""
+    """On rank 0's stderr; a line every 30 s where that is a log file."""
     every_s = 0.5 if sys.stderr.isatty() else 30
     return tqdm(
         total=steps, initial=done, desc="train", unit="step", mininterval=every_s, disable=world.rank != 0

@@ -1,15 +1,10 @@
-// The figures of one view {setting, series, codes, kind, level}, which the page's script makes.
+// Figures of one view {setting, series, codes, kind, level}; `look` in view.js makes the view.
 
-const TITLES = {
-  accuracy: "Accuracy",
-  confidence_raw: "Confidence, raw", confidence_renormalised: "Confidence, renormalised",
-  ece_raw: "ECE, raw", ece_renormalised: "ECE, renormalised",
-};
-const BUCKETS = ["high", "mid", "low", "other"];
+const BUCKETS = Object.keys(data.buckets); // from rich to poor
 const BUCKET_SYMBOLS = { high: "circle", mid: "square", low: "triangle-up", other: "diamond" };
 const symbolOf = (at) => SYMBOLS[at % SYMBOLS.length];
 const seriesColour = (at) => colour(`s${at % SYMBOLS.length}`);
-const three = (view) => ["accuracy", `confidence_${view.kind}`, `ece_${view.kind}`];
+const metricsOf = (view) => data.headlines.filter(({ confidence }) => [null, view.kind].includes(confidence));
 const nameOf = (code) => data.languages[code].name;
 const bucketOf = (code) => data.languages[code].bucket;
 const bucketsOf = (view) => BUCKETS.filter((bucket) => view.codes.some((code) => bucketOf(code) === bucket));
@@ -21,7 +16,7 @@ function tipOf(row, metric, name, label) {
   const lines = [`${name} · ${label}`];
   if (row.missing) lines.push(`missing: ${row.missing}`);
   else {
-    lines.push(`${TITLES[metric]}: ${short(valueOf(row, metric))}${between(rangeOf(row, metric))}`);
+    lines.push(`${metric.title}: ${short(valueOf(row, metric.name))}${between(rangeOf(row, metric.name))}`);
     lines.push(`n = ${row.n}${row.seeds > 1 ? `, ${row.seeds} seeds` : ""}`);
   }
   lines.push(...row.jobs.slice(0, 5).map((job) => `job ${job}`));
@@ -29,14 +24,14 @@ function tipOf(row, metric, name, label) {
   return lines;
 }
 
-// accuracy and confidence from 0 to 1 whole, an ECE as far as these rows go
-function rangeOfAxis(metric, rows) {
-  if (!metric.startsWith("ece")) return [0, 1];
-  const found = rows.flatMap((row) => [valueOf(row, metric) ?? 0, rangeOf(row, metric)?.[1] ?? 0]);
-  return [0, Math.min(1, Math.max(0.05, ...found) * 1.05)];
+// accuracy and confidence have their full range; an ECE, and a metric without an upper end, the range of these rows
+function rangeOfAxis({ name, ends: [least, most], floor }, rows) {
+  if (!floor && most !== null) return [least, most];
+  const highest = rows.flatMap((row) => [valueOf(row, name) ?? 0, rangeOf(row, name)?.[1] ?? 0]);
+  return [least, Math.min(most ?? Infinity, Math.max(0.05, ...highest) * 1.05)];
 }
 
-// how many cells before this one are missing at each key, counted in `seen`: their words must not overlap
+// how many earlier cells are missing at each key, counted in `seen`, so that their words do not overlap
 function missingBefore(seen, keys, rows) {
   return keys.map((key, k) => {
     const before = seen[key] ?? 0;
@@ -45,23 +40,23 @@ function missingBefore(seen, keys, rows) {
   });
 }
 
-// the values of cell number `number` with their 95% intervals, and the word `missing` at its place of `edges` where
-// one is; along: the axis of the values; names: what each is called
+// the values of cell number `number` with their 95% intervals; where one is missing, the word `missing` at its place
+// in `edges`; along: the axis of the values; names: [language, cell] of each, for the tooltip
 function valueTraces({ at, along, positions, rows, metric, edges, names, number, name, mode }) {
-  const values = rows.map((row) => valueOf(row, metric) ?? null);
-  const tips = rows.map((row, k) => row && told(tipOf(row, metric, ...names[k])));
-  // plotly takes the ends of an interval as distances
+  const values = rows.map((row) => valueOf(row, metric.name) ?? null);
+  const tips = rows.map((row, k) => row && tooltip(tipOf(row, metric, ...names[k])));
+  // plotly wants the ends of an interval as distances from the value
   const distances = (end, sign) => rows.map((row, k) => {
-    const range = rangeOf(row, metric);
+    const range = rangeOf(row, metric.name);
     return range ? sign * (range[end] - values[k]) : null;
   });
   const common = {
     ...on(at), ...paint(seriesColour(number), { symbol: symbolOf(number), size: 7 }), type: "scatter",
     [along === "x" ? "y" : "x"]: positions, legendgroup: name,
   };
-  const gone = rows.map((row) => row?.missing !== undefined);
+  const is_missing = rows.map((row) => row?.missing !== undefined);
   return [{
-    ...common, mode, [along]: values, hovertext: tips.map((tip, k) => (gone[k] ? "" : tip)),
+    ...common, mode, [along]: values, hovertext: tips.map((tip, k) => (is_missing[k] ? "" : tip)),
     [`error_${along}`]: {
       type: "data", symmetric: false, array: distances(1, 1), arrayminus: distances(0, -1),
       width: 0, thickness: 1.3,
@@ -69,32 +64,34 @@ function valueTraces({ at, along, positions, rows, metric, edges, names, number,
     name: safe(name), showlegend: at === 0,
   }, {
     ...common, mode: "text", text: "missing", textposition: along === "x" ? "middle left" : "top center",
-    [along]: gone.map((one, k) => (one ? edges[k] : null)), hovertext: tips.map((tip, k) => (gone[k] ? tip : "")),
+    [along]: is_missing.map((one, k) => (one ? edges[k] : null)),
+    hovertext: tips.map((tip, k) => (is_missing[k] ? tip : "")),
     cliponaxis: false, name: "missing",
   }];
 }
 
-// languages from top to bottom under the names of their buckets, a trace a cell
+// languages from top to bottom under the titles of their buckets, a trace per cell
 function dots(view, width) {
   const step = Math.max(19, 6 * view.series.length + 4);
   const [ticks, heights] = [[], {}];
   let height = 0;
   for (const bucket of bucketsOf(view)) {
-    ticks.push([(height += height ? 25 : 10), `<b>${bucket} resource</b>`]);
+    ticks.push([(height += height ? 25 : 10), `<b>${data.buckets[bucket]}</b>`]);
     for (const code of view.codes.filter((one) => bucketOf(one) === bucket)) {
       ticks.push([(heights[code] = height += step), safe(nameOf(code))]);
     }
   }
   height += step / 2 + 2;
   const margin = { left: Math.max(90, widest(view.codes.map(nameOf))) + 12, right: 18, top: 30, bottom: 26 };
-  const { boxes, total } = panels(width, 3, 300, height, margin);
+  const metrics = metricsOf(view);
+  const { boxes, total } = panels(width, metrics.length, 300, height, margin);
   const layout = layoutOf(width, total, labelsOf(view));
   const [tickvals, ticktext] = [ticks.map(([at]) => at), ticks.map(([, text]) => text)];
   const traces = [];
-  for (const [at, metric] of three(view).entries()) {
+  for (const [at, metric] of metrics.entries()) {
     const range = rangeOfAxis(metric, rowsOf(view));
     const yaxis = { range: [height, 0], tickvals, ticktext, tickfont: { color: colour("ink") } };
-    addPanel(layout, at, boxes[at], TITLES[metric], { range, nticks: 6 }, yaxis);
+    addPanel(layout, at, boxes[at], metric.title, { range, nticks: 6 }, yaxis);
     const apart = (range[1] * Math.min(46, boxes[at].w / view.series.length)) / boxes[at].w;
     const seen = {};
     for (const [number, { label }] of view.series.entries()) {
@@ -106,11 +103,11 @@ function dots(view, width) {
         at, along: "x", positions, rows, metric, names, number, name: label, mode: "markers",
         edges: missingBefore(seen, view.codes, rows).map((count) => range[1] - count * apart),
       }));
-      if (!metric.startsWith("ece")) continue;
+      if (!metric.floor) continue;
       const tick = { symbol: "line-ns-open", size: 6, line: { width: 1.5 } };
       traces.push({
         ...on(at), ...paint(seriesColour(number), tick), type: "scatter", mode: "markers",
-        x: rows.map((row) => valueOf(row, metric.replace("ece", "ece_floor")) ?? null), y: positions,
+        x: rows.map((row) => valueOf(row, metric.floor) ?? null), y: positions,
         legendgroup: label, hoverinfo: "skip", name: "floor",
       });
     }

@@ -2,32 +2,28 @@
 
 // every cell of the view's model and benchmark: the base model once, then each trained cell by its full name
 function cellsOfModel(view) {
-  const found = new Map();
-  for (const { test, choice, series } of data.settings) {
+  const cells = new Map();
+  for (const { test, choice, apart, series } of data.settings) {
     if (test !== view.setting.test || choice.model !== view.setting.choice.model) continue;
-    const others = Object.keys(choice).filter((axis) => !["model", "benchmark"].includes(axis));
-    const axes = others.filter((axis) => optionsOf(axis).length > 1);
-    const prefix = { dataset: "", learning_rate: "lr=" };
-    const apart = axes.map((axis) => `${prefix[axis] ?? `${axis}=`}${choice[axis]}`);
     for (const [cell, label] of series) {
-      const text = data.cells[cell].base ? label : [...apart, label].join(" · ");
+      const text = data.cells[cell].base || !apart ? label : `${apart} · ${label}`;
       const here = view.series.some((item) => item.cell === cell);
-      if (!found.has(cell)) found.set(cell, { cell, label: text, here });
+      if (!cells.has(cell)) cells.set(cell, { cell, label: text, here });
     }
   }
-  return [...found.values()].sort((a, b) => data.cells[b.cell].base - data.cells[a.cell].base);
+  return [...cells.values()].sort((a, b) => data.cells[b.cell].base - data.cells[a.cell].base);
 }
 
-// the maps of a view: its ECE, and, where there is one base model, the change against that. Of a cell and a
-// language: {row, value}; without a value {row, why}; undefined where it was not planned
+// the maps of a view: the ECE, and its change where there is one base model. `of(cell, language)` gives {row, value},
+// {row, why} where the value is missing, and undefined where the cell was not planned in that language
 function mapsOf(view, metric) {
   const items = cellsOfModel(view);
   const bases = items.filter((item) => data.cells[item.cell].base);
   const of = (item, code) => {
     const row = rowOf(view, item, code);
-    return row && { row, value: valueOf(row, metric), why: row.missing };
+    return row && { row, value: valueOf(row, metric.name), why: row.missing };
   };
-  const maps = [{ title: TITLES[metric], items, of, text: short }];
+  const maps = [{ title: metric.title, items, of, text: short }];
   if (bases.length !== 1 || items.length === 1) return maps;
   const change = (item, code) => {
     const [after, before] = [of(item, code), of(bases[0], code)];
@@ -35,17 +31,17 @@ function mapsOf(view, metric) {
     if (before?.value !== undefined) return { ...after, value: after.value - before.value };
     return { row: after.row, why: `base: ${before?.why ?? "not planned"}` };
   };
-  const title = `Change of ${TITLES[metric]}, against base`;
+  const title = `Change of ${metric.title}, against base`;
   return [...maps, { title, items: items.filter((item) => item !== bases[0]), of: change, text: signed }];
 }
 
 function tellTile({ row, value, why }, map, metric, name, label) {
   const lines = tipOf(why ? { ...row, missing: why } : row, metric, name, label);
-  return told(map.text === signed && !why ? [...lines, `against base: ${signed(value)}`] : lines);
+  return tooltip(map.text === signed && !why ? [...lines, `against base: ${signed(value)}`] : lines);
 }
 
 function heat(view, width) {
-  const metric = `ece_${view.kind}`;
+  const metric = metricsOf(view).find(({ floor }) => floor);
   const maps = mapsOf(view, metric);
   const { items } = maps[0];
   const room = widest(view.codes.map(nameOf)) + 12;
@@ -56,11 +52,11 @@ function heat(view, width) {
   const cell = Math.max(18, Math.min(92, ((beside ? width / 2 : width) - room - 4) / items.length));
   const flat = longest < cell - 4;
   const each = Math.ceil(room + 4 + cell * items.length);
-  const whole = beside ? 2 * each : each;
+  const total_width = beside ? 2 * each : each;
   const margin = { left: room, right: 4, top: 44 + (flat ? 16 : longest + 8), bottom: 16 };
-  const { boxes, total } = panels(whole, maps.length, each, 19 * view.codes.length, margin);
+  const { boxes, total } = panels(total_width, maps.length, each, 19 * view.codes.length, margin);
   const is_whole = view.codes.every((code) => items.every((item) => !maps[0].of(item, code)?.why));
-  const layout = layoutOf(whole, total, is_whole ? [] : ["missing"]);
+  const layout = layoutOf(total_width, total, is_whole ? [] : ["missing"]);
   const y = view.codes.map((_, row) => row);
   const yaxis = {
     range: [y.length - 0.5, -0.5], tickvals: y, ticktext: view.codes.map((code) => safe(nameOf(code))),
@@ -74,7 +70,7 @@ function heat(view, width) {
     const most = Math.max(0.001, ...z.flat().map(Math.abs));
     const x = map.items.map((_, column) => column);
     const [left, right] = boxes[at].x;
-    // the second map has no base, and is narrower by that
+    // the second map has no column for the base
     addAxis(layout, "x", at, [left, left + ((right - left) * x.length) / items.length], nth("y", at), {
       side: "top", range: [-0.5, x.length - 0.5], tickvals: x, tickangle: flat ? 0 : -90, showgrid: false,
       ticktext: map.items.map(({ label, here }) => (here ? `<b>${safe(label)}</b>` : safe(label))),
@@ -100,77 +96,79 @@ function heat(view, width) {
       ))),
     });
     const pairs = y.flatMap((row) => x.map((column) => [column, row]));
-    const gone = pairs.filter(([column, row]) => tiles[row][column]?.why);
+    const missing = pairs.filter(([column, row]) => tiles[row][column]?.why);
     const cross = { symbol: "x-thin-open", size: 9, line: { width: 2 } };
     traces.push({
       ...on(at), ...paint(colour("edge"), cross), type: "scatter", mode: "markers", hoverinfo: "skip",
-      x: gone.map(([column]) => column), y: gone.map(([, row]) => row),
+      x: missing.map(([column]) => column), y: missing.map(([, row]) => row),
       name: "missing", legendgroup: "missing", showlegend: at === 0,
     });
   }
   return { traces, layout };
 }
 
-// the settings that differ from the view's by one axis alone
+// the settings that differ from the view's in at most one axis
 const alike = (view, axis) => data.settings.filter((one) => one.test === view.setting.test
   && Object.entries(view.setting.choice).every(([name, text]) => name === axis || one.choice[name] === text));
 
-// over one number of the trained cells: [{label, points: [[x, item]]}], a curve for each value of the other
+// responses of the trained cells to one axis, a curve for each value of the other: [{label, points: [[x, item]]}]
 function curves(view, axis, other) {
-  const found = new Map();
+  const by_name = new Map();
   for (const setting of alike(view, "learning_rate")) {
     for (const [cell, label] of setting.series) {
-      const { base, axes } = data.cells[cell];
-      if (base || typeof axes[axis] !== "number") continue;
-      const sign = other === "learning_rate" ? "lr" : "smoothing";
-      const name = axes[other] === undefined ? "SFT" : `${sign}=${plain(axes[other])}`;
-      if (!found.has(name)) found.set(name, { label: name, order: axes[other] ?? 0, points: new Map() });
-      found.get(name).points.set(axes[axis], { cell, label: `${label} · ${name}` });
+      const { base, axes: { [axis]: x, [other]: line } } = data.cells[cell];
+      if (base || typeof x?.value !== "number") continue;
+      const name = line ? `${data.numeric[other].label}=${line.text}` : "SFT";
+      if (!by_name.has(name)) by_name.set(name, { label: name, order: line?.value ?? 0, points: new Map() });
+      by_name.get(name).points.set(x.value, { cell, text: x.text, label: `${label} · ${name}` });
     }
   }
-  return [...found.values()].sort((a, b) => a.order - b.order)
+  return [...by_name.values()].sort((a, b) => a.order - b.order)
     .map((curve) => ({ ...curve, points: [...curve.points].sort((a, b) => a[0] - b[0]) }));
 }
 
-// the values of their axis; of less than two there is no response to draw
+// the values of the axis; with fewer than two there is no response to draw
 function valuesOf(lines) {
   return [...new Set(lines.flatMap((line) => line.points.map(([value]) => value)))].sort((a, b) => a - b);
 }
 
 function response(view, lines, axis, width) {
-  const title = axis === "learning_rate" ? "learning rate" : "label smoothing";
+  const { title } = data.numeric[axis];
   const values = valuesOf(lines);
+  const texts = Object.fromEntries(lines.flatMap(({ points }) => points.map(([x, { text }]) => [x, text])));
   const base = view.series.find((item) => data.cells[item.cell].base);
   const start = base && groupOf(view, base);
-  const { boxes, total } = panels(width, 3, 300, 220, { left: 42, right: 22, top: 30, bottom: 46 });
+  const metrics = metricsOf(view);
+  const { boxes, total } = panels(width, metrics.length, 300, 220, { left: 42, right: 22, top: 30, bottom: 46 });
   const layout = layoutOf(width, total, [...(base ? ["base"] : []), ...lines.map((line) => line.label)]);
   // a smoothing of 0 has no logarithm
   const [scaled, unscaled, type] = axis === "learning_rate" && values[0] > 0
     ? [Math.log10, (value) => 10 ** value, "log"] : [Number, Number, "linear"];
   const span = scaled(values.at(-1)) - scaled(values[0]);
   const ends = [scaled(values[0]) - 0.1 * span, scaled(values.at(-1)) + 0.1 * span];
-  const xaxis = { type, range: ends, tickvals: values, ticktext: values.map(plain), title: { text: title } };
+  const xaxis = { type, range: ends, tickvals: values, ticktext: values.map((x) => texts[x]), title: { text: title } };
   const traces = [];
-  for (const [at, metric] of three(view).entries()) {
-    const found = lines.map((line) => line.points.map(([, item]) => groupOf(view, item)));
-    const rows = [start, ...found.flat()];
-    const known = rows.flatMap((row) => [valueOf(row, metric) ?? [], rangeOf(row, metric) ?? []].flat());
+  for (const [at, metric] of metrics.entries()) {
+    const means = lines.map((line) => line.points.map(([, item]) => groupOf(view, item)));
+    const rows = [start, ...means.flat()];
+    const known = rows.flatMap((row) => [valueOf(row, metric.name) ?? [], rangeOf(row, metric.name) ?? []].flat());
     const [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [0, 1];
     const slack = Math.max(0.02, (high - low) * 0.1);
-    const range = [Math.max(0, low - slack), Math.min(1, high + slack)];
+    const [least, most] = metric.ends;
+    const range = [Math.max(least, low - slack), Math.min(most ?? Infinity, high + slack)];
     const [px, seen] = [(range[1] - range[0]) / 220, {}];
-    addPanel(layout, at, boxes[at], TITLES[metric], xaxis, { range, nticks: 6 });
+    addPanel(layout, at, boxes[at], metric.title, xaxis, { range, nticks: 6 });
     if (base) {
-      const before = ends.map(() => valueOf(start, metric) ?? null);
+      const before = ends.map(() => valueOf(start, metric.name) ?? null);
       traces.push(lineTrace([at], ends.map(unscaled), before, safe(base.label), "muted", "dot", at === 0));
     }
     for (const [index, line] of lines.entries()) {
-      // beside one another, so that no interval hides another
+      // side by side, so that intervals do not hide each other
       const shift = ((index - (lines.length - 1) / 2) * 5 * (ends[1] - ends[0])) / boxes[at].w;
       traces.push(...valueTraces({
         at, along: "y", positions: line.points.map(([value]) => unscaled(scaled(value) + shift)),
-        rows: found[index], metric,
-        edges: missingBefore(seen, line.points.map(([value]) => value), found[index])
+        rows: means[index], metric,
+        edges: missingBefore(seen, line.points.map(([value]) => value), means[index])
           .map((count) => range[0] + 13 * count * px),
         names: line.points.map(([, item]) => [`mean of ${languagesText(view.codes)}`, item.label]),
         number: index + 1, name: line.label, mode: "lines+markers",

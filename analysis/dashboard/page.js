@@ -1,4 +1,4 @@
-// The page: the filters, the claims, the headline numbers, the table, and when what is drawn.
+// The page: filters, claims, headline numbers, the table, and when the figures are drawn.
 
 function select(name, label, options, value, change) {
   const box = html(html($("filters"), "label", {}, `${label} `), "select", { name });
@@ -24,7 +24,7 @@ function showFilters() {
   const scripts = ["all", ...new Set(languages.map((one) => one.script).sort((a, b) => a.localeCompare(b)))];
   select("bucket", "Resource bucket", buckets, state.bucket, (bucket) => { state.bucket = bucket; });
   select("script", "Script", scripts, state.script, (script) => { state.script = script; });
-  select("confidence", "Confidence", KINDS, state.kind, (kind) => { state.kind = kind; });
+  select("confidence", "Confidence", data.confidences, state.kind, (kind) => { state.kind = kind; });
   if (focused) document.querySelector(`#filters [name="${focused}"]`)?.focus();
 }
 
@@ -33,7 +33,7 @@ function showFilters() {
 function jobsOf(parent, jobs) {
   const unfold = html(parent, "details");
   html(unfold, "summary", {}, `${jobs.length} ${jobs.length === 1 ? "job" : "jobs"}`);
-  // thousands of ids are written when they are asked for
+  // thousands of ids: written only when they are unfolded
   unfold.addEventListener("toggle", () => {
     if (unfold.open && unfold.children.length === 1) for (const job of jobs) html(unfold, "code", {}, job);
   });
@@ -46,7 +46,7 @@ function showClaims(view) {
     html(claim, "h3", {}, title);
     const list = html(claim, "ul");
     for (const sentence of levels[view.level] ?? []) {
-      html(list, "li", {}, sentence.replace(/, (?=[−.])/g, ",\u00a0")); // an interval stays in one line
+      html(list, "li", {}, sentence.replace(/, (?=[−.])/g, ",\u00a0")); // an interval is not broken over two lines
     }
     const is_in = (code) => view.level === "all" || bucketOf(code) === view.level;
     const codes = Object.keys(data.languages).filter(is_in);
@@ -85,7 +85,7 @@ function showHeadline(view) {
     head.append(item.label);
     html(head, "small", {}, `${row.jobs.length} shards${row.seeds > 1 ? `, ${row.seeds} seeds` : ""}`);
     if (row.missing) html(line, "td", { colspan: data.headlines.length, class: "left warn" }, row.missing);
-    else numbers(line, row, data.headlines.map(([metric]) => metric), rows[0]);
+    else numbers(line, row, data.headlines.map(({ name }) => name), rows[0]);
   }
   $("headline-scope").textContent = `Macro means over ${languagesText(view.codes)}, then over seeds, with `
     + `95% intervals${state.script === "all" ? "" : " (not for a choice of scripts)"}. Last: difference to `
@@ -120,12 +120,12 @@ function showTable(view) {
   showWord();
 }
 
-// rows whose language and cell hold every word, or that have a job whose id begins so
+// shows the rows whose language or cell has every word, or with a job whose id begins with it
 function showWord() {
   const words = $("word").value.trim().toLowerCase().split(/\s+/);
   for (const row of $("numbers").tBodies[0].rows) {
     const { says, jobs } = row.dataset;
-    // a short word such as `de` begins many an id by chance
+    // many ids begin with a short word such as `de` by chance
     const holds = (word) => says.includes(word) || (word.length > 4 && ` ${jobs}`.includes(` ${word}`));
     row.hidden = !words.every(holds);
   }
@@ -143,7 +143,7 @@ function sort(column) {
   const body = $("numbers").tBodies[0];
   body.append(...[...body.rows].sort((a, b) => {
     const [x, y] = [key(a), key(b)];
-    if (x === "" || y === "") return (x === "") - (y === ""); // what is missing comes last either way
+    if (x === "" || y === "") return (x === "") - (y === ""); // missing values come last in both directions
     const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
     return down ? -order : order;
   }));
@@ -152,7 +152,7 @@ function sort(column) {
 // ---- the page ---------------------------------------------------------------------------------------------
 
 function showFigures(view) {
-  // models that were not trained are side by side, not before and after
+  // base models alone are not before and after each other
   const is_trained = view.series.some((item) => !data.cells[item.cell].base);
   $("slopes").closest("section").hidden = !is_trained;
   for (const plot of plots) {
@@ -210,12 +210,12 @@ addEventListener("hashchange", () => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 let [waiting, width] = [0, innerWidth];
 addEventListener("resize", () => {
-  if (innerWidth === width) return; // a phone's address bar comes and goes
+  if (innerWidth === width) return; // the address bar of a phone appeared or disappeared
   width = innerWidth;
   clearTimeout(waiting);
   waiting = setTimeout(redraw, 100);
 });
-// paper is light, and narrower, so that its letters do not become too small
+// on paper figures are light, and narrower, so that letters do not become too small
 function forPaper(is_paper) {
   document.documentElement.classList.toggle("paper", is_paper);
   for (const plot of plots) if (plot.figure) draw(plot);

@@ -1,13 +1,13 @@
-// What the figures share: colours, panels, axes, and how a figure is drawn and read by keys.
+// What the figures share: colours, panels, axes, drawing, and reading by keys.
 // A figure is a function of the view and a width that returns {traces, layout} for plotly.
 
 const FONT = { family: 'system-ui, "Segoe UI", "Noto Sans", sans-serif', size: 11 };
 const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "triangle-down", "hexagon", "star"];
-const PAPER = { width: 696, height: 850 }; // what a page of A4 holds, px
+const PAPER = { width: 696, height: 850 }; // px of an A4 page
 
-// a colour of the page's style as it is now: light, dark or paper
+// a colour of the current style: light, dark or paper
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const faint = (color) => `${color}80`; // half of a colour of the style, all of which have six digits
+const faint = (color) => `${color}80`; // half transparent; all colours of the style have six digits
 const paint = (color, marker) => ({
   line: { color, width: 1.2 }, textfont: { color },
   marker: { color, opacity: 1, line: { width: 0 }, ...marker },
@@ -19,19 +19,19 @@ function widest(texts, size = FONT.size, weight = "normal") {
   return Math.max(0, ...texts.map((text) => ruler.measureText(text).width));
 }
 
-// plotly reads tags in its texts: those of a study are no tags
+// plotly interprets tags in texts; texts of a study must not be tags
 const safe = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-const told = ([first, ...lines]) => [`<b>${safe(first)}</b>`, ...lines.map(safe)].join("<br>");
+const tooltip = ([first, ...lines]) => [`<b>${safe(first)}</b>`, ...lines.map(safe)].join("<br>");
 
-// `count` panels of `height` px, side by side where each gets at least `least` px, else below one another;
-// margin: px around each. Their domains and widths in px, and the height of all
+// `count` panels of `height` px, as many side by side as get at least `least` px each; margin: px around each.
+// Returns their domains and widths in px, and the total height
 function panels(width, count, least, height, margin) {
   const columns = Math.max(1, Math.min(count, Math.floor(width / least)));
-  const [each, whole] = [width / columns, height + margin.top + margin.bottom];
-  const total = Math.ceil(count / columns) * whole;
+  const [each, outer] = [width / columns, height + margin.top + margin.bottom];
+  const total = Math.ceil(count / columns) * outer;
   const boxes = Array.from({ length: count }, (_, at) => {
     const left = (at % columns) * each + margin.left;
-    const top = Math.floor(at / columns) * whole + margin.top;
+    const top = Math.floor(at / columns) * outer + margin.top;
     const w = each - margin.left - margin.right;
     return { x: [left / width, (left + w) / width], y: [1 - (top + height) / total, 1 - top / total], w };
   });
@@ -40,7 +40,7 @@ function panels(width, count, least, height, margin) {
 
 // a layout without panels yet; entries: the texts of its legend
 function layoutOf(width, height, entries) {
-  // plotly sets a legend in columns of one width, so its lines are known before it is drawn
+  // plotly sets a legend in columns of equal width, so its number of lines can be computed
   const entrywidth = Math.ceil(widest(entries, 12)) + 10;
   const top = 10 + 19 * Math.ceil(entries.length / Math.max(1, Math.floor(width / (entrywidth + 40))));
   const [ink, muted, clear] = [colour("ink"), colour("muted"), "rgba(0,0,0,0)"];
@@ -73,7 +73,7 @@ function addAxis(layout, letter, at, domain, anchor, axis) {
   layout[`${letter}axis${at ? at + 1 : ""}`] = { domain, anchor, ...axis };
 }
 
-// more: where, in shares of the panel
+// more: position, in shares of the panel
 function addText(layout, { xaxis, yaxis }, text, more) {
   layout.annotations.push({ text, xref: `${xaxis} domain`, yref: `${yaxis} domain`, ...more });
 }
@@ -87,7 +87,7 @@ function addPanel(layout, at, box, title, xaxis, yaxis) {
 // ---- drawing ----------------------------------------------------------------------------------------------
 
 function draw(place) {
-  if (!place.checkVisibility()) return; // in a closed place: it comes into view once that is opened
+  if (!place.checkVisibility()) return; // inside a closed element: drawn once that is opened
   place.style.zoom = 1;
   near.unobserve(place);
   place.ariaBusy = "false";
@@ -105,7 +105,7 @@ function draw(place) {
   place.on("plotly_unhover", () => tell(place));
 }
 
-// draws a figure of a width once it is near to what is seen
+// draws a figure once it is near the visible part of the page
 function drawSoon(place, figure) {
   place.figure = figure;
   place.ariaBusy = "true";
@@ -117,18 +117,18 @@ const near = new IntersectionObserver(
   { rootMargin: "300px" },
 );
 
-// plotly shows what a point tells; here it is said to a screen reader, and its language stands out
+// plotly shows the tooltip of a point; this passes it to screen readers and highlights the point's language
 function tell(place, point) {
-  const text = [point?.pointNumber].flat().reduce((found, at) => found?.[at], point?.data.hovertext) ?? "";
+  const text = [point?.pointNumber].flat().reduce((texts, at) => texts?.[at], point?.data.hovertext) ?? "";
   const { body } = new DOMParser().parseFromString(text.replaceAll("<br>", "\n"), "text/html");
   $("tip").textContent = body.textContent;
-  const chosen = point?.data.meta; // of a slope, its language
+  const chosen = point?.data.meta; // the language of a slope
   if (chosen === place.chosen) return;
   place.chosen = chosen;
   Plotly.restyle(place, { opacity: place.data.map(({ meta }) => (!chosen || meta === chosen ? 1 : 0.15)) });
 }
 
-// all points that tell something, panel by panel, in the order in which the arrow keys walk them
+// all points with a tooltip, in the order in which the arrow keys visit them
 function stopsOf(traces, byPoint) {
   const stops = traces.flatMap(({ xaxis, yaxis, hovertext = [] }, curveNumber) => {
     const stop = (pointNumber, text) => (text ? { curveNumber, pointNumber, subplot: xaxis + yaxis } : []);
@@ -153,7 +153,7 @@ function walk(place, event) {
   const { subplot, curveNumber, pointNumber } = stops[to];
   tell(place, { data: place.data[curveNumber], pointNumber });
   const [yval, xval] = [pointNumber].flat();
-  const where = Array.isArray(pointNumber) ? { xval, yval } : { pointNumber }; // a tile is found by its place
+  const where = Array.isArray(pointNumber) ? { xval, yval } : { pointNumber }; // plotly finds a tile by its place
   Plotly.Fx.hover(place, [{ curveNumber, ...where }], subplot);
   place.querySelector(".hoverlayer .hovertext")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 }

@@ -1,4 +1,4 @@
-// Reliability diagrams: of each cell by resource bucket with a histogram beneath, and of each language.
+// Reliability diagrams by resource bucket with histograms, and by language.
 
 const UNIT = { range: [0, 1], tickvals: [0, 0.5, 1] };
 const sizes = (codes) => {
@@ -13,19 +13,19 @@ function diagonal(...place) {
   return lineTrace(place, [0, 1], [0, 1], "perfect calibration", "muted", "dot", !place[0]);
 }
 
-const RARE = 0.01; // a bin of less than this share of the predictions says little: it is faded
+const RARE = 0.01; // bins with a smaller share of the predictions are faded: they say little
 
-// the curve without its rare bins, over the whole one in faint
-function curveTraces(place, found, title, number, marker) {
-  const tips = found.bins.map((bin) => told([
+// the curve without its rare bins, over the complete curve, which is faint
+function curveTraces(place, pooled, title, number, marker) {
+  const tips = pooled.bins.map((bin) => tooltip([
     title, `(${short(bin.low)}, ${short(bin.high)}]`, `confidence ${short(bin.confidence)}`,
-    `accuracy ${short(bin.correct / bin.count)}`, `${bin.count} of ${found.count} predictions (n)`,
+    `accuracy ${short(bin.correct / bin.count)}`, `${bin.count} of ${pooled.count} predictions (n)`,
   ]));
-  const is_rare = found.bins.map((bin) => bin.count < RARE * found.count);
-  const y = found.bins.map((bin) => bin.correct / bin.count);
+  const is_rare = pooled.bins.map((bin) => bin.count < RARE * pooled.count);
+  const y = pooled.bins.map((bin) => bin.correct / bin.count);
   const common = {
     ...on(...place), ...paint(seriesColour(number), marker), type: "scatter", mode: "lines+markers",
-    x: found.bins.map((bin) => bin.confidence), name: safe(title), cliponaxis: false,
+    x: pooled.bins.map((bin) => bin.confidence), name: safe(title), cliponaxis: false,
   };
   return [
     { ...common, y, opacity: 0.25, hovertext: tips.map((tip, at) => (is_rare[at] ? tip : "")) },
@@ -36,17 +36,17 @@ function curveTraces(place, found, title, number, marker) {
   ];
 }
 
-// a group of panels for all that is shown and one for each bucket; in it a panel a cell, with its histogram
+// a group of panels for all languages shown and for each bucket, with a panel and a histogram per cell
 function reliability(view, width) {
   const groups = [["all shown", view.codes]];
   for (const bucket of bucketsOf(view).length > 1 ? bucketsOf(view) : []) {
-    groups.push([`${bucket} resource`, view.codes.filter((code) => bucketOf(code) === bucket)]);
+    groups.push([data.buckets[bucket], view.codes.filter((code) => bucketOf(code) === bucket)]);
   }
   const pools = groups.map(([, codes]) => view.series.map((item) => pool(view, item, codes)));
-  const sharesOf = (found) => found.bins.map((bin) => bin.count / found.count);
+  const sharesOf = (pooled) => pooled.bins.map((bin) => bin.count / pooled.count);
   const highest = Math.max(0.1, ...pools.flat().flatMap(sharesOf));
   const count = view.series.length;
-  // whole groups side by side as far as there is room; a group that is wider begins a line
+  // groups stand side by side where they fit; a group that is wider than the page starts a new line
   const most = Math.max(1, Math.floor(width / 160));
   const columns = count <= most ? count * Math.min(groups.length, Math.floor(most / count)) : most;
   const slots = count <= most ? count : Math.ceil(count / most) * most;
@@ -58,7 +58,7 @@ function reliability(view, width) {
   const traces = [];
   for (const [group, [name, codes]] of groups.entries()) {
     for (const [number, { label }] of view.series.entries()) {
-      const found = pools[group][number];
+      const pooled = pools[group][number];
       const { x, y: [bottom, top] } = boxes[group * slots + number];
       const at = group * count + number;
       const [above, below] = [[at, 2 * at], [at, 2 * at + 1]];
@@ -74,32 +74,32 @@ function reliability(view, width) {
       };
       if (!number) text(`<b>${name}: ${safe(sizes(codes))}</b>`, 36, { size: 13 });
       text(safe(label), 19, { color: seriesColour(number) });
-      const partial = found.done < found.planned && `${found.done} of ${found.planned} shards`;
-      const note = partial || `ECE of the pool ${short(found.ece)}`;
-      text(found.count ? note : "missing", 5, { color: colour("muted") });
+      const partial = pooled.done < pooled.planned && `${pooled.done} of ${pooled.planned} shards`;
+      const note = partial || `ECE of the pool ${short(pooled.ece)}`;
+      text(pooled.count ? note : "missing", 5, { color: colour("muted") });
       traces.push(diagonal(...above));
-      if (!found.count) continue;
-      // area in proportion to the share of the predictions, with a floor so that none vanishes
-      const size = sharesOf(found).map((one) => Math.max(4, 20 * Math.sqrt(one)));
-      const pair = curveTraces(above, found, `${name} · ${label}`, number, { size });
+      if (!pooled.count) continue;
+      // areas are proportional to shares of the predictions, but never so small that a point vanishes
+      const size = sharesOf(pooled).map((one) => Math.max(4, 20 * Math.sqrt(one)));
+      const pair = curveTraces(above, pooled, `${name} · ${label}`, number, { size });
       const bars = {
         ...on(...below), type: "bar", width: 0.92 / data.num_bins,
-        x: found.bins.map((bin) => (bin.low + bin.high) / 2), y: sharesOf(found),
+        x: pooled.bins.map((bin) => (bin.low + bin.high) / 2), y: sharesOf(pooled),
         marker: { color: seriesColour(number), opacity: 0.6 },
-        hovertext: found.bins.map((_, one) => pair.map(({ hovertext }) => hovertext[one]).join("")),
+        hovertext: pooled.bins.map((_, one) => pair.map(({ hovertext }) => hovertext[one]).join("")),
         name: pair[0].name,
       };
       const upright = (value) => [below, [value, value], [0, highest]];
       traces.push(
-        ...pair, bars, lineTrace(...upright(found.confidence), "mean confidence", "ink", "solid", !at),
-        lineTrace(...upright(found.correct / found.count), "accuracy", "ink", "dash", !at),
+        ...pair, bars, lineTrace(...upright(pooled.confidence), "mean confidence", "ink", "solid", !at),
+        lineTrace(...upright(pooled.correct / pooled.count), "accuracy", "ink", "dash", !at),
       );
     }
   }
   return { traces, layout };
 }
 
-// one small diagram a language, all cells in it
+// a small diagram per language with all cells in it
 function smallMultiples(view, width) {
   const each = width / Math.max(2, Math.floor(width / 165));
   const margin = { left: 28, right: 12, top: 24, bottom: 24 };
@@ -112,14 +112,14 @@ function smallMultiples(view, width) {
     addText(layout, on(at), safe(nameOf(code)), { x: 0, y: 1, xanchor: "left", yshift: 1 });
     traces.push(diagonal(at));
     for (const [number, item] of view.series.entries()) {
-      const found = pool(view, item, [code]);
-      if (!found.count && rowOf(view, item, code)) {
-        const where = { x: 0.03, y: 1, xanchor: "left", yanchor: "top", yshift: -12 * number };
+      const pooled = pool(view, item, [code]);
+      if (!pooled.count && rowOf(view, item, code)) {
+        const where = { x: 0.03, y: 1, xanchor: "left", yanchor: "top", yshift: -26 * number, align: "left" };
         const font = { color: seriesColour(number) };
-        addText(layout, on(at), `${safe(item.label)}: missing`, { ...where, font });
+        addText(layout, on(at), `${safe(item.label)}:<br>missing`, { ...where, font });
       }
       const marker = { symbol: symbolOf(number), size: 5 };
-      const [all, frequent] = curveTraces([at], found, `${nameOf(code)} · ${item.label}`, number, marker);
+      const [all, frequent] = curveTraces([at], pooled, `${nameOf(code)} · ${item.label}`, number, marker);
       const named = { name: safe(item.label), legendgroup: item.label };
       traces.push({ ...all, ...named }, { ...frequent, ...named, showlegend: at === 0 });
     }

@@ -1,12 +1,12 @@
-// The slope chart: what happened to each language from cell to cell, in panels from rich to poor in resources.
+// The slope chart: how each language changes from cell to cell, in panels from rich to poor in resources.
 
-const NAMED = 3; // languages at either end of a panel, whose names stand beside it
+const NAMED = 3; // languages with their names, at the top and at the bottom of a panel
 
-// plotly lets texts overlap: positions near to those wanted, in their order, `gap` apart
+// positions near the wanted ones, in their order and `gap` apart: plotly lets texts overlap
 function spread(wanted, gap, low, high) {
   const order = wanted.map((_, at) => at).sort((a, b) => wanted[a] - wanted[b]);
   const end = (place) => order.length - 1 - place;
-  // as far up as needed and as far down: between the two they stand around where they belong
+  // once pushed up and once pushed down as far as needed; the mean of both is close to the wanted positions
   let [up, down] = [low - gap, high + gap];
   const [above, below] = [[], []];
   for (const place of order.keys()) {
@@ -18,63 +18,67 @@ function spread(wanted, gap, low, high) {
   return placed;
 }
 
-// `Swahili (sw): missing at SFT smoothing=0.1`, or how many languages are
+// `Swahili (sw): missing at SFT smoothing=0.1`, or the number of languages
 function missingTexts(view, codes) {
   return view.series.flatMap((item) => {
-    const gone = codes.filter((code) => rowOf(view, item, code)?.missing);
-    const who = gone.length === 1 ? nameOf(gone[0]) : `${gone.length} languages`;
-    return gone.length ? [`${who}: missing at ${item.label}`] : [];
+    const missing = codes.filter((code) => rowOf(view, item, code)?.missing);
+    const who = missing.length === 1 ? nameOf(missing[0]) : `${missing.length} languages`;
+    return missing.length ? [`${who}: missing at ${item.label}`] : [];
   });
 }
 
-// a thin trace a language, the names of the outermost with thin lines that lead to them, and the macro mean
+// a thin trace per language, names of the outermost languages with lines that lead to them, and the macro mean
 function slopes(view, width) {
   const last = view.series.length - 1;
   const buckets = bucketsOf(view);
-  const grid = three(view).flatMap((metric) => buckets.map((bucket) => [metric, bucket]));
-  // a row a metric where that leaves room for the labels of the cells
-  const least = Math.max(280, 124 + 45 * last);
-  const whole = buckets.length > 1 ? buckets.length : 3;
-  const columns = [whole, whole / 2].find((one) => Number.isInteger(one) && one * least <= width) ?? 1;
+  const grid = metricsOf(view).flatMap((metric) => buckets.map((bucket) => [metric, bucket]));
+  // a row per metric where the labels of the cells fit, in lines: `SFT`, `smoothing`, `=0.1`
+  const labels = labelsOf(view).map((label) => label.split(/ |(?==)/));
+  const step = Math.max(45, widest(labels.flat()) + 2);
+  const least = Math.max(280, 124 + step * last);
+  const most_columns = buckets.length > 1 ? buckets.length : metricsOf(view).length;
+  const columns = [most_columns, most_columns / 2].find((one) => Number.isInteger(one) && one * least <= width) ?? 1;
   const meansOf = (bucket) => view.series.map((item) => groupOf(view, item, bucket));
-  // the languages without their intervals
+  // intervals of languages are not drawn
   const drawn = [...rowsOf(view).map((row) => ({ values: row?.values })), ...buckets.flatMap(meansOf)];
   const codesOf = (bucket) => view.codes.filter((code) => bucketOf(code) === bucket);
   const notes = Object.fromEntries(buckets.map((bucket) => [bucket, missingTexts(view, codesOf(bucket))]));
   const most = Math.max(...Object.values(notes).map((texts) => texts.length));
   const height = columns > 1 ? 230 : 170;
-  const margin = { left: 32, right: 4, top: 48, bottom: 44 + 14 * most };
+  const lines_of_label = Math.max(...labels.map((words) => words.length));
+  const margin = { left: 32, right: 4, top: 48, bottom: 18 + 13 * lines_of_label + 14 * most };
   const { boxes, total } = panels(width, grid.length, width / columns - 0.01, height, margin);
-  // narrow panels have the codes of languages in place of their names
-  const is_wide = boxes[0].w - widest(view.codes.map(nameOf)) - 68 >= 45 * last;
+  // narrow panels have codes of languages instead of names
+  const is_wide = boxes[0].w - widest(view.codes.map(nameOf)) - 68 >= step * last;
   const called = (code) => (is_wide ? nameOf(code) : code);
   const room = widest(view.codes.map(called)) + 44;
   const layout = layoutOf(width, total, []);
-  const steps = view.series.map((_, step) => step);
-  const ticktext = labelsOf(view).map((label) => safe(label).replaceAll(" ", "<br>"));
+  const steps = view.series.map((_, place) => place);
+  const ticktext = labels.map((words) => words.map(safe).join("<br>"));
   const traces = [];
   for (const [at, [metric, bucket]] of grid.entries()) {
     const range = rangeOfAxis(metric, drawn);
     const lines = codesOf(bucket).map((code) => {
       const rows = view.series.map((item) => rowOf(view, item, code));
-      return { code, rows, values: rows.map((row) => valueOf(row, metric) ?? null) };
+      return { code, rows, values: rows.map((row) => valueOf(row, metric.name) ?? null) };
     });
     const ended = lines.filter(({ values }) => values[last] !== null);
     ended.sort((a, b) => a.values[last] - b.values[last]);
     const named = ended.filter((_, place) => place < NAMED || place >= ended.length - NAMED);
-    // the names stand inside the axis, since plotly hides what is beyond it
+    // the axis includes the names, since plotly hides what lies beyond it
     const px = { x: Math.max(last, 1) / (boxes[at].w - room - 24), y: (range[1] - range[0]) / height };
     const [left, right] = last ? [0, last] : [-0.5, 0.5];
     const xaxis = { range: [left - 24 * px.x, right + room * px.x], tickvals: steps, ticktext };
-    addPanel(layout, at, boxes[at], TITLES[metric], xaxis, { range });
+    addPanel(layout, at, boxes[at], metric.title, xaxis, { range });
     const above = { x: 0.5, y: 1, yshift: 18, font: { color: colour(bucket) } };
-    addText(layout, on(at), `${bucket} resource`, above);
+    addText(layout, on(at), data.buckets[bucket], above);
     for (const [line, text] of notes[bucket].entries()) {
       const where = { x: 0, y: 0, xanchor: "left", yanchor: "top", xshift: 2 - margin.left };
-      addText(layout, on(at), safe(text), { ...where, yshift: -40 - 14 * line, font: { color: colour("warn") } });
+      const yshift = 4 - margin.bottom + 14 * (most - line);
+      addText(layout, on(at), safe(text), { ...where, yshift, font: { color: colour("warn") } });
     }
     const common = { ...on(at), type: "scatter", cliponaxis: false };
-    const tellOf = (row, step, name) => told(tipOf(row, metric, name, view.series[step].label));
+    const tellOf = (row, step, name) => tooltip(tipOf(row, metric, name, view.series[step].label));
     for (const { code, rows, values } of lines) {
       traces.push({
         ...common, ...paint(faint(colour(bucket)), { symbol: BUCKET_SYMBOLS[bucket], size: 5 }),

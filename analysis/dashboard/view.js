@@ -1,7 +1,6 @@
-// What the page's scripts stand on: elements, numbers as text, the data, and the state, which is in the hash.
+// What the other scripts use: elements, numbers as text, the data, and the state, which is kept in the hash.
 
-const KINDS = ["raw", "renormalised"];
-const state = { setting: data.settings[0], bucket: "all", script: "all", kind: "raw" };
+const state = { setting: data.settings[0], bucket: "all", script: "all", kind: data.confidences[0] };
 const $ = (id) => document.getElementById(id);
 
 function html(parent, name, attributes = {}, text) {
@@ -12,18 +11,13 @@ function html(parent, name, attributes = {}, text) {
   return node;
 }
 
-// .123, -.045, 1.234: as the tables in the terminal have it
+// .123, -.045, 1.234
 function short(value, digits = 3) {
   const text = value.toFixed(digits).replace(/^(-?)0\./, "$1.").replace("-", "−");
   return /^−[.0]*$/.test(text) ? text.slice(1) : text;
 }
 const signed = (value) => (Number(value.toFixed(3)) > 0 ? "+" : "") + short(value);
 const between = (range) => (range ? ` [${short(range[0])}, ${short(range[1])}]` : "");
-// 0.0001, 1e-05: as Python's `:g`, which the study's labels have
-function plain(value) {
-  if (!value || Math.abs(value) >= 1e-4) return String(value);
-  return value.toExponential().replace(/e-(\d)$/, "e-0$1");
-}
 
 // ---- the data ---------------------------------------------------------------------------------------------
 
@@ -35,7 +29,7 @@ const rowOf = (view, item, code) => cellOf(view, item).languages[code];
 const optionsOf = (axis) => [...new Set(data.settings.map(({ choice }) => choice[axis]).filter(Boolean))];
 const sumOf = (rows, of) => rows.reduce((sum, row) => sum + of(row), 0);
 
-// the bins of some languages and all seeds in one pool, and its ECE
+// the bins of some languages pooled over languages and seeds, and their ECE
 function pool(view, item, codes) {
   const sums = Array.from({ length: data.num_bins }, () => ({ count: 0, correct: 0, total: 0 }));
   const rows = codes.map((code) => rowOf(view, item, code)).filter(Boolean);
@@ -60,8 +54,8 @@ function pool(view, item, codes) {
   };
 }
 
-// the macro mean of a cell over the view's languages: as the study has it with its intervals, or, where a
-// script is chosen, computed here and without
+// the macro mean of a cell over the view's languages: the row of the study's table with its intervals; where a script
+// is chosen, which the table has no row for, computed here without intervals
 function groupOf(view, item, level = view.level) {
   const codes = view.codes.filter((code) => ["all", bucketOf(code)].includes(level));
   const members = codes.map((code) => rowOf(view, item, code)).filter(Boolean);
@@ -69,9 +63,9 @@ function groupOf(view, item, level = view.level) {
   const jobs = members.flatMap((row) => row.jobs);
   if (state.script === "all") return { ...cellOf(view, item).groups[level], jobs };
   const [{ seeds, missing, ranges }] = members;
-  const gone = sumOf(members, (row) => (row.missing ? row.jobs.length - (row.done ?? row.jobs.length) : 0));
-  const all = `${gone} of ${jobs.length} missing`;
-  if (gone) return { jobs, seeds, missing: members.length === 1 ? missing : all };
+  const num_missing = sumOf(members, (row) => (row.missing ? row.jobs.length - (row.done ?? row.jobs.length) : 0));
+  const all = `${num_missing} of ${jobs.length} missing`;
+  if (num_missing) return { jobs, seeds, missing: members.length === 1 ? missing : all };
   const mean = (at) => {
     const column = members.map((row) => row.values[at]);
     return column.includes(null) ? null : sumOf(column, Number) / column.length;
@@ -82,7 +76,7 @@ function groupOf(view, item, level = view.level) {
   };
 }
 
-// what is shown: {setting, series, codes, kind, level}
+// the current view: {setting, series, codes, kind, level}
 function look() {
   const { setting, bucket, script, kind } = state;
   const series = setting.series.map(([cell, label]) => ({ cell, label }));
@@ -95,7 +89,7 @@ function look() {
 
 // ---- the state --------------------------------------------------------------------------------------------
 
-// the setting with the wanted value of one filter that agrees most with the other wishes
+// the setting with the wanted value of filter `first` that agrees most with the other wanted values
 function nearest(wanted, first) {
   const agreement = (setting) => sumOf(Object.entries(wanted), ([axis, text]) => (
     (setting.choice[axis] === text) * (axis === first ? 100 : 1)
@@ -109,7 +103,7 @@ function readHash() {
   state.setting = nearest(wanted);
   state.bucket = languages.some((one) => one.bucket === wanted.bucket) ? wanted.bucket : "all";
   state.script = languages.some((one) => one.script === wanted.script) ? wanted.script : "all";
-  state.kind = KINDS.includes(wanted.confidence) ? wanted.confidence : "raw";
+  state.kind = data.confidences.includes(wanted.confidence) ? wanted.confidence : data.confidences[0];
 }
 
 function writeHash() {

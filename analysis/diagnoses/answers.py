@@ -1,21 +1,20 @@
-"""tables/diagnostics.csv: how a cell answers: which positions it prefers, how much of its probability is on
+"""tables/diagnostics.csv: how a cell answers. Which positions it prefers, how much of its probability is on
 the options at all, how many tokens a language costs, and what rotating the options changed.
 
-Position bias is about options as they were shown, each rotation by itself.
+Position bias counts the options as they were shown, each rotation by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.diagnoses.rows import Row, finished, named
+from analysis.diagnoses.rows import Row, Table, language_rows
 from analysis.metrics.diagnostics import option_mass, position_bias, token_premium
 from analysis.reading.cell_records import Answers, CellRecords
-from analysis.reading.measure import per_example, read_scored
+from analysis.reading.scored import per_example, read_scored
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,27 +39,26 @@ COLUMNS = (
 )
 
 
-def answering_rows(here: CellRecords, axes: Sequence[str]) -> Iterator[Row]:
+def answering_rows(records: CellRecords) -> list[Row]:
     """One row for each language of a cell."""
-    for language, shard in here.shards.items():
-        row = {**named(here.test, here.cell, axes), "level": "language", "name": language}
-        numbers: Row | str = str(shard.missing)
-        if language in here.answers:
-            answers = here.answers[language]
-            numbers = {
-                "n": len(answers.scored.label),
-                "chance": float(np.mean(1.0 / answers.scored.num_options)),
-                "accuracy": float(np.mean(answers.examples.correct)),
-                **_positions(answers, here.test[2]),
-                **_mass(answers),
-                **_tokens(here, language),
-            }
-        english = [here.shards["en"].job_id] if "en" in here.shards else []
-        yield finished(row, numbers, COLUMNS, [shard.job_id, *english])
+
+    def numbers(language: str) -> Row:
+        answers = records.answers[language]
+        return {
+            "n": len(answers.scored.label),
+            "chance": float(np.mean(1.0 / answers.scored.num_options)),
+            "accuracy": float(np.mean(answers.examples.correct)),
+            **_positions(answers, records.test[2]),
+            **_mass(answers),
+            **_tokens(records, language),
+        }
+
+    english = [records.shards["en"]] if "en" in records.shards else []
+    return language_rows(records, {}, numbers, lambda language: english)
 
 
 def _positions(answers: Answers, protocol: str) -> Row:
-    """Position bias, and of rotated records what the rotations changed."""
+    """Position bias, and what the rotations changed where records are rotated."""
     shown = read_scored(_unrotated(answers.table), protocol)
     predicted = np.argmax(shown.score, axis=1)
     bias = position_bias(predicted, shown.label, num_positions=shown.score.shape[1])
@@ -73,7 +71,8 @@ def _positions(answers: Answers, protocol: str) -> Row:
     rotation = answers.table["rotation"].to_numpy().astype(np.int64)
     if rotation.any():
         original = rotation == 0
-        option = (predicted + rotation) % shown.num_options  # as the item has them: rotation r shows r first
+        # in the item's own order: rotation r shows option r first
+        option = (predicted + rotation) % shown.num_options
         result |= {
             "accuracy_original_order": float(np.mean(per_example(shown).correct[original])),
             "accuracy_averaged": float(np.mean(answers.examples.correct)),
@@ -83,7 +82,7 @@ def _positions(answers: Answers, protocol: str) -> Row:
 
 
 def _unrotated(table: pa.Table) -> pa.Table:
-    """The same records, each taken as an item of its own."""
+    """The same records, each taken as a separate item."""
     import pyarrow as pa
 
     place = table.schema.get_field_index("rotation")
@@ -112,15 +111,15 @@ def _mass(answers: Answers) -> Row:
     }
 
 
-def _tokens(here: CellRecords, language: str) -> Row:
-    """Tokens of a prompt, and how many of them there are for one of the same prompts in English."""
-    ids, tokens = _prompt_tokens(here.answers[language].table)
+def _tokens(records: CellRecords, language: str) -> Row:
+    """Tokens of a prompt, and how many there are for each token of the same prompts in English."""
+    ids, tokens = _prompt_tokens(records.answers[language].table)
     if (tokens < 1).any():  # -1 where nobody counted: an import without the model's tokenizer
         return {"token_premium_missing": "nobody counted the tokens of its prompts"}
     result: Row = {"prompt_tokens": float(np.mean(tokens))}
-    if "en" not in here.answers:
+    if "en" not in records.answers:
         return {**result, "token_premium_missing": "no records of en"}
-    ids_en, tokens_en = _prompt_tokens(here.answers["en"].table)
+    ids_en, tokens_en = _prompt_tokens(records.answers["en"].table)
     if (tokens_en < 1).any():
         return {**result, "token_premium_missing": "nobody counted the tokens of en"}
     if set(ids) != set(ids_en):
@@ -129,9 +128,15 @@ def _tokens(here: CellRecords, language: str) -> Row:
 
 
 def _prompt_tokens(table: pa.Table) -> tuple[list[str], NDArray[np.int64]]:
-    """Of the options in their original order: the other rotations are as long."""
+    """The item of each prompt with the options in their original order, and its tokens.
+
+    The other rotations are as long.
+    """
     first = table["rotation"].to_numpy() == 0
     return (
         [name for name, kept in zip(table["example_id"].to_pylist(), first, strict=True) if kept],
         table["num_prompt_tokens"].to_numpy().astype(np.int64)[first],
     )
+
+
+TABLE = Table("diagnostics", ("level", "name"), COLUMNS, answering_rows)

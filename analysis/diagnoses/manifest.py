@@ -1,5 +1,6 @@
-"""tables/manifest.json: what the diagnostics of a study were made from, and how. No time, no place: the same
-records give the same bytes.
+"""tables/manifest.json: which records the diagnoses were computed from, with what, and which were missing.
+
+It holds no time and no path: the same records give the same bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from analysis.diagnoses.selection import Selection
 from analysis.metrics.temperature import COLDEST, HOTTEST, NUM_FOLDS
 from analysis.reading.cell_records import reported, validation_of
-from analysis.reading.shards import Cell, Shard, Study
+from analysis.reading.shards import Shard, Study
 from analysis.tables.calibration import BINS
 from study.files import canonical, read_json
 from study.jobs.plan import PLAN_VERSION
@@ -29,7 +30,7 @@ READS_WITH = ("numpy", "pyarrow")
 def manifest(
     study_dir: Path, study: Study, selections: Sequence[Selection], written: Mapping[str, bytes]
 ) -> dict[str, Any]:
-    """written: the tables by file name."""
+    """The content of the file. written: the tables by file name."""
     return {
         "study": study.name,
         "description": study.description,
@@ -46,24 +47,28 @@ def manifest(
         "temperature": {
             "range": [COLDEST, HOTTEST],
             "fitted_on": [
-                {"test": list(test), "validation": list(found) if found else None, "folds": folds}
-                for test in reported(study)
-                for found in [validation_of(study, test)]
-                for folds in [None if found else NUM_FOLDS]
+                {
+                    "test": list(test),
+                    "validation": list(validation) if validation else None,
+                    "folds": None if validation else NUM_FOLDS,
+                }
+                for test, validation in ((test, validation_of(study, test)) for test in reported(study))
             ],
         },
         "learning_rates": [_selection(selection) for selection in selections],
         "tables": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(written.items())},
         "records": [
-            {**_of(shard), "record_hash": shard.record_hash} for shard in study.shards if not shard.missing
+            {**_described(shard), "record_hash": shard.record_hash}
+            for shard in study.shards
+            if not shard.missing
         ],
-        "missing": [{**_of(shard), "reason": shard.missing} for shard in study.missing],
+        "missing": [{**_described(shard), "reason": str(shard.missing)} for shard in study.missing],
     }
 
 
 def _selection(selection: Selection) -> dict[str, Any]:
     return {
-        "cell": _axes(selection.cell),
+        "cell": dict(selection.cell.axes),
         "criterion": selection.criterion,
         "chosen": selection.chosen,
         "reason": selection.reason,
@@ -71,10 +76,10 @@ def _selection(selection: Selection) -> dict[str, Any]:
     }
 
 
-def _of(shard: Shard) -> dict[str, Any]:
+def _described(shard: Shard) -> dict[str, Any]:
     return {
         "job_id": shard.job_id,
-        "cell": _axes(shard.cell),
+        "cell": dict(shard.cell.axes),
         "benchmark": shard.benchmark,
         "split": shard.split,
         "protocol": shard.protocol,
@@ -82,12 +87,8 @@ def _of(shard: Shard) -> dict[str, Any]:
     }
 
 
-def _axes(cell: Cell) -> dict[str, Any]:
-    return dict(cell.axes)
-
-
-def _made_with(file: Path) -> dict[str, Any]:
-    """What a job says in its env.json, or that this cannot be read: the records can be, all the same."""
+def _environment(file: Path) -> dict[str, Any]:
+    """The code and libraries in a job's env.json, or that it cannot be read: its records may be fine."""
     problem = {}
     try:
         env = read_json(file) if file.is_file() else {}
@@ -99,11 +100,11 @@ def _made_with(file: Path) -> dict[str, Any]:
 
 
 def _evaluated_with(paths: StudyPaths, study: Study) -> list[dict[str, Any]]:
-    """The code and libraries that made the records, and how many jobs each; null where a job does not say."""
+    """The code and libraries that the jobs ran with, and how many jobs each; null if a job does not say."""
     counts: dict[str, dict[str, Any]] = {}
     for shard in study.shards:
         if shard.missing:
             continue
-        made = _made_with(paths.job(shard.job_id).env)
-        counts.setdefault(canonical(made), {**made, "num_jobs": 0})["num_jobs"] += 1
+        environment = _environment(paths.job(shard.job_id).env)
+        counts.setdefault(canonical(environment), {**environment, "num_jobs": 0})["num_jobs"] += 1
     return [counts[key] for key in sorted(counts)]

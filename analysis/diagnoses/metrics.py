@@ -1,22 +1,23 @@
 """tables/metrics.csv: every metric of `analysis.metrics` under its own name, by kind of confidence.
 
-The tables of `analysis/tables/files.py` have the few that a paper shows, with intervals; here are all,
-without. A number of a cell that has none, such as the AUROC where every answer is right, is empty, and so are
-its means.
+The tables of `analysis/tables/files.py` have the few that a paper shows, with intervals; this one has all,
+without. A metric that is not defined, such as the AUROC where every answer is right, is empty, and so are its
+means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from analysis import metrics
-from analysis.diagnoses.rows import Row, finished, named, with_macro
+from analysis.diagnoses.rows import Row, Table, language_rows, with_macro
 from analysis.metrics import binned
 from analysis.metrics.hendrycks import BETA
 from analysis.reading.cell_records import CellRecords
-from analysis.reading.measure import CONFIDENCES, PerExample, Scored
+from analysis.reading.scored import CONFIDENCES, PerExample, Scored
 from study.bins import bin_predictions, error_over_bins
 
 COLUMNS = (
@@ -46,33 +47,26 @@ COLUMNS = (
     "uncertainty",
     "within",
 )
-"""`ace`: the ECE over bins of equal mass. `classwise_ece` is of the softmax over the options: renormalised
-alone. The last five are of the chosen option: Brier = reliability - resolution + uncertainty + within.
+"""`ace`: the ECE over bins of equal mass. `classwise_ece` needs the softmax over the options: it exists for
+renormalised confidence alone. The last five describe the chosen option: Brier = reliability - resolution +
+uncertainty + within.
 """
 
 
-def metric_rows(here: CellRecords, axes: Sequence[str]) -> Iterator[Row]:
-    """The rows of one cell: each language by each kind of confidence, then macro means."""
+def metric_rows(records: CellRecords) -> Iterator[Row]:
+    """For each kind of confidence the languages of one cell, then macro means."""
     for kind in CONFIDENCES:
-        rows = []
-        for language, shard in here.shards.items():
-            row = {
-                **named(here.test, here.cell, axes),
-                "level": "language",
-                "name": language,
-                "average": "none",
-                "confidence": kind,
-            }
-            numbers: Row | str = str(shard.missing)
-            if language in here.answers:
-                answers = here.answers[language]
-                numbers = all_metrics(answers.scored, answers.examples, kind)
-            rows.append(finished(row, numbers, COLUMNS, [shard.job_id]))
+        rows = language_rows(records, {"confidence": kind}, partial(_numbers, records, kind))
         yield from with_macro(rows, COLUMNS)
 
 
+def _numbers(records: CellRecords, kind: str, language: str) -> Row:
+    answers = records.answers[language]
+    return all_metrics(answers.scored, answers.examples, kind)
+
+
 def all_metrics(scored: Scored, examples: PerExample, kind: str) -> Row:
-    """Every metric of one shard by one kind of confidence; what is not defined for it is left out."""
+    """Every metric of one shard by one kind of confidence; those that are not defined are left out."""
     conf, correct = examples.confidence[kind], examples.correct
     bins = bin_predictions(conf, correct)
     brier = float(np.mean((conf - correct) ** 2))
@@ -111,3 +105,6 @@ def all_metrics(scored: Scored, examples: PerExample, kind: str) -> Row:
         probs = np.exp(examples.log_probs)
         row["classwise_ece"] = metrics.classwise_ece(probs, scored.label, num_options=scored.num_options)
     return row
+
+
+TABLE = Table("metrics", ("level", "name", "average", "confidence"), COLUMNS, metric_rows, over_seeds=True)

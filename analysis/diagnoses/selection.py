@@ -1,14 +1,14 @@
-"""Which learning rate to report, chosen without a look at the test split.
+"""Which learning rate to report, chosen without looking at the test split.
 
-For each model, dataset, smoothing factor and whatever else is an axis (seeds are averaged), the learning rate
-with the lowest criterion is chosen, and the lower one of a tie:
+For each combination of the other axes (seeds are averaged) the learning rate with the lowest criterion is
+chosen; of two with the same criterion, the lower one. The criterion is
 
-1. the NLL over the options on the validation splits that the study evaluates: of each split the macro mean
-   over its languages, or English alone; of several splits the mean;
-2. where it evaluates none, the last NLL of the training itself, without smoothing. That is not held out: a
-   learning rate that fits its training data better looks better. So it is said to be what it is.
+1. the NLL over the options on the validation splits that the study evaluates: the macro mean over languages,
+   or English alone, then the mean over splits;
+2. if it evaluates none, the last NLL of the training itself, without smoothing. This is not held out: a
+   learning rate that fits its training data better looks better, and the reason says so.
 
-A candidate that is missing might have been the best: then nothing is chosen.
+A missing candidate might have been the best: then nothing is chosen.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ LAST_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Candidate:
+    """A learning rate, and its criterion."""
+
     learning_rate: float
     value: float | None
     """The criterion, nats."""
     numbers: Mapping[str, float]
-    """By what they are of: those that the criterion is made of."""
+    """Those that the criterion is the mean of, by test or training job."""
     missing: str | None
     job_ids: tuple[str, ...]
-    """Of the evaluations or trainings that were read."""
+    """The evaluations or trainings that were read."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,14 @@ class Selection:
     """By learning rate."""
     chosen: float | None
     reason: str
-    """In words, why this one or none."""
+    """In words, why this one is chosen, or none."""
 
 
 def select_learning_rates(study_dir: Path, study: Study, by: str = MACRO) -> list[Selection]:
     """One selection for each combination of the other axes, in the order of the plan.
 
-    by: `macro`, all languages of a validation split alike, or `english` alone. Raises ValueError for another.
+    by: `macro`, the mean over the languages of a validation split, or `english` alone. Raises ValueError for
+    anything else.
     """
     if by not in CRITERIA:
         raise ValueError(f"by must be one of {', '.join(CRITERIA)}, not {by!r}.")
@@ -67,7 +70,7 @@ def select_learning_rates(study_dir: Path, study: Study, by: str = MACRO) -> lis
     validation = [shard for shard in study.shards if shard.split in VALIDATION_SPLITS]
     trained = [cell for cell in study.runs() if not cell.is_base and cell.get("learning_rate") is not None]
     trainings = _trainings(StudyPaths(Path(study_dir)))
-    found = []
+    selections = []
     for key in dict.fromkeys(cell.without("learning_rate", "seed") for cell in trained):
         rates: dict[float, list[Cell]] = {}
         for cell in trained:
@@ -80,21 +83,21 @@ def select_learning_rates(study_dir: Path, study: Study, by: str = MACRO) -> lis
         else:
             criterion = f"last training NLL (mean of the last {LAST_SHARE:.0%} of its log), not held out"
             candidates = [_trained(rate, rates[rate], trainings) for rate in sorted(rates)]
-        found.append(_choose(key, criterion, candidates))
-    return found
+        selections.append(_choose(key, criterion, candidates))
+    return selections
 
 
 def _choose(key: Cell, criterion: str, candidates: Sequence[Candidate]) -> Selection:
-    lacking = [one for one in candidates if one.value is None]
+    lacking = [candidate for candidate in candidates if candidate.value is None]
     if len(candidates) == 1:
         reason = f"nothing was selected: {candidates[0].learning_rate:g} is the only learning rate"
         return Selection(key, "none", tuple(candidates), None, reason)
     if lacking:
-        which = ", ".join(f"{one.learning_rate:g} ({one.missing})" for one in lacking)
+        which = ", ".join(f"{candidate.learning_rate:g} ({candidate.missing})" for candidate in lacking)
         reason = f"nothing was selected: no {criterion} of {which}"
         return Selection(key, criterion, tuple(candidates), None, reason)
-    best = min(candidates, key=lambda one: (one.value, one.learning_rate))
-    values = ", ".join(f"{one.learning_rate:g}: {one.value:.5g}" for one in candidates)
+    best = min(candidates, key=lambda candidate: (candidate.value, candidate.learning_rate))
+    values = ", ".join(f"{candidate.learning_rate:g}: {candidate.value:.5g}" for candidate in candidates)
     return Selection(key, criterion, tuple(candidates), best.learning_rate, f"lowest {criterion} ({values})")
 
 
@@ -114,18 +117,18 @@ def _validated(rate: float, cells: Sequence[Cell], validation: Sequence[Shard], 
     numbers = {}
     for test in dict.fromkeys(shard.test for shard in members):
         of_test = [shard for shard in members if shard.test == test]
-        # seeds have the same languages: the mean over both is that over seeds of the macro means
-        numbers[" ".join(test)] = _mean([shard.metrics.nll for shard in of_test if shard.metrics])
+        # seeds have the same languages: this mean over both is the mean over seeds of the macro means
+        numbers[" ".join(test)] = _mean([shard.metrics["nll"] for shard in of_test if shard.metrics])
     return Candidate(rate, _mean(list(numbers.values())), numbers, None, job_ids)
 
 
 def _trained(rate: float, cells: Sequence[Cell], trainings: Mapping[Cell, JobPaths]) -> Candidate:
     folders = [trainings.get(cell) for cell in cells]
     job_ids = tuple(folder.root.name for folder in folders if folder is not None)
-    found = [_last_nll(folder) if folder is not None else "no training in the plan" for folder in folders]
-    values = [value for value in found if isinstance(value, float)]
-    if len(values) < len(found):
-        missing = next(value for value in found if isinstance(value, str))
+    results = [_last_nll(folder) if folder is not None else "no training in the plan" for folder in folders]
+    values = [value for value in results if isinstance(value, float)]
+    if len(values) < len(results):
+        missing = next(value for value in results if isinstance(value, str))
         return Candidate(rate, None, {}, missing, job_ids)
     numbers = {f"job {job_id}": value for job_id, value in zip(job_ids, values, strict=True)}
     return Candidate(rate, _mean(values), numbers, None, job_ids)
@@ -138,7 +141,7 @@ def _trainings(paths: StudyPaths) -> dict[Cell, JobPaths]:
 
 
 def _last_nll(folder: JobPaths) -> float | str:
-    """Mean over the end of a training's log, or why there is none."""
+    """The mean NLL over the end of a training's log, or why there is none."""
     if not folder.done.is_file():
         return "training not done"
     if not folder.metrics.is_file():

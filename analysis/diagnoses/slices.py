@@ -1,22 +1,22 @@
 """tables/slices.csv: calibration by subject, category, cultural sensitivity and quality of the items.
 
-Small slices have a large ECE by chance: read it beside its floor and n.
+The ECE of a small slice is large by chance: compare it with its floor, and look at n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.diagnoses.rows import Row, finished, named, with_macro
+from analysis.diagnoses.rows import Row, Table, finished, language_rows, with_macro
 from analysis.metrics import floor_over_bins
 from analysis.metrics.diagnostics import slice_rows
-from analysis.reading.cell_records import Answers, CellRecords, Reader
-from analysis.reading.measure import CONFIDENCES
+from analysis.reading.cell_records import Answers, CellRecords
+from analysis.reading.scored import CONFIDENCES
 from study.bins import bin_predictions, error_over_bins
 from study.errors import RecordError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SLICED_BY = ("subject", "category", "cultural_sensitivity", "quality")
+NO_ITEMS = f"no items table: subject is that of the records, {', '.join(SLICED_BY[1:])} are not known"
 COLUMNS = (
     "n",
     "accuracy",
@@ -31,46 +32,38 @@ COLUMNS = (
 )
 
 
-def slices_rows(reader: Reader, here: CellRecords, axes: Sequence[str]) -> Iterator[Row]:
+def slices_rows(records: CellRecords) -> Iterator[Row]:
     """The slices of one cell: each language, then macro means over the languages that have the slice.
 
-    What an items table does not say, as most benchmarks do not know of cultural sensitivity, has no row. A
-    language that is missing is a row of each property, without a value; its means are missing.
+    A property that an items table lacks has no row: most benchmarks do not say cultural sensitivity, for
+    example. A language that is missing has one row, without a slice; the means over it are missing.
     """
-    found: dict[tuple[str, str], list[Row]] = {}
-    lacking: list[Row] = []
-    for language, shard in here.shards.items():
-        row = {**named(here.test, here.cell, axes), "sliced_by": None, "slice": None}
-        row |= {"level": "language", "name": language, "average": "none"}
-        if language not in here.answers:
-            lacking.append(finished(row, str(shard.missing), COLUMNS, [shard.job_id]))
-            continue
-        answers = here.answers[language]
-        items = _read(reader.items_file(shard))
-        if items is None:
-            told = f"no items table: subject is that of the records, {', '.join(SLICED_BY[1:])} are not known"
-            lacking.append(finished(row, told, COLUMNS, [shard.job_id]))
-            items = _items_of(answers)
+    by_slice: dict[tuple[str, str], list[Row]] = {}
+    for language, answers in records.answers.items():
+        file = records.items.get(language)
+        items = _subjects(answers) if file is None else _read(file)
         for column in [name for name in SLICED_BY if name in items.column_names]:
-            for value, members in _slices(answers, items, column, reader.items_file(shard)).items():
-                sliced = {**row, "sliced_by": column, "slice": value}
-                numbers = _numbers(answers, members)
-                found.setdefault((column, value), []).append(
-                    finished(sliced, numbers, COLUMNS, [shard.job_id])
+            for value, members in _slices(answers, items, column, file).items():
+                keys = {"sliced_by": column, "slice": value, "level": "language", "name": language}
+                row = finished(
+                    {**keys, "average": "none"}, _numbers(answers, members), [records.shards[language].job_id]
                 )
-    yield from lacking
-    gone = [row for row in lacking if row["name"] not in here.answers]
-    for (column, value), rows in found.items():
-        missing = [{**row, "sliced_by": column, "slice": value} for row in gone]
-        for row in with_macro([*rows, *missing], COLUMNS):
+                by_slice.setdefault((column, value), []).append(row)
+    # a language without records, or without an items table, is marked once
+    unsliced = language_rows(records, {"sliced_by": None, "slice": None}, lambda language: NO_ITEMS)
+    yield from (row for row in unsliced if row["name"] not in records.items or row["name"] in records.missing)
+    missing = [row for row in unsliced if row["name"] in records.missing]
+    for (column, value), rows in by_slice.items():
+        of_missing = [{**row, "sliced_by": column, "slice": value} for row in missing]
+        for row in with_macro([*rows, *of_missing], COLUMNS):
             if row["level"] != "language" or not row["missing"]:
                 yield row
 
 
-def _read(file: Path | None) -> pa.Table | None:
+def _read(file: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
-    return None if file is None else pq.read_table(file, columns=["example_id", *SLICED_BY])
+    return pq.read_table(file, columns=["example_id", *SLICED_BY])
 
 
 def _slices(
@@ -82,8 +75,8 @@ def _slices(
         raise RecordError(f"{file}: {error}") from None
 
 
-def _items_of(answers: Answers) -> pa.Table:
-    """What the records themselves say of their items."""
+def _subjects(answers: Answers) -> pa.Table:
+    """What the records themselves say about their items."""
     import pyarrow.compute as pc
 
     table = answers.table
@@ -99,3 +92,12 @@ def _numbers(answers: Answers, members: NDArray[np.int64]) -> Row:
         row[f"confidence_{kind}"] = float(np.mean(confidence))
         row[f"ece_{kind}"], row[f"ece_floor_{kind}"] = error_over_bins(bins), floor_over_bins(bins)
     return row
+
+
+TABLE = Table(
+    "slices",
+    ("sliced_by", "slice", "level", "name", "average"),
+    COLUMNS,
+    slices_rows,
+    is_shown=lambda row: row["sliced_by"] == "cultural_sensitivity" and row["level"] != "language",
+)

@@ -1,17 +1,18 @@
-"""tables/temperature.*: what one number T would have done, beside what label smoothing does.
+"""tables/temperature.*: what temperature scaling, one number T, would have done in place of label smoothing.
 
-T is fitted on the validation split of the benchmark where the study evaluates one, else cross-fitted on the
-test split; `fitted_on` says which. Where the validation split is planned and not there, T is missing: it is
+T is fitted on the validation split of the benchmark if the study evaluates one, else cross-fitted on the test
+split; `fitted_on` says which. If the validation split is planned and its records are missing, so is T: it is
 not fitted on something else instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
-from analysis.diagnoses.rows import Row, by_group, finished, named, with_macro
+from analysis.diagnoses.rows import Row, Table, by_group, language_rows, with_macro
 from analysis.metrics import floor_over_bins
 from analysis.metrics.temperature import (
     NUM_FOLDS,
@@ -23,8 +24,8 @@ from analysis.metrics.temperature import (
     validated,
 )
 from analysis.reading.cell_records import Answers, CellRecords
-from analysis.reading.shards import BUCKETS, Study
-from analysis.results.labels import axis_names, settings
+from analysis.reading.shards import BUCKETS, Shard, Study
+from analysis.results.settings import axis_names, settings
 from study.bins import bin_predictions, error_over_bins
 
 COLUMNS = (
@@ -43,72 +44,57 @@ CROSS_FITTED = f"test split, cross-fitted in {NUM_FOLDS} folds"
 NOTE = (
     "Confidence here is renormalised over the options: temperature scaling has no raw one. ECE in 15 bins of "
     "equal width, (lo, hi]; NLL in nats over the options. as is: without scaling. global, English, per "
-    "language: after it, with one T for all languages, that of English for all, one for each. All are macro "
-    "means over languages, of several seeds their mean; T is a geometric mean; 0.01 and 100 are the "
-    "ends of the range. To read beside each other: "
-    "smoothing without scaling, and no smoothing with it. A dash is missing; why, temperature.csv says."
+    "language: after scaling with one T for all languages, with the T of English, with one T for each. All "
+    "numbers are macro means over languages, then means over seeds (for T, geometric means); the range of T "
+    "is 0.01 to 100. Compare smoothing without scaling with no smoothing after scaling. A dash is a missing "
+    "number; temperature.csv says why."
 )
 
 
-def temperature_rows(here: CellRecords, validation: CellRecords | None, axes: Sequence[str]) -> Iterator[Row]:
-    """Of each scheme the languages of one cell, its buckets, and all.
-
-    validation: the same cell on the validation split, None where the study evaluates none.
-    """
+def temperature_rows(records: CellRecords) -> Iterator[Row]:
+    """For each scheme the languages of one cell, its buckets, and all."""
+    source = records.validation or records
     for scheme in SCHEMES:
-        scaled, reasons = _scaled(here, validation, scheme)
-        rows = []
-        for language, shard in here.shards.items():
-            row = {
-                **named(here.test, here.cell, axes),
-                "scheme": scheme,
-                "fitted_on": CROSS_FITTED if validation is None else validation.test[1],
-                "level": "language",
-                "name": language,
-                "average": "none",
-            }
-            numbers: Row | str = reasons.get(language, "")
-            if language in scaled:
-                numbers = _numbers(here.answers[language], scaled[language])
-            source = validation or here
-            used = [
-                source.shards[code] for code in _fits_on(scheme, language, source) if code in source.shards
-            ]
-            rows.append(finished(row, numbers, COLUMNS, [shard.job_id, *(one.job_id for one in used)]))
+        fitted_on = CROSS_FITTED if records.validation is None else source.test[1]
+        keys = {"scheme": scheme, "fitted_on": fitted_on}
+        numbers = _numbers_of(records, scheme).__getitem__
+        rows = language_rows(records, keys, numbers, partial(_fitting_shards, source, scheme))
         yield from with_macro(rows, COLUMNS)
 
 
-def _fits_on(scheme: Scheme, language: str, source: CellRecords) -> list[str]:
-    """The languages whose examples make T for a language."""
+def _fits_on(source: CellRecords, scheme: Scheme, language: str) -> list[str]:
+    """The languages on whose examples T is fitted for a language."""
     return {"global": list(source.shards), "english": ["en"], "per_language": [language]}[scheme]
 
 
-def _scaled(
-    here: CellRecords, validation: CellRecords | None, scheme: Scheme
-) -> tuple[dict[str, Scaled], dict[str, str]]:
-    """Each language after scaling, or the reason why not."""
-    source = validation or here
-    place = "" if validation is None else f"{validation.test[1]} split: "
-    found: dict[str, Scaled] = {}
-    reasons = {code: str(here.shards[code].missing) for code in here.missing}
-    together = [[code] for code in here.answers] if scheme == "per_language" else [list(here.answers)]
+def _fitting_shards(source: CellRecords, scheme: Scheme, language: str) -> list[Shard]:
+    return [source.shards[code] for code in _fits_on(source, scheme, language) if code in source.shards]
+
+
+def _numbers_of(records: CellRecords, scheme: Scheme) -> dict[str, Row | str]:
+    """For each language with records its numbers before and after scaling, or why there are none."""
+    source = records.validation or records
+    place = "" if records.validation is None else f"{source.test[1]} split: "
+    together = [[code] for code in records.answers] if scheme == "per_language" else [list(records.answers)]
+    numbers: dict[str, Row | str] = {}
     for group in filter(None, together):
-        needed = _fits_on(scheme, group[0], source)
+        needed = _fits_on(source, scheme, group[0])
         lacking = [code for code in needed if code not in source.answers]
         if lacking:
             which = lacking[0] if len(lacking) == 1 else f"{len(lacking)} of {len(needed)} languages"
-            reasons.update(dict.fromkeys(group, f"{place}no records of {which} to fit on"))
+            numbers |= dict.fromkeys(group, f"{place}no records of {which} to fit on")
             continue
-        test = {code: here.answers[code].sample for code in group}
+        samples = {code: records.answers[code].sample for code in group}
         try:
-            if validation is None:
-                found |= cross_fitted(test, scheme)
+            if records.validation is None:
+                scaled = cross_fitted(samples, scheme)
             else:
-                fitted_on = {code: validation.answers[code].sample for code in needed}
-                found |= validated(test, fitted_on, scheme)
+                scaled = validated(samples, {code: source.answers[code].sample for code in needed}, scheme)
         except NotFittedError as error:
-            reasons.update(dict.fromkeys(group, f"{place}{error}"))
-    return found, reasons
+            numbers |= dict.fromkeys(group, f"{place}{error}")
+        else:
+            numbers |= {code: _numbers(records.answers[code], scaled[code]) for code in group}
+    return numbers
 
 
 def _numbers(answers: Answers, scaled: Scaled) -> Row:
@@ -137,22 +123,22 @@ HEADER = (
     "T global",
     "T English",
 )
-"""Of the tables for people."""
+"""The columns of `comparisons`."""
 
 
 def comparisons(
     study: Study, rows: Sequence[Row], levels: Sequence[str] = (*BUCKETS, "all")
 ) -> Iterator[tuple[str, list[list[str]]]]:
-    """For people: a title, and a line for each bucket and cell, under HEADER, for each setting."""
+    """For each setting a title, and a line under HEADER for each bucket and cell."""
     groups = by_group(rows, axis_names(study))
     for setting in settings(study):
         lines = []
         for level in levels:
             for item in setting.series:
-                found = [row for row in groups.get((setting.test, item.cell), ()) if row["name"] == level]
-                if found:
-                    of_scheme = {row["scheme"]: row for row in found}
-                    lines.append([level, item.label, *_line([of_scheme[scheme] for scheme in SCHEMES])])
+                of_cell = groups.get((setting.test, item.cell), ())
+                by_scheme = {row["scheme"]: row for row in of_cell if row["name"] == level}
+                if by_scheme:
+                    lines.append([level, item.label, *_line([by_scheme[scheme] for scheme in SCHEMES])])
         if lines:
             yield setting.label, lines
 
@@ -168,7 +154,7 @@ def _line(schemes: Sequence[Row]) -> list[str]:
 
 
 def to_markdown(study: Study, rows: Sequence[Row]) -> str:
-    """A table for each setting; the rows have the numbers of temperature.csv."""
+    """A Markdown table for each setting, from the rows of temperature.csv."""
     fitted = " and ".join(dict.fromkeys(str(row["fitted_on"]) for row in rows))
     lines = [
         f"# {study.name}: temperature scaling and label smoothing",
@@ -185,3 +171,14 @@ def to_markdown(study: Study, rows: Sequence[Row]) -> str:
 
 def _pipes(fields: Sequence[str]) -> str:
     return "| " + " | ".join(field.replace("|", "\\|") for field in fields) + " |"
+
+
+TABLE = Table(
+    "temperature",
+    ("scheme", "fitted_on", "level", "name", "average"),
+    COLUMNS,
+    temperature_rows,
+    over_seeds=True,
+    to_markdown=to_markdown,
+    note=NOTE,
+)

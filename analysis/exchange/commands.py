@@ -1,4 +1,4 @@
-"""The commands by which records and results come and go: pull, import-lm-eval, publish."""
+"""The commands that exchange records and results with other programs: pull, import-lm-eval, publish."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ COMMANDS = ("pull", "import-lm-eval", "publish")
 def add_commands(commands: Any) -> None:
     """Add them to a parser's sub-commands."""
     pull = commands.add_parser(
-        "pull", help="copy a study's records from W&B, and compare those that are here"
+        "pull", help="copy a study's records from W&B, and compare those that this machine has"
     )
     pull.add_argument(
         "source", metavar="SOURCE", help="ENTITY/PROJECT, or a folder with wandb/offline-run-* folders"
     )
-    imported = commands.add_parser("import-lm-eval", help="make a study of what lm_eval --log_samples wrote")
+    imported = commands.add_parser("import-lm-eval", help="make a study from the samples of lm_eval")
     imported.add_argument("folder", type=Path, metavar="DIR", help="its --output_path")
-    imported.add_argument("--language", metavar="CODE", help="of tasks whose name has none")
+    imported.add_argument("--language", metavar="CODE", help="the language of tasks whose name has none")
     imported.add_argument(
         "--tokenizer", type=Path, metavar="FILE", help="the model's tokenizer.json, where options are text"
     )

@@ -1,21 +1,21 @@
-"""`import-lm-eval`: samples that lm-evaluation-harness logged, as a study of records.
+"""`import-lm-eval`: makes a study from samples that lm-evaluation-harness logged.
 
 `lm_eval --log_samples --output_path DIR` writes, for each model, `results_<date>.json` and a file of samples
-for each task. Of multiple_choice tasks a sample has the log-probability of each option, in nats, not
-normalised: a score. The tasks of one benchmark and language (`global_mmlu_full_sw_anatomy`, ...) are one
-shard, each a subject of it.
+for each task. A sample of a multiple_choice task has the log-probability of each option, in nats, not
+normalised: a score. The tasks of one benchmark and language (`global_mmlu_full_sw_anatomy`, ...) become one
+shard, each of them a subject.
 
-Options that are the letters A, B, C, ... are the letter protocol. All others are option_text, where
-confidence is exp(score / tokens): how many tokens an option has, the harness does not log. So it is counted
-with the model's tokenizer, or the task is refused; its characters or bytes would not be right.
+Options that are the letters A, B, C, ... mean the letter protocol. All others mean option_text, where
+confidence is exp(score / tokens). The harness does not log how many tokens an option has: they are counted
+with the model's tokenizer, or the task is refused. Characters or bytes would give wrong numbers.
 
-How many tokens a prompt has is -1, unknown, without a tokenizer.
+Without a tokenizer the number of tokens of a prompt is unknown, -1.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,13 +40,14 @@ if TYPE_CHECKING:
 
     from study.records import Prediction, ShardInfo
 
+SEPARATE_FOLDER = "give a separate folder"
 RUN_SETTINGS = ("batch_size", "batch_sizes", "device", "use_cache", "limit", "bootstrap_iters")
-"""Of the harness's config; they do not tell models apart."""
+"""Keys of the harness's config that do not tell models apart."""
 
 
 @dataclass
 class Imported:
-    """Ids of jobs: of shards that are new, and of those that were here. refused: task -> why."""
+    """Ids of jobs: shards that are new, and shards imported before. refused: task -> why."""
 
     new: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
@@ -60,15 +61,15 @@ class Imported:
 def import_lm_eval(
     folder: Path, study_dir: Path, *, language: str | None = None, tokenizer: Path | None = None
 ) -> Imported:
-    """Add everything that the harness logged anywhere below `folder` to the study in `study_dir`.
+    """Add everything that the harness logged below `folder` to the study in `study_dir`.
 
-    language: of tasks whose name has none. tokenizer: the model's `tokenizer.json`, or the folder it is in.
+    language: that of tasks whose name has none. tokenizer: the model's `tokenizer.json` or its folder.
     Raises UserError where there are no samples, `study_dir` holds a study that was swept, or a model was
     asked the same in two ways; RecordError where a file, or what it says, is broken.
     """
     paths = StudyPaths(study_dir)
     if paths.grid.is_file():
-        raise UserError("is a study that was swept", where=str(study_dir), remedy="give a folder of its own")
+        raise UserError("is a study that was swept", where=str(study_dir), remedy=SEPARATE_FOLDER)
     results = sorted(folder.rglob("results_*.json"))
     if not results:
         remedy = "give the --output_path of lm_eval --log_samples"
@@ -79,7 +80,7 @@ def import_lm_eval(
         shards += _shards(file, language, count, outcome)
     if not shards and not outcome.refused:
         raise UserError("holds no samples", where=str(folder), remedy="run lm_eval with --log_samples")
-    if shards:  # a plan of nothing is no study
+    if shards:  # a plan without jobs is not a study
         _write(shards, paths, outcome)
     return outcome
 
@@ -112,7 +113,7 @@ class _Shard:
 
 @dataclass(frozen=True)
 class _Member:
-    """A task that became records."""
+    """A task whose samples became records."""
 
     task: Task
     samples: tuple[Row, ...]
@@ -122,10 +123,10 @@ class _Member:
 def _shards(
     file: Path, language: str | None, count: CountTokens | None, outcome: Imported
 ) -> Iterator[_Shard]:
-    """The shards of one run of the harness. One that lacks a task would be another test: it is refused."""
+    """The shards of one run of the harness. A shard without one of its tasks is refused: it asks less."""
     run = parse_line(file.read_text(encoding="utf-8"), str(file))
     if any(not isinstance(run.get(key), dict) for key in ("configs", "config")) or "model_name" not in run:
-        raise RecordError(f"{file}: is no result of lm_eval")
+        raise RecordError(f"{file}: is not a result of lm_eval")
     groups: dict[tuple[str, str, str, str], list[_Member]] = defaultdict(list)
     broken: dict[tuple[str, str], str] = {}
     for name, config in sorted(run["configs"].items()):
@@ -159,13 +160,9 @@ def _shards(
 
 
 def _doubled(members: Sequence[_Member]) -> str | None:
-    """An item that two tasks have."""
-    seen: set[str] = set()
-    for one in (prediction.example_id for member in members for prediction in member.predictions):
-        if one in seen:
-            return one
-        seen.add(one)
-    return None
+    """An item that two tasks have, or None."""
+    ids = [prediction.example_id for member in members for prediction in member.predictions]
+    return next((example_id for example_id, count in Counter(ids).items() if count > 1), None)
 
 
 def _shard(
@@ -185,7 +182,7 @@ def _shard(
     names = [member.task.name for member in members]
     samples = [sample for member in members for sample in member.samples]
     spec = {
-        # the harness's own hashes tell what was asked: of the items, and of the prompts with their shots
+        # the harness's own hashes identify the items, and the prompts with their shots
         "benchmark": {"name": benchmark, "split": split, "items": digest([s["doc_hash"] for s in samples])},
         "language": language,
         "protocol": protocol,
@@ -202,15 +199,14 @@ def _shard(
 
 
 def _write(shards: Sequence[_Shard], paths: StudyPaths, outcome: Imported) -> None:
-    """The plan first: what is cut off shows as not done, and the next import goes on."""
+    """Write the plan first: shards of an interrupted import show as not done, and the next one resumes."""
     from study.records import write_part
 
     plan = read_json(paths.plan) if paths.plan.is_file() else {"models": [], "shards": [], "jobs": []}
     if any("lm_eval" not in spec for spec in plan["shards"]) or any(
         "shard" not in job for job in plan["jobs"]
     ):
-        remedy = "give a folder of its own"
-        raise UserError("is a study of calsweep's own jobs", where=str(paths.root), remedy=remedy)
+        raise UserError("is a study of calsweep's own jobs", where=str(paths.root), remedy=SEPARATE_FOLDER)
     known = {
         job["job_id"]: (plan["models"][job["model"]], plan["shards"][job["shard"]]) for job in plan["jobs"]
     }
@@ -221,11 +217,11 @@ def _write(shards: Sequence[_Shard], paths: StudyPaths, outcome: Imported) -> No
     for shard in shards:
         folder, info = paths.job(shard.job_id), shard.info
         if folder.done.is_file():
-            _refuse_other(folder.predictions, shard.predictions)
+            _refuse_different(folder.predictions, shard.predictions)
             outcome.before += [] if shard.job_id in outcome.new else [shard.job_id]
             continue
-        entry = {"job_id": shard.job_id, "kind": "evaluate", "needs": []}
-        write_json(folder.spec, {**entry, **shard.model_entry, "spec": shard.spec})
+        job = {"job_id": shard.job_id, "kind": "evaluate", "needs": []}
+        write_json(folder.spec, {**job, **shard.model_entry, "spec": shard.spec})
         part = write_part(folder.predictions, 0, shard.predictions, info)
         parts = {part.name: hashlib.sha256(part.read_bytes()).hexdigest()}
         counts = {"num_items": len(shard.predictions), "num_skipped": 0}
@@ -234,10 +230,10 @@ def _write(shards: Sequence[_Shard], paths: StudyPaths, outcome: Imported) -> No
 
 
 def _refuse_clashes(known: Sequence[tuple[Any, Any]], paths: StudyPaths) -> None:
-    """A model has one answer to a test in a language, and all models were asked the same items."""
+    """Raises UserError where a model answers a test twice, or two models were asked different items of it."""
     items: dict[tuple[str, ...], str] = {}
     asked: set[tuple[str, ...]] = set()
-    remedy = "import it into a study of its own"
+    remedy = "import it into a separate study"
     for model, spec in known:
         name, benchmark = model["cell"]["model"], spec["benchmark"]
         test = (benchmark["name"], benchmark["split"], spec["language"], spec["protocol"])
@@ -250,22 +246,23 @@ def _refuse_clashes(known: Sequence[tuple[Any, Any]], paths: StudyPaths) -> None
         asked.add((name, *test))
 
 
-def _refuse_other(folder: Path, predictions: Sequence[Prediction]) -> None:
+def _refuse_different(folder: Path, predictions: Sequence[Prediction]) -> None:
+    """Raises RecordError where the records in a folder are not these predictions."""
     import pyarrow as pa
 
     from analysis.exchange.parity import difference
     from study.records import COLUMNS, read_predictions
 
     theirs = pa.Table.from_pylist([asdict(p) for p in predictions], schema=COLUMNS)
-    # a tokenizer that was given only once has counted what was unknown
+    # one of two imports may have had a tokenizer, and counted what the other left unknown
     columns = [name for name in COLUMNS.names if name != "num_prompt_tokens"]
-    told = difference(read_predictions(folder)[0], theirs, columns)
-    if told is not None:
-        raise RecordError(f"{folder}: differs from what is imported: {told}; nothing was changed")
+    text = difference(read_predictions(folder)[0], theirs, columns)
+    if text is not None:
+        raise RecordError(f"{folder}: differs from what is imported: {text}; nothing was changed")
 
 
 def _write_plan(known: Mapping[str, tuple[Any, Any]], paths: StudyPaths) -> None:
-    """In the form of `study.jobs.plan`, which analysis reads; no job can run the specs."""
+    """Write plan.json in the form of `study.jobs.plan`, for the analysis; no job can run its specs."""
     jobs = [
         {"job_id": job_id, "kind": "evaluate", "model": place, "shard": place}
         for place, job_id in enumerate(known)
@@ -282,10 +279,10 @@ def _write_plan(known: Mapping[str, tuple[Any, Any]], paths: StudyPaths) -> None
 
 
 def print_imported(imported: Imported, console: Console) -> None:
-    """What was imported, and what was not and why."""
+    """Print what was imported, and what was not and why."""
     for name, why in imported.refused.items():
         console.print(f"{name}: {why}", soft_wrap=True, highlight=False, markup=False)
-    told = [f"imported {len(imported.new)} shards"]
-    told += [f"{len(imported.before)} were here before"] if imported.before else []
-    told += [f"{len(imported.refused)} tasks refused"] if imported.refused else []
-    console.print("; ".join(told), soft_wrap=True, highlight=False)
+    counts = [f"imported {len(imported.new)} shards"]
+    counts += [f"{len(imported.before)} were imported before"] if imported.before else []
+    counts += [f"{len(imported.refused)} tasks refused"] if imported.refused else []
+    console.print("; ".join(counts), soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""Samples of lm-evaluation-harness's multiple_choice tasks, read as predictions."""
+"""Samples of multiple_choice tasks that lm-evaluation-harness logged, read as predictions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from study.records import Prediction
 
 UNKNOWN = -1
-"""Tokens of a prompt that nobody counted."""
+"""The number of tokens of a prompt that nobody counted."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 KEYS = ("doc", "doc_hash", "prompt_hash", "target", "resps", "arguments", "metrics", "filter")
-"""That a sample has, and that do not change with the filter that it is logged for, but for the last one."""
+"""Keys of a sample. All but `filter` are the same in each of its copies, one for each filter of the task."""
 IDS = ("sample_id", "question_id")
-"""What Global-MMLU and MMLU-ProX call an item, in every language."""
+"""Under these keys Global-MMLU and MMLU-ProX have the id of an item, the same in every language."""
 
 CountTokens: TypeAlias = Callable[[str, str], tuple[int, int]]
 """A prompt and an option after it -> tokens of each."""
@@ -29,7 +29,7 @@ CountTokens: TypeAlias = Callable[[str, str], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Task:
-    """What a task's name says it is of."""
+    """What the name of a task says."""
 
     name: str
     benchmark: str
@@ -39,11 +39,11 @@ class Task:
 
 
 def name_task(name: str, config: Mapping[str, Any], groups: Sequence[str], given: str | None) -> Task:
-    """What a task is of, by its name.
+    """Split the name of a task.
 
-    `global_mmlu_full_sw_anatomy` is subject anatomy of benchmark global_mmlu_full in Swahili. Where a name
-    has no language it is `given`, and the name of a group of tasks, such as mmlu, is the benchmark.
-    Raises RecordError where there is no language, or more than one.
+    `global_mmlu_full_sw_anatomy` is subject anatomy of benchmark global_mmlu_full in Swahili. If a name has
+    no language, it is `given`, and the name of a group of tasks, such as mmlu, is the benchmark.
+    Raises RecordError if there is no language, or more than one.
     """
     words = name.split("_")
     places = [place for place, word in enumerate(words) if place and word in LANGUAGES]
@@ -62,11 +62,11 @@ def name_task(name: str, config: Mapping[str, Any], groups: Sequence[str], given
 
 
 def read_samples(file: Path) -> tuple[Row, ...]:
-    """Each document's sample once: with several filters the harness logs it once for each of them.
+    """The sample of each document once: the harness logs it once for each filter of a task.
 
-    Raises RecordError, with the line, for what is no sample, or one of another run.
+    Raises RecordError, with the line, for a line that is not a sample, or is from another run.
     """
-    found: dict[int, Row] = {}
+    samples: dict[int, Row] = {}
     lines = file.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines[:-1] if not lines[-1] else lines, start=1):
         where = f"{file}, line {number}"
@@ -75,24 +75,24 @@ def read_samples(file: Path) -> tuple[Row, ...]:
             types = (type(sample["doc_id"]), type(sample["doc_hash"]), type(sample["prompt_hash"]))
             if types != (int, str, str):
                 raise TypeError("doc_id, doc_hash, prompt_hash")
-            first = found.setdefault(sample["doc_id"], sample)
+            first = samples.setdefault(sample["doc_id"], sample)
             same = all(first[key] == sample[key] for key in KEYS if key != "filter")
             again = first is not sample and first["filter"] == sample["filter"]
         except (KeyError, TypeError) as error:
-            raise RecordError(f"{where}: is no sample of lm_eval ({error!r})") from None
+            raise RecordError(f"{where}: is not a sample of lm_eval ({error!r})") from None
         if again or not same:
             raise RecordError(f"{where}: document {sample['doc_id']} a second time; keep one run's samples")
-    if not found:
+    if not samples:
         raise RecordError(f"{file}: holds no samples")
-    return tuple(found.values())
+    return tuple(samples.values())
 
 
 def predictions_of(
     task: Task, file: Path, samples: Sequence[Mapping[str, Any]], count: CountTokens | None
 ) -> tuple[str, list[Prediction]]:
-    """The protocol of a task, and the predictions of its samples; count: for options that are text.
+    """The protocol of a task, and the predictions of its samples. count: for options that are text.
 
-    Raises RecordError for what is no multiple_choice, or has scores that are not log-probabilities.
+    Raises RecordError if a sample is not multiple_choice, or has scores that are not log-probabilities.
     """
     read = []
     for sample in samples:
@@ -100,7 +100,7 @@ def predictions_of(
         try:
             read.append((sample, *_asked(sample, where)))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise RecordError(f"{where}: is no sample of multiple_choice ({error!r})") from None
+            raise RecordError(f"{where}: is not a multiple_choice sample ({error!r})") from None
     letters = all([o.strip() for o in options] == list(LETTERS[: len(options)]) for _, _, options, _ in read)
     if not letters and count is None:
         raise RecordError(
@@ -109,14 +109,14 @@ def predictions_of(
         )
     ids = _example_ids(task, samples)
     predictions = [
-        _prediction(task, file, example_id, *one, letters=letters, count=count)
-        for example_id, one in zip(ids, read, strict=True)
+        _prediction(task, file, example_id, *asked, letters=letters, count=count)
+        for example_id, asked in zip(ids, read, strict=True)
     ]
     return ("letter" if letters else "option_text"), predictions
 
 
 def _example_ids(task: Task, samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The benchmark's own, where each document has one that no other has; else their places in the task."""
+    """The benchmark's own ids, if each document has one that no other has; else their places in the task."""
     docs = [sample["doc"] if isinstance(sample["doc"], dict) else {} for sample in samples]
     for key in IDS:
         own = [str(doc[key]) for doc in docs if doc.get(key) is not None]
@@ -128,7 +128,7 @@ def _example_ids(task: Task, samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _asked(sample: Mapping[str, Any], where: str) -> tuple[str, list[str], list[float]]:
     """A sample's prompt, its options and their scores, in nats."""
-    pairs = [(one["arg_0"], one["arg_1"]) for one in sample["arguments"].values()]
+    pairs = [(request["arg_0"], request["arg_1"]) for request in sample["arguments"].values()]
     scores = [float(answer[0][0]) for answer in sample["resps"]]
     if len(scores) != len(pairs) or any(len(answer) != 1 for answer in sample["resps"]):
         raise RecordError(f"{where}: {len(scores)} scores for {len(pairs)} options")
@@ -139,11 +139,11 @@ def _asked(sample: Mapping[str, Any], where: str) -> tuple[str, list[str], list[
         pairs, scores = pairs[:half], scores[:half]
     options = [option for _, option in pairs]
     if len({prompt for prompt, _ in pairs}) != 1:
-        raise RecordError(f"{where}: its options are prompts, whose scores are no shares of one distribution")
+        raise RecordError(f"{where}: its options are prompts: their scores do not share one distribution")
     if len(options) < 2 or len(set(options)) != len(options):
         raise RecordError(f"{where}: its options are {options}, but must be two or more, none twice")
     if not all(math.isfinite(score) and score <= 0 for score in scores):
-        raise RecordError(f"{where}: scores {scores} are no log-probabilities")
+        raise RecordError(f"{where}: scores {scores} are not log-probabilities")
     return pairs[0][0], options, scores
 
 
@@ -178,25 +178,25 @@ def _prediction(
 def _label(file: Path, sample: Mapping[str, Any], options: Sequence[str], scores: Sequence[float]) -> int:
     """The right option: a target is its text, or its place as a number.
 
-    Where it could be either, and wherever `acc` is logged, the label must agree with that.
+    If `acc` is logged, the label must agree with it; this also decides where a target could be either.
     """
     target, where = str(sample["target"]), f"{file}, document {sample['doc_id']}"
-    found = {place for place, option in enumerate(options) if option.strip() == target.strip()}
+    labels = {place for place, option in enumerate(options) if option.strip() == target.strip()}
     if target.isdecimal() and int(target) < len(options):
-        found.add(int(target))
+        labels.add(int(target))
     best = scores.index(max(scores))
     if "acc" in sample:
-        found = {place for place in found if (place == best) == (sample["acc"] == 1.0)}
-    if len(found) != 1:
-        told = "does not agree with its accuracy, or" if "acc" in sample else "is"
-        raise RecordError(f"{where}: target {target!r} {told} not one of the options {list(options)}")
-    return found.pop()
+        labels = {place for place in labels if (place == best) == (sample["acc"] == 1.0)}
+    if len(labels) != 1:
+        problem = "does not agree with its accuracy, or is" if "acc" in sample else "is"
+        raise RecordError(f"{where}: target {target!r} {problem} not one of the options {list(options)}")
+    return labels.pop()
 
 
 def token_counter(tokenizer: Path) -> CountTokens:
-    """Counts as the harness does; tokenizer: a `tokenizer.json`, or the folder it is in.
+    """A function that counts tokens as the harness does. tokenizer: a `tokenizer.json`, or its folder.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     from tokenizers import Tokenizer
 
@@ -206,7 +206,7 @@ def token_counter(tokenizer: Path) -> CountTokens:
     loaded = Tokenizer.from_file(str(file))
 
     def count(prompt: str, option: str) -> tuple[int, int]:
-        # as the harness does it: blanks at the end of the prompt go to the option
+        # like the harness: blanks at the end of the prompt belong to the option
         kept = prompt.rstrip()
         before = len(loaded.encode(kept).ids)
         return before, len(loaded.encode(kept + prompt[len(kept) :] + option).ids) - before

@@ -1,4 +1,4 @@
-"""Are two sets of prediction records the same, bit by bit?"""
+"""Whether two sets of prediction records are the same, bit by bit."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ if TYPE_CHECKING:
 
 
 def difference(ours: pa.Table, theirs: pa.Table, columns: Sequence[str] = tuple(COLUMNS.names)) -> str | None:
-    """The first thing two tables of records (`study.records.COLUMNS`) disagree on, in words; None for none.
+    """The first difference between two tables of records (`study.records.COLUMNS`), in words, or None.
 
-    They may hold the same examples in another order.
+    The order of the rows does not matter.
     """
-    keyed = [
+    a, b = (
         {(row["example_id"], row["rotation"]): row for row in table.to_pylist()} for table in (ours, theirs)
-    ]
-    here, there = keyed
-    if len(here) != ours.num_rows or len(there) != theirs.num_rows:
+    )
+    if len(a) != ours.num_rows or len(b) != theirs.num_rows:
         return "an example occurs more than once"
-    for ids, where in ((here.keys() - there.keys(), "here"), (there.keys() - here.keys(), "there")):
+    for ids, where in ((a.keys() - b.keys(), "here"), (b.keys() - a.keys(), "there")):
         if ids:
-            first = min(ids)[0]
-            return f"{len(ids)} of {len(here)} and {len(there)} examples are only {where} ('{first}', ...)"
-    for key, row in here.items():
+            return f"{len(ids)} of {len(a)} and {len(b)} examples are only {where} ('{min(ids)[0]}', ...)"
+    for key, row in a.items():
         for name in columns:
             # as text, in which -0.0 is not 0.0; a float32 survives being a float64
-            if repr(row[name]) != repr(there[key][name]):
-                return f"example '{key[0]}', {name}: {row[name]} here, {there[key][name]} there"
+            if repr(row[name]) != repr(b[key][name]):
+                return f"example '{key[0]}', {name}: {row[name]} here, {b[key][name]} there"
     return None

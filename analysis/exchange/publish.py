@@ -1,8 +1,8 @@
 """`publish`: a study's tables and figures as a W&B report and a workspace, next to the runs they come from.
 
-A run of type `analyse` holds the figures and the files, named by what they say: the same results are one
-run, however often they are published. The report is found by its title and the workspace by its name; both
-are written anew each time, so what people change in them by hand is lost.
+A run of type `analyse` holds the figures and the files. Its id is a hash of the results, so the same results
+are one run, however often they are published. The report is found by its title and the workspace by its name;
+both are replaced each time, so changes that people make in them are lost.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 from analysis.dashboard.page import write_dashboard
 from analysis.exchange.wandb_runs import ASK_TIMEOUT_S, asking_server, patient
 from analysis.figures.files import write_figures
+from analysis.reading.headline import HEADLINE
 from analysis.reading.loading import load_study
-from analysis.reading.measure import CONFIDENCES
-from analysis.reading.shards import BUCKETS, Shard, Study
-from analysis.results.aggregate import summarise
+from analysis.reading.scored import CONFIDENCES
+from analysis.reading.shards import Study
 from analysis.results.claims import findings
-from analysis.results.labels import Setting, constants, settings
+from analysis.results.names import language_name
+from analysis.results.settings import Setting, constants, settings
+from analysis.results.table import Row, long_table
 from analysis.tables.calibration import table_rows
 from analysis.tables.files import write_tables
 from analysis.terminal.summary import note
 from study.errors import UserError
 from study.files import digest, read_json
-from study.languages import LANGUAGES
 from study.paths import StudyPaths
 from study.tracking.runs import end_service
 
@@ -35,17 +36,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SHOWN = ("slopes", "reliability-buckets", "response")
-"""How the names of the figures begin that are published; the dashboard has all."""
-COLUMNS = {
-    "accuracy": "accuracy",
-    "confidence_raw": "confidence, raw",
-    "confidence_renormalised": "confidence, renormalised",
-    "ece_raw": "ECE, raw",
-    "ece_floor_raw": "floor",
-    "ece_renormalised": "ECE, renormalised",
-    "ece_floor_renormalised": "floor",
-}
-"""Of the report's tables, behind n: a metric, and its heading."""
+"""The figures that are published, by how their names begin; the dashboard has all."""
+HEADINGS = [
+    heading
+    for metric in HEADLINE
+    for heading in (metric.long_heading, *(["floor"] if metric.has_floor else []))
+]
+"""The columns of the report's tables behind n."""
 TABLE_NOTE = (
     "In brackets 95% intervals. An ECE is biased upward by its bins; its interval is not: it can lie below. "
     "Floor: about the ECE of a perfectly calibrated model."
@@ -55,7 +52,7 @@ MAX_TITLE = 128
 
 @dataclass(frozen=True)
 class Published:
-    """Where it is."""
+    """Addresses of the report and the workspace, and the run behind them."""
 
     report: str
     workspace: str
@@ -65,7 +62,7 @@ class Published:
 
 @dataclass(frozen=True)
 class _Content:
-    """What is published. figures: PNG files, each shown under its name. files: below the study."""
+    """What is published. figures: PNG files, each shown under its name. files: paths in the study."""
 
     study: Study
     settings: tuple[Setting, ...]
@@ -93,7 +90,7 @@ def publish(study_dir: Path, project: str | None = None) -> Published:
         try:
             with asking_server():
                 api: Any = wandb.Api(timeout=ASK_TIMEOUT_S)
-                own = str(api.default_entity)  # whether somebody is logged in is known before the work
+                own = str(api.default_entity)  # fails here, before the work, where nobody is logged in
                 entity = wanted or own
             content = _content(study_dir)
             with asking_server():
@@ -130,27 +127,29 @@ def _place(study_dir: Path, project: str | None) -> tuple[str | None, str]:
     if project is None:
         if not tracking.get("project"):
             remedy = "say where with --project ENTITY/PROJECT"
-            raise UserError("was not swept here, so it has no project", where=str(study_dir), remedy=remedy)
+            raise UserError(
+                "has no W&B project, since it was not swept here", where=str(study_dir), remedy=remedy
+            )
         return tracking.get("entity") or None, tracking["project"]
     entity, _, name = project.rpartition("/")
     if not name or "/" in entity:
-        raise UserError("is no project", where=project, remedy="give ENTITY/PROJECT")
+        raise UserError("is not a project", where=project, remedy="give ENTITY/PROJECT")
     return entity or None, name
 
 
 def _content(study_dir: Path) -> _Content:
     study = load_study(study_dir)
-    found = tuple(settings(study))
+    all_settings = tuple(settings(study))
     figures = tuple(write_figures(study_dir, formats=("png",), study=study, shown=SHOWN))
     drawn = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in figures}
     run_id = digest({"study": study.name, "rows": table_rows(study), "figures": drawn})
     paths = [*write_tables(study_dir, study=study).values(), write_dashboard(study_dir, study=study)]
     files = tuple(path.relative_to(study_dir).as_posix() for path in paths)
-    return _Content(study, found, figures, files, run_id)
+    return _Content(study, all_settings, figures, files, run_id)
 
 
 def _is_there(content: _Content, api: Any, place: str) -> bool:
-    """Whether the run has all that it should: the SDK ends a run in good order without its files, too."""
+    """Whether the run has all its files: the SDK also marks runs as finished whose upload failed."""
     try:
         runs = list(api.runs(place, filters={"name": content.run_id}))
     except ValueError as error:
@@ -163,7 +162,7 @@ def _is_there(content: _Content, api: Any, place: str) -> bool:
 
 
 def _log(content: _Content, study_dir: Path, entity: str, project: str) -> None:
-    """Make the run with the figures, the tables and the dashboard."""
+    """Create the run with the figures, the tables and the dashboard."""
     import wandb
 
     with tempfile.TemporaryDirectory(prefix="calsweep-publish-") as scratch, asking_server():
@@ -190,13 +189,13 @@ def _save_report(content: _Content, api: Any, entity: str, project: str) -> str:
     from wandb_workspaces import expr
 
     study = content.study
-    whole = wr.Runset(
+    figures = wr.Runset(
         entity=entity, project=project, name="figures", filters=expr.And(expr.Metric("ID") == content.run_id)
     )
     blocks: list[Any] = [
         wr.P(text) for text in (study.description, " · ".join(constants(study)), note(study)) if text
     ]
-    blocks.append(wr.PanelGrid(runsets=[whole], panels=_charts(content)))
+    blocks.append(wr.PanelGrid(runsets=[figures], panels=_charts(content)))
     for setting in content.settings:
         blocks += [
             wr.H2(setting.label or study.name),
@@ -216,15 +215,13 @@ def _save_report(content: _Content, api: Any, entity: str, project: str) -> str:
                 panels=_panels(),
             ),
         ]
-    made = wr.Report(entity=entity, project=project, title=content.title, blocks=blocks, width="fluid")
-    # an id that the server knows makes it the same report; it does not compare titles itself
-    known = [
-        report.id for report in api.reports(f"{entity}/{project}") if report.display_name == content.title
-    ]
+    report = wr.Report(entity=entity, project=project, title=content.title, blocks=blocks, width="fluid")
+    # the server replaces a report only by its id
+    known = [one.id for one in api.reports(f"{entity}/{project}") if one.display_name == content.title]
     if known:
-        made.id = known[0]
-    made.save()
-    return str(made.url)
+        report.id = known[0]
+    report.save()
+    return str(report.url)
 
 
 def _save_workspace(content: _Content, entity: str, project: str) -> str:
@@ -232,7 +229,7 @@ def _save_workspace(content: _Content, entity: str, project: str) -> str:
     from wandb_workspaces import expr
 
     ids = [shard.job_id for shard in content.study.shards]
-    made = ws.Workspace(
+    workspace = ws.Workspace(
         entity=entity,
         project=project,
         name=content.title,
@@ -249,10 +246,10 @@ def _save_workspace(content: _Content, entity: str, project: str) -> str:
         if "not found" not in str(error):
             raise
     else:
-        made._internal_id = known._internal_id
-    made._internal_name = f"nw-{name}-v"
-    made.save()
-    return str(made.url)
+        workspace._internal_id = known._internal_id
+    workspace._internal_name = f"nw-{name}-v"
+    workspace.save()
+    return str(workspace.url)
 
 
 def _charts(content: _Content) -> list[Any]:
@@ -267,12 +264,12 @@ def _charts(content: _Content) -> list[Any]:
 
 
 def _panels() -> list[Any]:
-    """Of each kind of confidence the accuracy against it, and the ECE."""
+    """For each kind of confidence, a plot of the accuracy against it, and one of the ECE."""
     import wandb_workspaces.reports.v2 as wr
 
     panels: list[Any] = []
     for row, kind in enumerate(CONFIDENCES):
-        # below the diagonal a model is over-confident
+        # points below the diagonal: over-confident
         scatter = wr.ScatterPlot(
             title=f"accuracy against confidence, {kind}",
             x=wr.SummaryMetric(f"confidence_{kind}"),
@@ -296,43 +293,38 @@ def _job_ids(study: Study, setting: Setting) -> dict[str, list[str]]:
 
 
 def markdown_table(study: Study, setting: Setting) -> str:
-    """A setting's cells below each other: macro means over all languages and buckets, then each language.
+    """A setting's cells below each other, with 95% intervals: macro means, then each language.
 
-    With 95% intervals. What is missing has a reason instead of numbers.
+    What is missing has a reason instead of numbers.
     """
-    labels = [item.label for item in setting.series]
-    present = [study.select(setting.test, item.cell) for item in setting.series]
-    rows: list[tuple[str, list[list[Shard]]]] = [("all, macro", present)]
-    for bucket in BUCKETS:
-        rows.append((f"{bucket}, macro", [[s for s in shards if s.bucket == bucket] for shards in present]))
-    for code in study.languages():
-        name = f"{code} {LANGUAGES[code].name}" if code in LANGUAGES else code
-        rows.append((name, [[s for s in shards if s.language == code] for shards in present]))
-    head = ["", "cell", "n", *COLUMNS.values()]
+    table, cells = long_table(study), [item.cell for item in setting.series]
+    titles = {"all": "all, macro"}
+    titles |= {bucket: f"{bucket}, macro" for bucket in table.names(setting.test, cells, "bucket")}
+    languages = table.names(setting.test, cells, "language")
+    titles |= {code: f"{code} {language_name(code)}".strip() for code in languages}
+    head = ["", "cell", "n", *HEADINGS]
     lines = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
-    for name, cells in rows:
-        if any(cells):
-            lines += [[name, label, *_numbers(shards)] for label, shards in zip(labels, cells, strict=True)]
+    for name, title in titles.items():
+        for item in setting.series:
+            lines.append([title, item.label, *_fields(table.row(setting.test, item.cell, name))])
     return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
 
-def _numbers(shards: list[Shard]) -> list[str]:
-    """n, then a text for each of COLUMNS."""
-    if not shards:
-        return ["not planned", *[""] * len(COLUMNS)]
-    summary = summarise(shards)
-    if summary.metrics is None:
-        return [str(summary.missing), *[""] * len(COLUMNS)]
-    texts = [str(summary.metrics.n)]
-    for metric in COLUMNS:
-        ends = summary.interval(metric)
-        within = "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
-        texts.append(f"{getattr(summary.metrics, metric):.3f}{within}")
+def _fields(row: Row | None) -> list[str]:
+    """n, then a field for each of HEADINGS."""
+    if row is None or row.missing is not None:
+        return ["not planned" if row is None else str(row.missing), *[""] * len(HEADINGS)]
+    texts = [str(row.n)]
+    for metric in HEADLINE:
+        number = row[metric.name]
+        within = "" if number.low is None else f" [{number.low:.3f}, {number.high:.3f}]"
+        texts.append("-" if number.value is None else f"{number.value:.3f}{within}")
+        texts += [f"{number.floor:.3f}"] if metric.has_floor else []
     return texts
 
 
 def print_published(published: Published, console: Console) -> None:
-    """Where it is."""
-    state = "with new figures" if published.is_new_run else "with the figures that were there"
+    """Print the addresses."""
+    state = "with new figures" if published.is_new_run else "with the figures published before"
     for text in (f"report, {state}: {published.report}", f"workspace: {published.workspace}"):
         console.print(text, soft_wrap=True, highlight=False, markup=False)

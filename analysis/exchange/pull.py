@@ -1,15 +1,15 @@
-"""`pull`: the records of evaluations from W&B, a project or offline run folders, into a study folder.
+"""`pull`: copies the records of evaluations from W&B, a project or offline run folders, into a study folder.
 
-A folder that was swept keeps its plan, and only its own jobs are pulled. Any other folder gets a plan of what
-the runs say about themselves. Parts are copied byte by byte, a job at a time, its DONE last: what is cut off
-goes on at that job. A job that is here already is compared with its run, and never changed.
+A folder that was swept keeps its plan, and only its own jobs are pulled. Any other folder gets a plan made
+from what the runs say about themselves. Parts are copied byte by byte, job by job, DONE last: an interrupted
+pull resumes at the job where it stopped. A job that the folder already has is compared with its run, and
+never changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PULLED = "pulled_from"
-"""The key in a DONE that says so."""
+"""The key in a DONE that says where its records were pulled from."""
 FLOATS = {f.name for spec in (Hyperparameters, Scratch) for f in fields(spec) if "float" in str(f.type)}
 TRACKED = ("prepare", "train", "evaluate")
 AXES = ("model", "dataset", *(field.name for field in fields(Hyperparameters)))
@@ -38,9 +38,11 @@ AXES = ("model", "dataset", *(field.name for field in fields(Hyperparameters)))
 
 @dataclass
 class Outcome:
-    """Ids of jobs. pulled: copied now. before: pulled earlier. agree: made here, the same as in W&B.
-    waiting: not complete in W&B, or at work here. not_theirs: of another study.
-    problems, unreadable: id -> what is wrong.
+    """Ids of jobs.
+
+    pulled: copied now. before: pulled earlier. agree: evaluated here, the same as in W&B. waiting: not
+    complete in W&B, or running here. not_theirs: from another study. problems, unreadable: id -> what is
+    wrong.
     """
 
     pulled: list[str] = field(default_factory=list)
@@ -57,14 +59,14 @@ class Outcome:
 
 
 def pull(source: str, study_dir: Path, console: Console) -> Outcome:
-    """Copy what a W&B project (`entity/project`), or a folder with offline runs, has of a study's records.
+    """Copy the records of a study from a W&B project (`entity/project`) or a folder with offline runs.
 
     Raises UserError when there are no evaluations, nobody is logged in, or the server cannot be used.
     """
     from rich.progress import Progress
 
     paths, outcome = StudyPaths(study_dir), Outcome()
-    found: list[tuple[Job, FoundRun]] = []
+    jobs: list[tuple[Job, FoundRun]] = []
     with (
         _runs(source) as (total, runs),
         Progress(console=console, disable=not console.is_terminal, transient=True) as progress,
@@ -74,15 +76,15 @@ def pull(source: str, study_dir: Path, console: Console) -> Outcome:
             progress.advance(bar)
             if run.kind in TRACKED:
                 try:
-                    found.append((_job_of(run), run))
+                    jobs.append((_job_of(run), run))
                 except RecordError as error:
                     outcome.unreadable[run.run_id] = str(error)
-        found = _planned(found, paths, outcome)
-        evaluations = [(job, run) for job, run in found if isinstance(job.spec, EvalSpec)]
+        jobs = _planned(jobs, paths, outcome)
+        evaluations = [(job, run) for job, run in jobs if isinstance(job.spec, EvalSpec)]
         if not evaluations:
-            where, why = source, next(iter({**outcome.unreadable, **outcome.problems}.values()), None)
+            why = next(iter({**outcome.unreadable, **outcome.problems}.values()), None)
             what = f"{total} runs, none of them an evaluation of this study" + (f" ({why})" if why else "")
-            raise UserError(what, where=where, remedy="is it the project that the study tracked to?")
+            raise UserError(what, where=source, remedy="is it the project that the study tracked to?")
         bar = progress.add_task("pulling records", total=len(evaluations))
         for job, run in evaluations:
             _pull_one(job, run, source, paths.job(job.job_id), outcome)
@@ -107,23 +109,25 @@ def _runs(source: str) -> Iterator[tuple[int, Iterable[FoundRun]]]:
 
 
 def _job_of(run: FoundRun) -> Job:
-    """The job that a run says it is; raises RecordError where its id denies that."""
+    """The job that a run's config describes; raises RecordError if its id does not fit that."""
     try:
-        # in W&B a config's keys lose their order, which for a cell is that of the tables' columns
+        # W&B does not keep the order of a config's keys; a cell's is the order of the tables' columns
         cell = dict(sorted(run.config["cell"].items(), key=lambda item: _axis_order(item[0])))
         spec = dict(run.config["spec"])
         spec |= {key: _as_floats(spec[key]) for key in ("hyper", "scratch") if spec.get(key)}
-        told = {"needs": run.config["needs"], "cell": _as_floats(cell), "spec": spec}
-        job = job_from({"kind": run.kind, **told})
+        job = job_from(
+            {"kind": run.kind, "needs": run.config["needs"], "cell": _as_floats(cell), "spec": spec}
+        )
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise RecordError(f"run {run.run_id} is not of this version of calsweep: {error!r}") from None
+        raise RecordError(f"run {run.run_id} was written by another version of calsweep: {error!r}") from None
     if job.job_id != run.run_id:
-        raise RecordError(f"run {run.run_id} is not of this version of calsweep: its spec is {job.job_id}'s")
+        what = f"its spec is that of {job.job_id}"
+        raise RecordError(f"run {run.run_id} was written by another version of calsweep: {what}")
     return job
 
 
 def _as_floats(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is a float to us is one again: W&B writes 1.0 as 1."""
+    """Hyperparameters that are floats as floats again: W&B writes 1.0 as 1."""
     return {
         key: float(value) if key in FLOATS and isinstance(value, int) else value
         for key, value in values.items()
@@ -131,31 +135,30 @@ def _as_floats(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _planned(
-    found: list[tuple[Job, FoundRun]], paths: StudyPaths, outcome: Outcome
+    pulled: list[tuple[Job, FoundRun]], paths: StudyPaths, outcome: Outcome
 ) -> list[tuple[Job, FoundRun]]:
-    """Those of the folder's plan; where nothing was swept, the plan is made of them."""
+    """The jobs that are in the folder's plan; where nothing was swept, they become the plan."""
     known = read_plan(paths).jobs if paths.plan.is_file() else ()
     if paths.grid.is_file():
         planned = {job.job_id: job for job in known}
-        outcome.not_theirs += [job.job_id for job, _ in found if job.job_id not in planned]
-        return [(planned[job.job_id], run) for job, run in found if job.job_id in planned]
-    jobs = {job.job_id: job for job in (*(job for job, _ in found), *known)}
+        outcome.not_theirs += [job.job_id for job, _ in pulled if job.job_id not in planned]
+        return [(planned[job.job_id], run) for job, run in pulled if job.job_id in planned]
+    jobs = {job.job_id: job for job in (*(job for job, _ in pulled), *known)}
     for job_id in sorted(_doubled(jobs.values()) - {job.job_id for job in known}):
         outcome.problems[job_id] = (
             f"{jobs.pop(job_id).name} was evaluated in two ways, which tables could not tell apart: pull "
             "from a folder or project with one of them"
         )
-    found = [(job, run) for job, run in found if job.job_id in jobs]
     if any(isinstance(job.spec, EvalSpec) for job in jobs.values()):
         plan = Plan(paths.root.resolve().name, None, tuple(sorted(jobs.values(), key=_order)))
         text = json.dumps(plan_to_dict(plan), ensure_ascii=False, allow_nan=False) + "\n"
         if not paths.plan.is_file() or paths.plan.read_text(encoding="utf-8") != text:
             write_atomic(paths.plan, text)
-    return found
+    return [(job, run) for job, run in pulled if job.job_id in jobs]
 
 
 def _doubled(jobs: Iterable[Job]) -> set[str]:
-    """The ids of evaluations that a table could not tell apart: of two revisions of a benchmark, say."""
+    """The ids of evaluations that a table could not tell apart, say of two revisions of a benchmark."""
     places: dict[str, list[str]] = {}
     for job in jobs:
         if isinstance(job.spec, EvalSpec):
@@ -180,7 +183,7 @@ def _order(job: Job) -> tuple[object, ...]:
 
 
 def _pull_one(job: Job, run: FoundRun, source: str, folder: JobPaths, outcome: Outcome) -> None:
-    # `num_skipped` is the last thing an evaluation says, once its records are complete
+    # `num_skipped` is the last value that an evaluation logs, once its records are complete
     if not run.ended or "num_skipped" not in run.summary:
         outcome.waiting.append(job.job_id)
         return
@@ -196,7 +199,7 @@ def _pull_one(job: Job, run: FoundRun, source: str, folder: JobPaths, outcome: O
                 return
             parts = run.read_parts()
             theirs = _checked(parts, job, run)
-            _check_agree(folder, parts, theirs, whole=done is not None)
+            _check_agree(folder, parts, theirs, is_complete=done is not None)
             if done is not None:
                 outcome.agree.append(job.job_id)
                 return
@@ -222,36 +225,35 @@ def _pull_one(job: Job, run: FoundRun, source: str, folder: JobPaths, outcome: O
 
 
 def _checked(parts: Mapping[str, bytes], job: Job, run: FoundRun) -> pa.Table:
-    """The records of a run; raises RecordError where they are not whole, or not this job's."""
+    """The records of a run; raises RecordError if they are incomplete, or belong to another job."""
     from study.records import read_predictions
 
     assert isinstance(job.spec, EvalSpec)
-    with tempfile.TemporaryDirectory(prefix="calsweep-pull-") as scratch:
-        for name, content in parts.items():
-            Path(scratch, name).write_bytes(content)
-        try:
-            table, info = read_predictions(Path(scratch))
-        except RecordError as error:
-            raise RecordError(f"run {run.run_id}: {error}".replace(f"{scratch}/", "")) from None
+    try:
+        table, info = read_predictions(Path("predictions"), parts)
+    except RecordError as error:
+        raise RecordError(f"run {run.run_id}: {error}") from None
     expected = (job.job_id, job.spec.benchmark.name, job.spec.language, job.spec.protocol)
-    told = (info.job_id, info.benchmark, info.language, info.protocol)
-    if told != expected:
-        raise RecordError(f"run {run.run_id}: its records are of {', '.join(told)}")
+    actual = (info.job_id, info.benchmark, info.language, info.protocol)
+    if actual != expected:
+        raise RecordError(f"run {run.run_id}: its records belong to {', '.join(actual)}")
     if table.num_rows != run.summary.get("num_items"):
         counts = f"{table.num_rows} of {run.summary.get('num_items')} records"
-        raise RecordError(f"run {run.run_id}: {counts} are there; sync it again from where it ran")
+        raise RecordError(f"run {run.run_id}: {counts} are in W&B; sync it again from where it ran")
     return table
 
 
-def _check_agree(folder: JobPaths, parts: Mapping[str, bytes], theirs: pa.Table, *, whole: bool) -> None:
-    """Raises RecordError where local records differ from a run's; without `whole` some may be missing."""
+def _check_agree(
+    folder: JobPaths, parts: Mapping[str, bytes], theirs: pa.Table, *, is_complete: bool
+) -> None:
+    """Raises RecordError where local records differ from a run's; unless complete, some may be missing."""
     from study.records import parts as local_parts
     from study.records import read_part, read_predictions
 
-    if not whole:
+    if not is_complete:
         for path in local_parts(folder.predictions):
             if path.name not in parts:
-                raise RecordError(f"{path}: W&B's parts are others: {', '.join(sorted(parts))}")
+                raise RecordError(f"{path}: W&B has other parts: {', '.join(sorted(parts))}")
             ours, _ = read_part(path)
             start = int(path.name.split("-")[1])
             _refuse(difference(ours, theirs.slice(start, ours.num_rows)), path)
@@ -262,16 +264,16 @@ def _check_agree(folder: JobPaths, parts: Mapping[str, bytes], theirs: pa.Table,
         _refuse(difference(read_predictions(folder.predictions)[0], theirs), folder.predictions)
 
 
-def _refuse(told: str | None, path: Path) -> None:
-    if told is not None:
-        raise RecordError(f"{path}: differs from W&B's: {told}; nothing was changed")
+def _refuse(text: str | None, path: Path) -> None:
+    if text is not None:
+        raise RecordError(f"{path}: differs from W&B's: {text}; nothing was changed")
 
 
 def _check_hashes(folder: JobPaths, expected: Mapping[str, str]) -> None:
     for name, known in expected.items():
         path = folder.predictions / name
         if not path.is_file() or _hash(path) != known:
-            state = "was changed since it was pulled" if path.is_file() else "is gone"
+            state = "was changed since it was pulled" if path.is_file() else "is missing"
             raise RecordError(f"{path}: {state}; remove {folder.root} and pull again")
 
 
@@ -280,20 +282,20 @@ def _hash(path: Path) -> str:
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
-    """What was pulled, what agrees, what does not and why."""
+    """Print what was pulled, what agrees, what does not and why."""
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     for job_id, problem in outcome.problems.items():
         say(f"{job_id}  {problem}")
-    told = [f"pulled {len(outcome.pulled)} evaluations"]
     counts: dict[str, Any] = {
         "were pulled before": outcome.before,
         "are here already, the same": outcome.agree,
         "are not complete": outcome.waiting,
-        "are of another study": outcome.not_theirs,
-        "are of another version of calsweep": outcome.unreadable,
+        "belong to another study": outcome.not_theirs,
+        "were written by another version of calsweep": outcome.unreadable,
         "refused": outcome.problems,
     }
-    say("; ".join(told + [f"{len(ids)} {text}" for text, ids in counts.items() if ids]))
+    pulled = f"pulled {len(outcome.pulled)} evaluations"
+    say("; ".join([pulled, *(f"{len(ids)} {text}" for text, ids in counts.items() if ids)]))

@@ -1,4 +1,4 @@
-"""W&B runs as `pull` needs them: from a project on a server, or from the folders that offline runs leave."""
+"""W&B runs for `pull`: from a project on a server, or from the folders of offline runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ PATIENCE = {
     "WANDB_X_GRAPHQL_RETRY_MAX": "4",
     "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "5",
 }
-"""By default the SDK tries for hours: here, somebody waits."""
+"""By default the SDK retries for hours; here somebody waits."""
 PART = re.compile(r"predictions/(part-\d+-\d+\.parquet)")
 
 
@@ -37,8 +38,8 @@ PART = re.compile(r"predictions/(part-\d+-\d+\.parquet)")
 class FoundRun:
     """One run. kind: its job type. summary: its last values. ended: it finished with exit code 0.
 
-    read_parts: the prediction parts that it saved, name -> content; raises RecordError where one is gone,
-    UserError where the server cannot be used.
+    read_parts: the prediction parts that it saved, name -> content; raises RecordError if one is missing,
+    UserError if the server cannot be used.
     """
 
     run_id: str
@@ -80,9 +81,8 @@ def _remote_runs(runs: Iterator[Any]) -> Iterator[FoundRun]:
         if run is None:
             return
         summary = dict(run.summary_metrics)
-        found = FoundRun(run.id, run.job_type or "", dict(run.config), summary, run.state == "finished")
-        found.read_parts = lambda run=run: _download(run)  # type: ignore[misc]
-        yield found
+        config, has_ended = dict(run.config), run.state == "finished"
+        yield FoundRun(run.id, run.job_type or "", config, summary, has_ended, partial(_download, run))
 
 
 def _download(run: Any) -> dict[str, bytes]:
@@ -104,7 +104,7 @@ def _download(run: Any) -> dict[str, bytes]:
 
 @contextmanager
 def asking_server() -> Iterator[None]:
-    """Tell in one sentence what the SDK raises when nobody is logged in, or the server does not answer."""
+    """Turn what the SDK raises into a UserError: nobody is logged in, or the server does not answer."""
     import wandb
 
     try:
@@ -112,7 +112,7 @@ def asking_server() -> Iterator[None]:
     except wandb.errors.UsageError:
         raise UserError("nobody is logged in to W&B", remedy="type wandb login, then try again") from None
     except Exception as error:
-        # some calls raise `wandb.Error`, others an error of the SDK's inside or of its HTTP library
+        # some calls raise `wandb.Error`, others an internal error of the SDK or of its HTTP library
         if not (isinstance(error, OSError) or type(error).__module__.startswith("wandb.")):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -124,7 +124,7 @@ def asking_server() -> Iterator[None]:
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """The SDK gives up after seconds, and is silent."""
+    """Make the SDK silent, and let it give up after seconds."""
     before = {name: os.environ.get(name) for name in PATIENCE}
     os.environ.update({name: value for name, value in PATIENCE.items() if before[name] is None})
     try:
@@ -138,30 +138,30 @@ def patient() -> Iterator[None]:
 def folder_runs(folder: Path) -> list[FoundRun]:
     """The runs whose folders (`offline-run-*`, or `run-*` of online ones) lie anywhere below a folder.
 
-    The attempts of one job are one run: the last one says how it ended.
+    The attempts of one job are one run, which ended as the last attempt did.
     Raises UserError when there are none.
     """
-    found: dict[str, FoundRun] = {}
+    runs: dict[str, FoundRun] = {}
     files: dict[str, dict[str, Path]] = {}
     logs = folder.rglob("run-*.wandb")
     for log in sorted(logs, key=lambda log: log.parent.name.removeprefix("offline-")):
         attempt, saved = _read_log(log)
         if attempt.run_id:
-            before = found.get(attempt.run_id)
+            before = runs.get(attempt.run_id)
             if before is not None:
                 attempt.summary = before.summary | attempt.summary
-            found[attempt.run_id] = attempt
+            runs[attempt.run_id] = attempt
             places = files.setdefault(attempt.run_id, {})
             places.update({name: _source(log, name) for name in saved if PART.fullmatch(name)})
-            attempt.read_parts = lambda places=places: _read(places)  # type: ignore[misc]
-    if not found:
+            attempt.read_parts = partial(_read, places)
+    if not runs:
         remedy = "give ENTITY/PROJECT, or a folder with wandb/offline-run-* folders"
         raise UserError("holds no runs of W&B", where=str(folder), remedy=remedy)
-    return list(found.values())
+    return list(runs.values())
 
 
 def _source(log: Path, name: str) -> Path:
-    """Where a file of a run is: in its folder there are links, which break when a study is moved."""
+    """Where a file of a run is: the run's folder holds links, which break when a study is moved."""
     inside = log.parent / "files" / name
     return inside if inside.is_file() else log.parent.parent.parent / name
 
@@ -169,12 +169,12 @@ def _source(log: Path, name: str) -> Path:
 def _read(places: Mapping[str, Path]) -> dict[str, bytes]:
     for name, path in places.items():
         if not path.is_file():
-            raise RecordError(f"{path}: is gone, though its run saved {name}; copy run folders with cp -RL")
+            raise RecordError(f"{path}: is missing, but its run saved {name}; copy run folders with cp -RL")
     return {path.name: path.read_bytes() for path in places.values()}
 
 
 def _read_log(path: Path) -> tuple[FoundRun, list[str]]:
-    """What a log says up to its end, or to where a kill tore it, and the files that its run saved."""
+    """What a log says up to its end, or to where a kill cut it off, and the files that its run saved."""
     run, saved = FoundRun(""), []
     for record in records_in(path):
         match record.WhichOneof("record_type"):

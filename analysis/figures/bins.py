@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figures.data import NOT_PLANNED, Diagram, Diagrams
+from analysis.figures.data import Diagram, Diagrams
 from analysis.figures.style import (
     COLOURS,
     DOUBLE_IN,
@@ -18,12 +18,11 @@ from analysis.figures.style import (
     TINY,
     add_legend,
     crop,
-    group_title,
-    language_title,
     legend_height,
     mark_missing,
     panels,
 )
+from analysis.results.names import group_title, language_title
 from study.bins import NUM_BINS, Bins
 
 if TYPE_CHECKING:
@@ -33,66 +32,66 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 7
 MAX_SIDE_IN = 2.0
 RARE = 0.01
-"""A bin with a smaller share of the predictions says little: it is faded."""
+"""Bins with a smaller share of the predictions are faded: they say little."""
 NOTE_IN = 0.1
-"""A line of numbers above a panel."""
+"""Height of a line of numbers above a panel."""
 
 
-def plot_languages(found: Diagrams) -> Figure:
-    """A panel a language, its cells as lines over the bins; an area is a share of the predictions."""
+def plot_languages(diagrams: Diagrams) -> Figure:
+    """A panel per language, cells as lines over the bins; a point's area is its share of the predictions."""
     from matplotlib.lines import Line2D
 
-    columns = min(MAX_COLUMNS, len(found.names))
+    columns = min(MAX_COLUMNS, len(diagrams.names))
     width = SINGLE_IN if columns <= 3 else DOUBLE_IN
-    rows = -(-len(found.names) // columns)
+    rows = -(-len(diagrams.names) // columns)
     side = min(MAX_SIDE_IN, (width - 0.5 - 0.08 - 0.1 * (columns - 1)) / columns)
-    head = NOTE_IN * len(found.labels) + 0.2
+    head = NOTE_IN * len(diagrams.labels) + 0.2
     figure, grid = panels(
-        rows, columns, width=width, panel_height=side, top=legend_height(found.labels, width) + head,
+        rows, columns, width=width, panel_height=side, top=legend_height(diagrams.labels, width) + head,
         right=width - 0.5 - columns * side - 0.1 * (columns - 1), bottom=0.45, gap=(0.1, head + 0.03),
     )  # fmt: skip
     for place, axes in enumerate(axes for row in grid for axes in row):
-        if place >= len(found.names):
+        if place >= len(diagrams.names):
             axes.remove()
             continue
-        _square(axes, is_left=place % columns == 0, is_bottom=place + columns >= len(found.names))
-        title = language_title(found.names[place])
-        axes.set_title(title, pad=72 * NOTE_IN * len(found.labels) + 2)
-        _draw(axes, found.rows[place], side=side)
-    _label(figure, found, "; above: ECE, n")
+        _square(axes, is_left=place % columns == 0, is_bottom=place + columns >= len(diagrams.names))
+        title = language_title(diagrams.names[place])
+        axes.set_title(title, pad=72 * NOTE_IN * len(diagrams.labels) + 2)
+        _draw(axes, diagrams.rows[place], side=side)
+    _label(figure, diagrams, "; above: ECE, n")
     figure.supylabel("accuracy", fontsize=8, x=0.01)
     lines = [
         Line2D([], [], color=colour, marker=marker, markersize=3)
-        for colour, marker, _ in zip(COLOURS, MARKERS, found.labels, strict=False)
+        for colour, marker, _ in zip(COLOURS, MARKERS, diagrams.labels, strict=False)
     ]
-    add_legend(figure, lines, found.labels)
+    add_legend(figure, lines, diagrams.labels)
     return figure
 
 
-def plot_buckets(found: Diagrams) -> Figure:
-    """Merged over languages: a row a cell, a column a bucket."""
-    columns = len(found.names)
+def plot_buckets(diagrams: Diagrams) -> Figure:
+    """Bins merged over languages: a row per cell, a column per bucket."""
+    columns = len(diagrams.names)
     width = SINGLE_IN if columns <= 2 else DOUBLE_IN
-    side = min(MAX_SIDE_IN, (width - 0.68 - 0.1 * (columns - 1)) / columns, 8.0 / len(found.labels) - 0.16)
+    side = min(MAX_SIDE_IN, (width - 0.68 - 0.1 * (columns - 1)) / columns, 8.0 / len(diagrams.labels) - 0.16)
     figure, grid = panels(
-        len(found.labels), columns, width=width, panel_height=side, left=0.6,
+        len(diagrams.labels), columns, width=width, panel_height=side, left=0.6,
         right=width - 0.6 - columns * side - 0.1 * (columns - 1), top=NOTE_IN + 0.25, bottom=0.45,
         gap=(0.1, NOTE_IN + 0.06),
     )  # fmt: skip
-    for row, label in enumerate(found.labels):
-        for column, name in enumerate(found.names):
+    for row, label in enumerate(diagrams.labels):
+        for column, name in enumerate(diagrams.names):
             axes = grid[row][column]
-            _square(axes, is_left=column == 0, is_bottom=row == len(found.labels) - 1)
+            _square(axes, is_left=column == 0, is_bottom=row == len(diagrams.labels) - 1)
             if row == 0:
                 axes.set_title(group_title(name), pad=72 * NOTE_IN + 3)
-            _draw(axes, [found.rows[column][row]], first=row, side=side)
+            _draw(axes, [diagrams.rows[column][row]], first=row, side=side)
         grid[row][0].set_ylabel(f"{crop(label, side)}\naccuracy")
-    _label(figure, found)
+    _label(figure, diagrams)
     return figure
 
 
 def plot_histograms(raw: Diagrams, renormalised: Diagrams) -> Figure:
-    """Shares of the predictions over the bins: a row a cell, a column a bucket; the line is the accuracy."""
+    """Shares of the predictions over the bins: a row per cell, a column per bucket; dashed: the accuracy."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -133,17 +132,17 @@ def plot_histograms(raw: Diagrams, renormalised: Diagrams) -> Figure:
 
 
 def _draw(axes: Axes, diagrams: Sequence[Diagram], *, side: float, first: int = 0) -> None:
-    """The lines of some cells, and above the panel a line of numbers for each. side: inches."""
+    """The curves of some cells, and a line of numbers for each above the panel. side: inches."""
     from matplotlib.colors import to_rgba
 
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.5, linestyle=":")
     prefix = "ECE " if len(diagrams) == 1 else ""
-    for place, one in enumerate(diagrams):
+    for place, diagram in enumerate(diagrams):
         colour, marker = COLOURS[first + place], MARKERS[first + place]
-        if one.bins is not None:
-            filled = one.bins.filled
-            x, y = one.bins.confidence[filled], one.bins.accuracy[filled]
-            share = one.bins.weight[filled]
+        if diagram.bins is not None:
+            filled = diagram.bins.filled
+            x, y = diagram.bins.confidence[filled], diagram.bins.accuracy[filled]
+            share = diagram.bins.weight[filled]
             is_rare = share < RARE
             axes.plot(x, y, color=colour, linewidth=0.5, alpha=0.15)
             axes.plot(x, np.where(is_rare, np.nan, y), color=colour, linewidth=0.5, alpha=0.5)
@@ -151,26 +150,26 @@ def _draw(axes: Axes, diagrams: Sequence[Diagram], *, side: float, first: int = 
             faces = [to_rgba(colour, 0.2 if rare else 0.7) for rare in is_rare]
             axes.scatter(x, y, s=area, color=faces, marker=marker, linewidths=0, clip_on=False)
         axes.annotate(
-            _note(one, prefix), (0, 1), (0, 72 * NOTE_IN * (len(diagrams) - 1 - place) + 2),
+            _note(diagram, prefix), (0, 1), (0, 72 * NOTE_IN * (len(diagrams) - 1 - place) + 2),
             xycoords="axes fraction", textcoords="offset points", fontsize=TINY, color=colour,
         )  # fmt: skip
-    if all(one.bins is None for one in diagrams):
-        mark_missing(axes, "missing" if any(one.num_shards for one in diagrams) else NOT_PLANNED)
+    if all(diagram.bins is None for diagram in diagrams):
+        mark_missing(axes, "missing" if any(diagram.num_shards for diagram in diagrams) else "not planned")
 
 
-def _note(one: Diagram, prefix: str) -> str:
-    """`ECE 0.123, n=180`; where shards are missing how many, and no ECE."""
-    if one.num_shards == 0:
-        return NOT_PLANNED
-    if one.ece is None or one.bins is None:
-        whole = one.num_missing == one.num_shards
-        return "missing" if whole else f"{one.num_missing} of {one.num_shards} missing"
-    return f"{prefix}{one.ece:.3f}, n={one.bins.num_examples}"
+def _note(diagram: Diagram, prefix: str) -> str:
+    """`ECE 0.123, n=180`; without an ECE where shards are missing, and how many are."""
+    if diagram.num_shards == 0:
+        return "not planned"
+    if diagram.ece is None or diagram.bins is None:
+        is_all = diagram.num_missing == diagram.num_shards
+        return "missing" if is_all else f"{diagram.num_missing} of {diagram.num_shards} missing"
+    return f"{prefix}{diagram.ece:.3f}, n={diagram.bins.num_examples}"
 
 
 def _draw_histogram(axes: Axes, raw: Diagram, renormalised: Diagram) -> None:
     if raw.bins is None or renormalised.bins is None:
-        mark_missing(axes, "missing" if raw.num_shards else NOT_PLANNED)
+        mark_missing(axes, "missing" if raw.num_shards else "not planned")
         return
     edges = np.append(raw.bins.lo, raw.bins.hi[-1])
     axes.stairs(raw.bins.weight, edges, fill=True, color=COLOURS[6], alpha=0.8)
@@ -186,28 +185,28 @@ def _draw_histogram(axes: Axes, raw: Diagram, renormalised: Diagram) -> None:
 
 
 def overall_accuracy(bins: Bins) -> float:
-    """Of all examples in the bins."""
+    """The accuracy over all examples in the bins."""
     return float(np.sum(bins.weight[bins.filled] * bins.accuracy[bins.filled]))
 
 
 def _square(axes: Axes, *, is_left: bool, is_bottom: bool) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), yticks=(0.0, 0.5, 1.0))
-    axes.set_facecolor("none")  # or it would cut off what the neighbour draws on its edge
+    axes.set_facecolor("none")  # otherwise it would hide what the neighbour draws on its edge
     axes.set_yticklabels(["0", ".5", "1"] if is_left else [])
     _confidence_ticks(axes, is_labelled=is_bottom)
 
 
 def _confidence_ticks(axes: Axes, *, is_labelled: bool) -> None:
     axes.set_xticks((0.0, 0.5, 1.0), ["0", ".5", "1"] if is_labelled else ["", "", ""])
-    # a panel's 1 and the 0 of the next would touch
+    # otherwise the 1 of a panel and the 0 of the next would touch
     first, _, last = axes.get_xticklabels()
     first.set_horizontalalignment("left")
     last.set_horizontalalignment("right")
 
 
-def _label(figure: Figure, found: Diagrams, about: str = "") -> None:
-    """What the horizontal axes are; `about` what the numbers are."""
-    seeds = max(one.num_seeds for row in found.rows for one in row)
+def _label(figure: Figure, diagrams: Diagrams, about: str = "") -> None:
+    """The title of the horizontal axes. about: what the numbers above the panels are."""
+    seeds = max(diagram.num_seeds for row in diagrams.rows for diagram in row)
     pooled = f", {seeds} seeds pooled" if seeds > 1 else ""
-    text = f"confidence, {found.kind} ({NUM_BINS} bins{pooled}){about}"
+    text = f"confidence, {diagrams.kind} ({NUM_BINS} bins{pooled}){about}"
     figure.supxlabel(text, fontsize=8, y=0.04 / figure.get_size_inches()[1], va="bottom")

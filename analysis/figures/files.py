@@ -6,13 +6,11 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.figures.bins import plot_buckets, plot_histograms, plot_languages
 from analysis.figures.data import (
-    METRICS,
     prepare_changes,
     prepare_diagrams,
     prepare_matrix,
@@ -20,10 +18,11 @@ from analysis.figures.data import (
 )
 from analysis.figures.style import PNG_DPI, house_style
 from analysis.figures.values import plot_heat_map, plot_response, plot_slopes
+from analysis.reading.headline import ECE, HEADLINE
 from analysis.reading.loading import load_study
-from analysis.reading.measure import CONFIDENCES
+from analysis.reading.scored import CONFIDENCES
 from analysis.reading.shards import Study
-from analysis.results.labels import Setting, settings
+from analysis.results.settings import Setting, settings
 from study.files import write_atomic
 from study.paths import StudyPaths
 
@@ -43,15 +42,15 @@ def write_figures(
     study: Study | None = None,
     shown: tuple[str, ...] = ("",),
 ) -> Iterator[Path]:
-    """Write `figures/` of a study folder; gives each path when its file is there.
+    """Write `figures/` of a study folder; yields each path once its file is written.
 
-    The same study gives the same bytes. study: as loaded already. shown: only figures whose names begin with
-    one of these. Raises UserError where the folder is not a study.
+    The same study gives the same bytes. study: where it is loaded already. shown: only figures whose names
+    begin with one of these. Raises UserError where the folder is not a study.
     """
     study = study or load_study(study_dir)
     folder = StudyPaths(Path(study_dir)).figures
     taken: set[str] = set()
-    for setting in (part for whole in settings(study) for part in _parts(whole)):
+    for setting in (part for of_study in settings(study) for part in _parts(of_study)):
         with house_style():
             figures = _figures(study, setting, shown)
             written = _write(folder, figures, study.name, setting.label, formats, taken)
@@ -64,38 +63,29 @@ def write_figures(
 
 
 def _figures(study: Study, setting: Setting, shown: tuple[str, ...]) -> dict[str, Figure]:
-    """The figures of a setting whose names begin as asked, by what they show."""
-    found = {"confidence": partial(_histograms, study, setting), "slopes": partial(_slopes, study, setting)}
+    """The figures of a setting whose names begin with one of `shown`."""
+    names = ["confidence", "slopes"]
     for kind in CONFIDENCES:
-        found[f"reliability-languages-{kind}"] = partial(_languages, study, setting, kind)
-        found[f"reliability-buckets-{kind}"] = partial(_buckets, study, setting, kind)
-        found[f"heatmap-ece-{kind}"] = partial(_heat_map, study, setting, kind)
-    return {what: draw() for what, draw in found.items() if what.startswith(shown)}
+        names += [f"reliability-languages-{kind}", f"reliability-buckets-{kind}", f"heatmap-ece-{kind}"]
+    return {name: _draw(study, setting, name) for name in names if name.startswith(shown)}
 
 
-def _languages(study: Study, setting: Setting, kind: str) -> Figure:
-    return plot_languages(prepare_diagrams(study, setting, kind, "language"))
-
-
-def _buckets(study: Study, setting: Setting, kind: str) -> Figure:
-    return plot_buckets(prepare_diagrams(study, setting, kind, "bucket"))
-
-
-def _histograms(study: Study, setting: Setting) -> Figure:
+def _draw(study: Study, setting: Setting, name: str) -> Figure:
+    figure, _, kind = name.rpartition("-")
+    if figure == "reliability-languages":
+        return plot_languages(prepare_diagrams(study, setting, kind, "language"))
+    if figure == "reliability-buckets":
+        return plot_buckets(prepare_diagrams(study, setting, kind, "bucket"))
+    if figure == "heatmap-ece":
+        errors = prepare_matrix(study, setting, ECE[kind])
+        return plot_heat_map(errors, prepare_changes(errors) if errors.has_base else None)
+    if name == "slopes":
+        return plot_slopes([prepare_matrix(study, setting, metric) for metric in HEADLINE])
     return plot_histograms(*(prepare_diagrams(study, setting, kind, "bucket") for kind in CONFIDENCES))
 
 
-def _slopes(study: Study, setting: Setting) -> Figure:
-    return plot_slopes([prepare_matrix(study, setting, metric) for metric in METRICS])
-
-
-def _heat_map(study: Study, setting: Setting, kind: str) -> Figure:
-    errors = prepare_matrix(study, setting, f"ece_{kind}")
-    return plot_heat_map(errors, prepare_changes(errors) if errors.has_base else None)
-
-
 def _parts(setting: Setting) -> list[Setting]:
-    """The setting itself, or where it has too many cells for a figure, some at a time."""
+    """The setting itself, or several with some of its cells each where they do not fit into one figure."""
     if len(setting.series) <= MAX_CELLS:
         return [setting]
     trained = any(not item.cell.is_base for item in setting.series)
@@ -119,7 +109,7 @@ def _write(
     formats: Sequence[str],
     taken: set[str],
 ) -> list[Path]:
-    """about: what sets the figures apart from the study's others; may be empty. taken: names in use."""
+    """about: what sets the figures apart from the study's others; may be empty. taken: file names in use."""
     written = []
     for what, figure in figures.items():
         name = _file_name(what, about, taken)
@@ -135,10 +125,10 @@ def _file_name(what: str, about: str, taken: set[str]) -> str:
     words = re.sub(r"[^\w.+-]+", "-", about).strip("-.")
     name = (f"{what}_{words}" if words else what)[:MAX_NAME]
     count = 1
-    while (found := name if count == 1 else f"{name}-{count}").lower() in taken:
+    while (free := name if count == 1 else f"{name}-{count}").lower() in taken:
         count += 1
-    taken.add(found.lower())
-    return found
+    taken.add(free.lower())
+    return free
 
 
 def _content(figure: Figure, suffix: str, title: str) -> bytes:

@@ -1,6 +1,6 @@
 """How the figures look: sizes in inches as journals print them, colours that colour-blind readers tell apart.
 
-No pyplot: it holds figures in a global state, and chooses a window system.
+pyplot is not used: it keeps figures in a global state and starts a window system.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-
-from study.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -21,10 +19,10 @@ SINGLE_IN, DOUBLE_IN = 3.25, 6.75
 """Widths of one and two columns of ICML and ACL pages."""
 PNG_DPI = 200
 SMALL, TINY = 7.0, 6.0
-"""Points, of tick labels and of numbers inside panels; all else has 8."""
+"""Font sizes in points of tick labels and of numbers inside panels; the rest has 8."""
 STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
-    "text.parse_math": False,  # a `$` in a model's name is no formula
+    "text.parse_math": False,  # a `$` in a model's name is not a formula
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine writes the same bytes
     "font.size": 8.0,
     "axes.titlesize": 8.0,
@@ -47,7 +45,7 @@ STYLE: dict[Any, Any] = {
     "hatch.linewidth": 0.5,
     "legend.frameon": False,
 }
-# of Okabe and Ito
+# Okabe and Ito's palette
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "D", "s", "^", "v", "*", "X")
 BUCKET_COLOURS = {"high": "#0072B2", "mid": "#009E73", "low": "#D55E00", "other": "#777777"}
@@ -57,12 +55,12 @@ MAX_LABEL = 36
 
 _LEGEND_ROW_IN = 0.15
 _CHARACTER_IN, _HANDLE_IN = 0.064, 0.42
-"""Room for a character at 8 points, and for the rest of a legend's entry."""
+"""Room for a character at 8 points, and for the rest of an entry of a legend."""
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """matplotlib with this style and none of the user's own."""
+    """matplotlib with this style alone, without the user's settings."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -107,7 +105,7 @@ def panels(
 
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
-    """How many entries fit beside each other; they run down a column first."""
+    """How many columns of entries fit; entries fill a column before the next."""
     for columns in range(len(labels), 1, -1):
         size, longer = divmod(len(labels), columns)
         starts = [column * size + min(column, longer) for column in range(columns + 1)]
@@ -118,12 +116,12 @@ def legend_columns(labels: Sequence[str], width: float) -> int:
 
 
 def legend_height(labels: Sequence[str], width: float) -> float:
-    """Inches that a legend above the panels needs."""
+    """The height of a legend above the panels, in inches."""
     return 0.1 + _LEGEND_ROW_IN * -(-len(labels) // legend_columns(labels, width))
 
 
 def add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """A legend at the top of the figure; `legend_height` is the room to leave for it."""
+    """A legend at the top of the figure, where there must be room of `legend_height`."""
     width, height = figure.get_size_inches()
     figure.legend(
         handles,
@@ -141,7 +139,7 @@ def add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str])
 
 
 def mark_missing(axes: Axes, text: str = "missing") -> None:
-    """Hatch a whole panel, and say why."""
+    """Hatch a panel, with the reason in it."""
     from matplotlib.patches import Rectangle
 
     axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, **MISSING))
@@ -152,25 +150,6 @@ def mark_missing(axes: Axes, text: str = "missing") -> None:
 
 
 def crop(label: str, room: float | None = None) -> str:
-    """A label that fits into so many inches, or into a legend."""
+    """A label cut to so many inches, or to what fits into a legend."""
     longest = MAX_LABEL if room is None else max(4, int(room / _CHARACTER_IN))
     return label if len(label) <= longest else label[: longest - 1] + "…"
-
-
-def language_title(code: str) -> str:
-    """Short enough for a narrow panel: `Chinese`, not `Chinese (Simplified)`."""
-    return LANGUAGES[code].name.split(" (")[0] if code in LANGUAGES else code
-
-
-def group_title(name: str) -> str:
-    """`All languages`, `High resource`, `Other`."""
-    if name == "all":
-        return "All languages"
-    return name.capitalize() if name == "other" else f"{name.capitalize()} resource"
-
-
-def number(value: float, *, signed: bool = False) -> str:
-    """Three decimals as in the tables, without the zero before the point: `.123`, `+.045`, `−.045`."""
-    text = f"{value:+z.3f}" if signed else f"{value:z.3f}"
-    text = text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
-    return text.replace("-", "−")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from analysis.figures.data import METRICS, NOT_PLANNED, Matrix, Response, Value
+from analysis.figures.data import Matrix, Response
 from analysis.figures.style import (
     BUCKET_COLOURS,
     COLOURS,
@@ -19,12 +19,14 @@ from analysis.figures.style import (
     TINY,
     add_legend,
     crop,
-    group_title,
     legend_height,
-    number,
     panels,
 )
-from analysis.results.labels import bucket_of, language_text
+from analysis.reading.headline import HEADLINE, Metric
+from analysis.reading.shards import bucket_of
+from analysis.results.names import decimal, group_title, language_text
+from analysis.results.table import NOT_PLANNED, Number
+from study.axes import axis_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,11 +35,11 @@ if TYPE_CHECKING:
 MAX_SINGLE = 14
 """Languages that fit into one column."""
 ROW_IN = 0.165
-"""Of a heat map."""
+"""Height of a row of a heat map."""
 
 
 def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
-    """A panel a metric; a slot a language, from rich to poor, with its cells from left to right."""
+    """A panel per metric; a slot per language, from rich to poor, with its cells from left to right."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -86,7 +88,7 @@ def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
         )
         axes.tick_params(axis="x", length=0, labelrotation=90 if len(languages) > 8 else 0)
         axes.grid(axis="y")
-        axes.set_ylabel(METRICS[matrix.metric])
+        axes.set_ylabel(matrix.metric.figure_title)
     _share_limits([grid[row][0] for row in range(len(matrices))], matrices)
     figure.align_ylabels()
     add_legend(figure, [handle for handle, _ in marks], names)
@@ -94,7 +96,7 @@ def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
 
 
 def plot_heat_map(matrix: Matrix, changes: Matrix | None) -> Figure:
-    """Languages x cells, each with its number; on the right the change against the base, where there is one.
+    """Languages x cells with their numbers; on the right the change against the base, where there is a base.
 
     Hatched: missing. Blank: not planned.
     """
@@ -110,7 +112,7 @@ def plot_heat_map(matrix: Matrix, changes: Matrix | None) -> Figure:
     is_steep = longest * 0.06 > cell
     shown = [value for part in parts for row in part.rows for value in row]
     names = (["missing"] if _some_missing(shown) else []) + (
-        ["not planned"] if any(value.missing == NOT_PLANNED for value in shown) else []
+        ["not planned"] if any(value == NOT_PLANNED for value in shown) else []
     )
     legend = legend_height(names, width) if names else 0.0
     top = legend + 0.22 + (0.06 * longest if is_steep else 0.15)
@@ -131,7 +133,7 @@ def plot_heat_map(matrix: Matrix, changes: Matrix | None) -> Figure:
             [crop(label) for label in part.labels],
             rotation=90 if is_steep else 0,
         )
-        title = f"{METRICS[part.metric]}{f' − {matrix.labels[0]}' if part is changes else ''}"
+        title = f"{part.metric.figure_title}{f' − {matrix.labels[0]}' if part is changes else ''}"
         figure.text((at + span / 2) / width, 1 - (legend + 0.05) / height, title, ha="center", va="top")
         at += span + gap
     grid[0][0].set_yticks(
@@ -161,7 +163,7 @@ def plot_heat_map(matrix: Matrix, changes: Matrix | None) -> Figure:
 
 
 def plot_response(response: Response) -> Figure:
-    """Means over languages, macro: a row a metric, a column a bucket, a line a smoothing factor."""
+    """Macro means over languages: a row per metric, a column per bucket, a line per smoothing factor."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -182,23 +184,23 @@ def plot_response(response: Response) -> Figure:
     is_rate = response.axis == "learning_rate"
     is_steep = len(response.x) > 3
     figure, grid = panels(
-        len(METRICS), len(response.groups), width=width, panel_height=1.1,
+        len(HEADLINE), len(response.groups), width=width, panel_height=1.1,
         top=legend_height(names, width) + 0.2, bottom=0.65 if is_steep else 0.45, gap=(0.1, 0.1), left=0.6,
     )  # fmt: skip
-    for row, (metric, title) in enumerate(METRICS.items()):
+    for row, metric in enumerate(HEADLINE):
         for column, group in enumerate(response.groups):
             axes = grid[row][column]
             if is_rate:
                 axes.set_xscale("log")
             axes.minorticks_off()
             _pad_x(axes, response.x, is_log=is_rate)
-            if (base := response.base.get((metric, group))) is not None and base.value is not None:
+            if (base := response.base.get((metric.name, group))) is not None and base.value is not None:
                 axes.axhline(base.value, color="black", linestyle="--", linewidth=0.8)
                 if base.low is not None and base.high is not None:
                     axes.axhspan(base.low, base.high, color="black", alpha=0.12, linewidth=0)
-            lines = response.values[metric, group]
+            lines = response.values[metric.name, group]
             for place, values in enumerate(lines):
-                # side by side, or their intervals would hide each other
+                # side by side, so that intervals do not hide each other
                 shift = 1.05 ** (place - (len(lines) - 1) / 2) if is_rate else 1.0
                 x, colour = [rate * shift for rate in response.x], COLOURS[place + 1]
                 markers = [_marker(place + 1)] * len(x)
@@ -206,23 +208,22 @@ def plot_response(response: Response) -> Figure:
                 _join(axes, x, values, colour=colour)
             axes.set_xticks(
                 response.x,
-                [f"{x:g}" for x in response.x] if row == len(METRICS) - 1 else [""] * len(response.x),
+                [f"{x:g}" for x in response.x] if row == len(HEADLINE) - 1 else [""] * len(response.x),
             )
             axes.tick_params(axis="x", labelrotation=90 if is_steep else 0)
             axes.tick_params(axis="y", labelleft=column == 0)
             axes.grid(axis="y")
             if row == 0:
                 axes.set_title(group_title(group), pad=3)
-        grid[row][0].set_ylabel(title)
-        _same_limits(grid[row], low=0.0 if metric.startswith("ece") else None)
+        grid[row][0].set_ylabel(metric.figure_title)
+        _same_limits(grid[row], metric)
     figure.align_ylabels([row[0] for row in grid])
-    text = "learning rate" if is_rate else "label smoothing"
-    figure.supxlabel(text, fontsize=8, y=0.04 / figure.get_size_inches()[1], va="bottom")
+    figure.supxlabel(axis_title(response.axis), fontsize=8, y=0.04 / figure.get_size_inches()[1], va="bottom")
     add_legend(figure, [handle for handle, _ in marks], names)
     return figure
 
 
-def _join(axes: Axes, x: Sequence[float], values: Sequence[Value], *, colour: str) -> None:
+def _join(axes: Axes, x: Sequence[float], values: Sequence[Number], *, colour: str) -> None:
     """A line that breaks where a value is missing."""
     y = [float("nan") if value.value is None else value.value for value in values]
     axes.plot(x, y, color=colour, linewidth=0.7, zorder=2)
@@ -231,21 +232,21 @@ def _join(axes: Axes, x: Sequence[float], values: Sequence[Value], *, colour: st
 def _draw_points(
     axes: Axes,
     x: Sequence[float],
-    values: Sequence[Value],
+    values: Sequence[Number],
     *,
     colour: str,
     markers: Sequence[dict[str, Any]],
     room: float,
 ) -> None:
-    """Values with their intervals; where one is missing its place is hatched in its colour, edge to edge.
+    """Values with their intervals; the place of a missing value is hatched in its colour, edge to edge.
 
-    room: of a value, as a share of the axes' width, whose limits are set.
+    room: the width of such a place, as a share of the axes. The axes' limits must have been set.
     """
     from matplotlib.patches import Rectangle
 
     for at, value, marker in zip(x, values, markers, strict=True):
         if value.value is None:
-            if value.missing != NOT_PLANNED:
+            if value != NOT_PLANNED:
                 centre, _ = axes.transAxes.inverted().transform(axes.transData.transform((at, 0.0)))
                 look = MISSING | {"edgecolor": colour, "zorder": 0.5, "transform": axes.transAxes}
                 axes.add_patch(Rectangle((centre - room / 2, 0.0), room, 1.0, **look))
@@ -280,10 +281,10 @@ def _draw_heat(axes: Axes, bar: Axes, matrix: Matrix, *, is_change: bool) -> Non
                 red, green, blue, _ = colours(share)
                 is_dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
                 axes.text(
-                    column + 0.5, row + 0.5, number(value.value, signed=is_change), fontsize=TINY,
+                    column + 0.5, row + 0.5, decimal(value.value, sign=is_change), fontsize=TINY,
                     ha="center", va="center_baseline", color="white" if is_dark else "black",
                 )  # fmt: skip
-            elif value.missing != NOT_PLANNED:
+            elif value != NOT_PLANNED:
                 axes.add_patch(Rectangle((column, row), 1, 1, **MISSING))
     for row in range(1, len(matrix.languages)):
         if bucket_of(matrix.languages[row]) != bucket_of(matrix.languages[row - 1]):
@@ -297,25 +298,29 @@ def _draw_heat(axes: Axes, bar: Axes, matrix: Matrix, *, is_change: bool) -> Non
     ticks = (limits[0], 0.0, limits[1]) if is_change else limits
     scale = axes.figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=ticks)
     assert scale.solids is not None
-    scale.solids.set(edgecolor="face", rasterized=False)  # else the one picture in a file of lines
-    bar.set_xticklabels([number(tick, signed=is_change) if tick else "0" for tick in ticks])
+    scale.solids.set(edgecolor="face", rasterized=False)  # otherwise a bitmap in a vector file
+    bar.set_xticklabels([decimal(tick, sign=is_change) if tick else "0" for tick in ticks])
 
 
 def _share_limits(axes: Sequence[Axes], matrices: Sequence[Matrix]) -> None:
-    """Accuracy and confidences on one scale, and both ECEs on another that begins at 0."""
-    is_error = [matrix.metric.startswith("ece") for matrix in matrices]
-    _same_limits([one for one, error in zip(axes, is_error, strict=True) if not error])
-    _same_limits([one for one, error in zip(axes, is_error, strict=True) if error], low=0.0)
+    """Accuracy and confidences on one scale, both ECEs on another that begins at 0; others have their own."""
+    scales: dict[object, tuple[Metric, list[Axes]]] = {}
+    for panel, metric in zip(axes, (matrix.metric for matrix in matrices), strict=True):
+        scale = (metric.has_floor, metric.ends if metric.ends == (0.0, 1.0) else metric.name)
+        scales.setdefault(scale, (metric, []))[1].append(panel)
+    for metric, members in scales.values():
+        _same_limits(members, metric)
 
 
-def _same_limits(axes: Sequence[Axes], low: float | None = None) -> None:
-    if axes:
-        limits = [one.get_ylim() for one in axes]
-        bottom, top = min(limit[0] for limit in limits), max(limit[1] for limit in limits)
-        pad = 0.08 * (top - bottom)
-        # intervals over two or three seeds may reach far beyond what a share can be
-        for one in axes:
-            one.set_ylim(max(bottom - pad, -0.08) if low is None else low, min(top + pad, 1.04))
+def _same_limits(axes: Sequence[Axes], metric: Metric) -> None:
+    """One scale for panels of a metric; an ECE begins at 0."""
+    limits = [panel.get_ylim() for panel in axes]
+    bottom, top = min(limit[0] for limit in limits), max(limit[1] for limit in limits)
+    pad, (least, most) = 0.08 * (top - bottom), metric.ends
+    # intervals over two or three seeds may reach far beyond what a metric can be
+    low = 0.0 if metric.has_floor else max(bottom - pad, least - 0.08)
+    for panel in axes:
+        panel.set_ylim(low, min(top + pad, most + 0.04))
 
 
 def _pad_x(axes: Axes, x: Sequence[float], *, is_log: bool) -> None:
@@ -328,18 +333,18 @@ def _pad_x(axes: Axes, x: Sequence[float], *, is_log: bool) -> None:
 
 
 def _marker(place: int) -> dict[str, Any]:
-    """The first cell's is open, the others' are filled."""
+    """An open marker for the first cell, filled ones for the others."""
     fill = {"markerfacecolor": "white", "markeredgewidth": 0.7} if place == 0 else {"markeredgewidth": 0.0}
     return {"marker": MARKERS[place], "markersize": 2.8, **fill}
 
 
 def _interval_mark() -> tuple[Any, str]:
-    """An ECE may lie above its interval: that is of the ECE without the bias that the tables leave in it."""
+    """The interval of an ECE is without the upward bias of its value, which may lie above the interval."""
     from matplotlib.lines import Line2D
 
     upright = Line2D([], [], color=GREY, linewidth=0.7, marker="|", markersize=7, linestyle="")
     return upright, "95% (ECE: debiased)"
 
 
-def _some_missing(values: Iterable[Value]) -> bool:
-    return any(value.missing not in (None, NOT_PLANNED) for value in values)
+def _some_missing(numbers: Iterable[Number]) -> bool:
+    return any(number.missing and number != NOT_PLANNED for number in numbers)

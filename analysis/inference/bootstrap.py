@@ -1,29 +1,29 @@
-"""Intervals and tests: a bootstrap over examples, paired by their id across languages and models.
+"""A bootstrap over examples, paired by example id across languages and models.
 
-The items of a benchmark are parallel, so one draw says how often each example id counts in a replicate, for
+The items of a benchmark are parallel, so one draw says how often each example id counts in a replicate, in
 every cell alike; a difference between cells then holds only what differs. A replicate of a mean is a product
 of those counts with sums per example id: nothing is sorted or binned again. Rows that share an id (rotations
-of the options, languages of a micro mean) stay together. Sums per id of several shards add up (`Sums`), so a
-micro mean over languages is the estimate from the sum of theirs.
+of the options, languages of a micro mean) stay together. Sums per id can be added over shards (`Sums`), so a
+micro mean over languages is the estimate from the sum of their sums.
 
-A cell may lack examples that others have: a replicate then holds those that it has, and is divided by their
-number in that replicate (a ratio estimator; where it holds none, which takes a cell of a few examples, it is
-the cell's own mean). Shards that are compared item by item must have the same ones:
-`analysis.reading.loading` sees to that.
+A cell may lack examples that others have. A replicate then holds those that it has, and is divided by their
+number in that replicate (a ratio estimator). Where a replicate holds none of them, as in a cell of a few
+examples, it is the mean of the cell. Shards that are compared item by item must have the same items;
+`analysis.reading.loading` refuses others.
 
 Binned errors need more than resampling. Their estimate is biased upward, a replicate's again, and near 0
 `|d_b|` has no derivative: percentile intervals of a plain bootstrap miss the true ECE most of the time there.
-So a replicate keeps the sign of every bin's difference as found (the delta method: the ECE is then a mean of
-signed residuals, (sign d_b) (correct - confidence)), and the bias of a folded normal, E|N(d, s^2)| - |d| with
-each bin's own s, is taken off. An ECE that a calibrated model would show by chance has an interval from 0.
-Found by simulation (15 bins, N = 400 and 2,850, true ECE from 0 to 0.29): 92 to 96% coverage at a nominal
-95%, where percentiles of a plain bootstrap cover 0 to 96%, BC 0 to 95% and basic intervals 54 to 95%. For
-means this is the percentile interval.
+So a replicate keeps the sign that every bin's difference has in the sample (the delta method: the ECE is then
+a mean of signed residuals, (sign d_b) (correct - confidence)), and the bias of a folded normal,
+E|N(d, s^2)| - |d| with each bin's own s, is subtracted. The interval begins at 0 where a calibrated model
+would show such an ECE by chance. In simulations (15 bins, N = 400 and 2,850, true ECE from 0 to 0.29) 95%
+intervals cover 92 to 96%, where percentiles of a plain bootstrap cover 0 to 96%, BC 0 to 95% and basic
+intervals 54 to 95%. For means this is the percentile interval.
 
-Near the floor about half of the bias cannot be known from one sample. In one cell it hides in the noise; over
-42 languages the noise averages out and the bias does not. So means and differences allow for what would be
-left if each bin's error were smaller by its own s: coverage is then nominal well above the floor and 97 to
-100% close to it, where without that it falls to 0.
+Near the floor about half of the bias cannot be known from one sample. In one cell it is hidden by the noise;
+over 42 languages the noise averages out and the bias does not. So means and differences allow for the bias
+that would be left if each bin's error were smaller by its own s: coverage is then nominal well above the
+floor and 97 to 100% close to it, where it would otherwise fall to 0.
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ from study.bins import (
     merge_bins,
 )
 
+Key = tuple[str, str | None]
+"""A metric and its kind of confidence: ("ece", "raw"), ("accuracy", None)."""
+ACCURACY: Key = ("accuracy", None)
+SUMMED_HERE = ("accuracy", "confidence", "gap", "ece")
+"""Metrics that `estimates` needs for each other, so `sum_rows` sums them from the predictions."""
+
 NUM_REPLICATES = 1000
 _BLOCK = 100
 """Replicates whose counts are floats at one time."""
@@ -61,12 +67,12 @@ class Resamples:
     example_ids: NDArray[np.str_]
     """(U,), sorted, each once."""
     counts: NDArray[np.integer[Any]]
-    """(R, U), they sum to U in each replicate."""
+    """(R, U); each replicate sums to U."""
 
     def rows(self, example_ids: Sequence[str] | NDArray[np.str_]) -> NDArray[np.int64]:
-        """(N,) the place of each row's id; one id may have many rows, or none.
+        """(N,) the place of each row's id in `example_ids`; an id may have many rows, or none.
 
-        Raises ValueError where an id is not among those resampled.
+        Raises ValueError where an id was not resampled.
         """
         ids = np.asarray(example_ids, dtype=np.str_)
         place = np.minimum(np.searchsorted(self.example_ids, ids), len(self.example_ids) - 1)
@@ -76,10 +82,10 @@ class Resamples:
         return place
 
     def totals(self, sums: FloatArray) -> FloatArray:
-        """(R, k) over each replicate, of sums per example id (U, k).
+        """(R, k) totals in each replicate. sums: (U, k), per example id.
 
-        Each sum is rounded, by 1e-12 of the largest at most, such that adding them is exact in any order: the
-        replicates have the same bits from every BLAS, number of threads and company of other columns.
+        Each sum is rounded, by at most 1e-12 of the largest, so that adding them is exact in any order: the
+        replicates have the same bits whatever the BLAS, the number of threads and the other columns.
         """
         most = np.abs(sums).max(axis=0) * len(sums)
         unit = 2.0 ** (np.ceil(np.log2(np.where(most > 0.0, most, 1.0))) - 52.0)
@@ -90,39 +96,38 @@ class Resamples:
 
 @dataclass(frozen=True, eq=False)
 class BinnedSums:
-    """What the interval of a binned error needs, of the U example ids and B bins."""
+    """What the interval of a binned error needs; U example ids, B bins."""
 
     bins: Bins
     residual: FloatArray
     """(B, U) sums of correct - confidence."""
     by_chance: FloatArray
-    """(B, U) sums of sqrt(c (1 - c)), the deviation of one row's residual if confidence c were calibrated."""
+    """(B, U) sums of sqrt(c (1 - c)), the deviation of a row's residual if confidence c were calibrated."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums per example id over the rows of a shard, or of several that were added; divided later, once."""
+    """Sums per example id over the rows of one shard or several; divided once, later."""
 
     size: FloatArray
     """(U,) rows."""
-    means: Mapping[str, FloatArray]
-    """Name -> (U,) sums of what is to be averaged."""
+    means: Mapping[Key, FloatArray]
+    """(U,) sums of each quantity to be averaged."""
     errors: Mapping[str, BinnedSums]
-    """By name; each of them has bins of its own."""
+    """By kind of confidence; each has separate bins."""
 
     def __add__(self, other: Sums) -> Sums:
-        """Of the rows of both, over the same resamples; a mean that one of them lacks is left out.
+        """The sums over the rows of both; a mean that one of them lacks is left out.
 
         Raises ValueError where the edges of bins differ, as those of "equal_mass" do.
         """
         errors = {}
-        for name, one in self.errors.items():
-            two = other.errors[name]
-            errors[name] = BinnedSums(
-                merge_bins([one.bins, two.bins]), one.residual + two.residual, one.by_chance + two.by_chance
+        for kind, a in self.errors.items():
+            b = other.errors[kind]
+            errors[kind] = BinnedSums(
+                merge_bins([a.bins, b.bins]), a.residual + b.residual, a.by_chance + b.by_chance
             )
-        common = [name for name in self.means if name in other.means]
-        means = {name: self.means[name] + other.means[name] for name in common}
+        means = {key: self.means[key] + other.means[key] for key in self.means if key in other.means}
         return Sums(self.size + other.size, means, errors)
 
 
@@ -131,7 +136,7 @@ def resample(
 ) -> Resamples:
     """Draw the replicates: U of the U example ids, with replacement.
 
-    Depends on the set of ids and the seed alone, not on the order of rows. Raises ValueError for no ids and
+    Depends only on the set of ids and the seed, not on the order of rows. Raises ValueError without ids, and
     for fewer than 100 replicates, whose 95% interval would rest on two of them.
     """
     if len(example_ids) == 0:
@@ -151,93 +156,97 @@ def sum_rows(
     rows: NDArray[np.int64],
     confidences: Mapping[str, ArrayLike],
     correct: ArrayLike,
-    means: Mapping[str, ArrayLike],
+    means: Mapping[Key, ArrayLike],
     *,
     num_bins: int = NUM_BINS,
     scheme: str = "equal_width",
 ) -> Sums:
-    """The sums of a shard. Names are accuracy, those of `means`, and confidence and ece with a suffix.
+    """The sums of a shard: of the accuracy, of each confidence and its bins, and of `means`.
 
-    rows: (N,), from `resamples.rows`. confidences: suffix -> (N,). correct: (N,). means: name -> (N,).
+    rows: (N,), from `resamples.rows`. confidences: by kind, (N,). correct: (N,). means: (N,) each.
     Raises ValueError for bad or unequal input.
     """
     num_ids = len(resamples.example_ids)
-    columns: dict[str, FloatArray] = {}
+    columns: dict[Key, FloatArray] = {}
     errors: dict[str, BinnedSums] = {}
-    for suffix, values in confidences.items():
+    for kind, values in confidences.items():
         conf, hit = check_predictions(values, correct)
         if rows.shape != conf.shape:
             raise ValueError(f"rows has shape {rows.shape} but confidence {conf.shape}.")
         bins = bin_predictions(conf, hit, num_bins=num_bins, scheme=scheme)
-        columns |= {"accuracy": hit, f"confidence{suffix}": conf}
-        index, _ = assign_bins(conf, num_bins=num_bins, scheme=scheme)  # as in `bin_predictions`
+        columns |= {ACCURACY: hit, ("confidence", kind): conf}
+        index, _ = assign_bins(conf, num_bins=num_bins, scheme=scheme)  # the bins of `bin_predictions`
         place = index * num_ids + rows
         residual, by_chance = (
             np.asarray(np.bincount(place, of_row, minlength=num_ids * num_bins), dtype=np.float64)
             for of_row in (hit - conf, np.sqrt(conf * (1.0 - conf)))
         )
         shape = (num_bins, num_ids)
-        errors[f"ece{suffix}"] = BinnedSums(bins, residual.reshape(shape), by_chance.reshape(shape))
-    for name, values in means.items():
-        if name in columns or name.startswith(("gap", "ece")):
-            raise ValueError(f"means has {name!r}, which is computed here.")
-        columns[name] = check_finite(values, name, num_dims=1)
-        if columns[name].shape != rows.shape:
-            raise ValueError(f"{name} has {len(columns[name])} examples but confidence has {len(rows)}.")
-    columns = {"size": np.ones(len(rows)), **columns}
-    sums = {
-        name: np.asarray(np.bincount(rows, values, minlength=num_ids), dtype=np.float64)
-        for name, values in columns.items()
-    }
-    return Sums(sums.pop("size"), sums, errors)
+        errors[kind] = BinnedSums(bins, residual.reshape(shape), by_chance.reshape(shape))
+    for key, values in means.items():
+        if key[0] in SUMMED_HERE:
+            raise ValueError(f"means has {key[0]!r}, which is computed here.")
+        columns[key] = check_finite(values, key[0], num_dims=1)
+        if columns[key].shape != rows.shape:
+            raise ValueError(f"{key[0]} has {len(columns[key])} examples but confidence has {len(rows)}.")
+    size, *sums = (
+        np.asarray(np.bincount(rows, values, minlength=num_ids), dtype=np.float64)
+        for values in (np.ones(len(rows)), *columns.values())
+    )
+    return Sums(size, dict(zip(columns, sums, strict=True)), errors)
 
 
-def estimates(resamples: Resamples, several: Sequence[Sums]) -> list[dict[str, Estimate]]:
-    """Of each cell its estimates by name: all that `Sums` has, and for each confidence the gap to accuracy.
+def estimates(
+    resamples: Resamples, several: Sequence[Sums], ends: Mapping[Key, tuple[float, float]]
+) -> list[dict[Key, Estimate]]:
+    """The estimates of each cell: every mean and ECE of its `Sums`, each confidence's gap to accuracy.
 
-    Several at once are faster than one by one, and the same.
+    ends: what a metric cannot be below or above: with few seeds, Student's tails reach far.
+    Several cells at once are faster than one by one, with the same result.
     """
-    columns = []
-    for sums in several:
-        signed = [_signed(binned.residual) for binned in sums.errors.values()]
-        columns += [sums.size, *sums.means.values(), *signed]
-    totals = iter(resamples.totals(np.stack(columns, axis=1)).T)
-    found = []
-    for sums in several:
-        size, num_rows = next(totals), float(sums.size.sum())
-        rows = sums.size.astype(np.uint16)  # kept with each cell, and passed between processes
-        of_cell: dict[str, Estimate] = {}
-        for name, column in sums.means.items():
-            value = float(column.sum()) / num_rows
-            draws = _divided(next(totals), size, value)
-            of_cell[name] = Estimate(value, draws, rows, ends=_ends(name))
-        for name, binned in sums.errors.items():
-            signed_mean = float(np.abs(binned.residual.sum(axis=1)).sum()) / num_rows
-            right, sure = of_cell["accuracy"], of_cell[name.replace("ece", "confidence")]
-            # where all are right, confidence varies and hides that accuracy is not known so well
-            below, above = (reach > 0.0 for reach in unseen(right))
-            error = _error(binned, rows, _divided(next(totals), size, signed_mean))
-            of_cell[name] = replace(error, hides=(below or above,) * 2)
-            of_cell[name.replace("ece", "gap")] = Estimate(
-                sure.value - right.value,
-                sure.draws - right.draws,
-                rows,
-                ends=(-1.0, 1.0),
-                hides=(above, below),
-            )
-        found.append(of_cell)
-    return found
+    columns: dict[tuple[int, Key], FloatArray] = {}
+    for cell, sums in enumerate(several):
+        columns[cell, ("size", None)] = sums.size
+        columns |= {(cell, key): column for key, column in sums.means.items()}
+        columns |= {(cell, ("ece", kind)): _signed(bins.residual) for kind, bins in sums.errors.items()}
+    totals = dict(zip(columns, resamples.totals(np.stack(list(columns.values()), axis=1)).T, strict=True))
+    return [
+        _of_cell(sums, {key: total for (c, key), total in totals.items() if c == cell}, ends)
+        for cell, sums in enumerate(several)
+    ]
 
 
-def _ends(name: str) -> tuple[float, float]:
-    """What a mean of this name lies between: with few seeds, Student's tails reach far."""
-    if name in ("accuracy", "option_mass") or name.startswith("confidence"):
-        return 0.0, 1.0
-    return {"nll": (0.0, math.inf), "brier": (0.0, 2.0)}.get(name, (-math.inf, math.inf))
+def _of_cell(
+    sums: Sums, totals: Mapping[Key, FloatArray], ends: Mapping[Key, tuple[float, float]]
+) -> dict[Key, Estimate]:
+    """totals: (R,) over each replicate."""
+    size, num_rows = totals["size", None], float(sums.size.sum())
+    rows = sums.size.astype(np.uint16)  # kept with each cell, and passed between processes
+    estimates: dict[Key, Estimate] = {}
+    for key, column in sums.means.items():
+        value = float(column.sum()) / num_rows
+        draws = _divided(totals[key], size, value)
+        estimates[key] = Estimate(value, draws, rows, ends=ends.get(key, (-math.inf, math.inf)))
+    accuracy = estimates[ACCURACY]
+    # where all answers are right, the confidence varies and hides how little is known about the accuracy
+    below, above = (reach > 0.0 for reach in unseen(accuracy))
+    for kind, binned in sums.errors.items():
+        signed_mean = float(np.abs(binned.residual.sum(axis=1)).sum()) / num_rows
+        error = _error(binned, rows, _divided(totals["ece", kind], size, signed_mean))
+        estimates["ece", kind] = replace(error, hides=(below or above,) * 2)
+        confidence = estimates["confidence", kind]
+        estimates["gap", kind] = Estimate(
+            confidence.value - accuracy.value,
+            confidence.draws - accuracy.draws,
+            rows,
+            ends=(-1.0, 1.0),
+            hides=(above, below),
+        )
+    return estimates
 
 
 def _signed(residual: FloatArray) -> FloatArray:
-    """(U,) sums of residuals, each with the sign of its bin's difference as found."""
+    """(U,) sums of residuals, each with the sign that its bin's difference has in the sample."""
     signs = np.sign(residual.sum(axis=1))
     return np.asarray(np.einsum("b,bu->u", signs, residual), dtype=np.float64)
 
@@ -252,9 +261,9 @@ def _error(binned: BinnedSums, rows: NDArray[np.uint16], draws: FloatArray) -> E
     num_rows = float(rows.sum())
     total = binned.residual.sum(axis=1)
     difference = np.abs(total)
-    # of each bin's sum of residuals, over draws of example ids
+    # the deviation of each bin's sum of residuals over draws of example ids
     spread = np.sqrt(((binned.residual - np.outer(total / num_rows, rows)) ** 2).sum(axis=1))
-    # of a calibrated model; rows of one example as if they were right or wrong together
+    # the same for a calibrated model; the rows of one example are right or wrong together
     by_chance = np.sqrt((binned.by_chance**2).sum(axis=1))
     bias = _folding_bias(difference, spread)
     more = _folding_bias(np.maximum(difference - spread, 0.0), spread)  # if all errors were smaller
@@ -280,6 +289,6 @@ def _folding_bias(difference: FloatArray, spread: FloatArray) -> float:
 
 
 def _null_high(spread: FloatArray) -> float:
-    """95% of the sums of |N(0, s^2)| over bins are less, by a normal approximation."""
+    """The 95% quantile of the sum of |N(0, s^2)| over bins, by a normal approximation."""
     mean = math.sqrt(2.0 / math.pi) * float(spread.sum())
     return mean + 1.645 * math.sqrt((1.0 - 2.0 / math.pi) * float((spread**2).sum()))

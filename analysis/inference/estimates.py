@@ -4,13 +4,13 @@
 their spread is not resampled but enters as Student's t with (number of seeds - 1) degrees of freedom. One
 seed says nothing about others.
 
-Replicates show no wrong answer where a sample has none. What they leave unseen has room in the intervals of
-accuracy, gap and ECE of a cell whose answers are all right, or all wrong, and of a mean of such cells, and in
-that of a difference of accuracies of -1 or 1 (`unseen`). Nothing else has such room: no other difference, and
-no mean of which only some cells are all right. Their intervals are what replicates show.
+Replicates show no wrong answer where a sample has none. So intervals are widened (`unseen`) for accuracy, gap
+and ECE of a cell whose answers are all right, or all wrong, for means of such cells, and for a difference of
+accuracies of -1 or 1. No other interval is widened: that of any other difference, or of a mean in which only
+some cells are all right, is what the replicates show.
 
-A p is never below that of the sign test of as many examples. Where that is above 1 - level, no interval of a
-difference leaves out 0; and where the 95% interval holds 0, p is at least .05.
+A p-value is never below that of the sign test of as many examples. Where that is above 1 - level, every
+interval of a difference holds 0; and where the 95% interval holds 0, p is at least .05.
 """
 
 from __future__ import annotations
@@ -33,52 +33,40 @@ _T_DRAWS = 20
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """One number of a cell, with its bootstrap replicates; those of cells to be compared are paired."""
+    """One number of a cell with its bootstrap replicates, which are paired with those of other cells."""
 
     value: float
-    """As the tables have it: of the ECE, with its bias."""
+    """The number in the tables; an ECE has its bias."""
     draws: FloatArray
-    """(R,) replicates, of the ECE without its bias."""
+    """(R,) replicates; those of an ECE are without its bias."""
     item_weights: NDArray[Any]
-    """(U,) how much each example id counts, in any unit: of a cell its rows."""
+    """(U,) how much each example id counts, in any unit: the rows that a cell has of it."""
     ends: tuple[float, float] = (-math.inf, math.inf)
     """What the quantity cannot be below or above; intervals end there."""
     may_be_lowest: bool = False
-    """A binned error that a calibrated model would show: its interval begins at 0."""
+    """A calibrated model would show this binned error by chance: its interval begins at 0."""
     bias_left: float = 0.0
-    """Of a cell's binned error: the bias that its draws may still have. For `mean` and `difference`."""
+    """The bias that the draws of a cell's binned error may still have; means and differences allow for it."""
     slack: tuple[float, float] = (0.0, 0.0)
-    """How far the truth may lie below and above the draws for bias, of a mean or a difference of cells."""
+    """How far bias may put the truth below and above the draws of a mean or difference of cells."""
     hides: tuple[bool, bool] = (False, False)
-    """Of a gap or ECE: whether answers that are all right, or all wrong, hide what lies below and above."""
+    """For a gap or ECE: whether answers that are all right, or all wrong, hide what lies below and above."""
     seeds: tuple[tuple[float, int], ...] = ()
-    """(variance of the mean over seeds, degrees of freedom), of each group of seeds that it holds."""
+    """(variance of the mean over seeds, degrees of freedom) for each group of seeds in it."""
 
     @cached_property
     def num_items(self) -> int:
-        """Different examples that it rests on; of a mean, those that any of its cells has."""
+        """Different examples in it; a mean has those of any of its cells."""
         return int(np.count_nonzero(self.item_weights))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """a - b, paired by example; p_value is two-sided, `holm` the same after Holm's correction."""
-
-    value: float
-    low: float
-    high: float
-    p_value: float
-    holm: float
 
 
 def interval(estimate: Estimate, *, level: float = LEVEL, seed: int = 0) -> tuple[float, float]:
     """(low, high), two-sided, by percentiles of the replicates.
 
-    A binned error that a calibrated model would show as well has an interval from 0. Means and differences of
-    binned errors are wider by the bias that may be left: it does not average out over languages. Replicates
-    that are all 1, as of an accuracy, say too little: see `unseen`. A difference's interval holds 0 where no
-    test of so few examples could find it. seed: of the draws of the seeds' effect, where the estimate is a
-    mean over seeds.
+    A binned error that a calibrated model would show by chance has an interval from 0. Means and differences
+    of binned errors are wider by the bias that may be left, which does not average out over languages. For
+    replicates that are all at one end see `unseen`. A difference's interval holds 0 where no test of so few
+    examples could find it. seed: for the draws of the seeds' effect, where the estimate is a mean over seeds.
     """
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1, not {level!r}.")
@@ -88,7 +76,7 @@ def interval(estimate: Estimate, *, level: float = LEVEL, seed: int = 0) -> tupl
     least, most = estimate.ends
     low = least if estimate.may_be_lowest else min(max(low - below, least), most)
     high = min(max(high + above, least), most)
-    if least < 0.0 < most and _least_p(estimate) > 1.0 - level:  # a difference, as p_value has it
+    if least < 0.0 < most and _least_p(estimate) > 1.0 - level:  # a difference; the same limit as in p_value
         low, high = min(low, 0.0), max(high, 0.0)
     return float(low), float(high)
 
@@ -96,10 +84,10 @@ def interval(estimate: Estimate, *, level: float = LEVEL, seed: int = 0) -> tupl
 def unseen(estimate: Estimate, *, level: float = LEVEL) -> tuple[float, float]:
     """(below, above): how far the truth may lie from replicates that are all at one end; else (0, 0).
 
-    N right answers of N leave room for wrong ones, a share of 1 - ((1 - level) / 2)^(1 / N) by Clopper and
-    Pearson's exact interval: with 30 of 30 the accuracy is at least .884. The same for a gap or ECE that
-    hides so much. In a mean one example may count more than others: see `_most_wrong`. The difference of two
-    cells that answer everything alike stays 0.
+    After N right answers of N the share of wrong ones may still be 1 - ((1 - level) / 2)^(1 / N), by Clopper
+    and Pearson's exact interval: with 30 of 30 the accuracy is at least .884. A gap or ECE may hide as much.
+    In a mean one example may count more than others: see `_most_wrong`. The difference of two cells that
+    answer everything alike stays 0.
     """
     (least, most), value = estimate.ends, float(estimate.draws[0])
     (below, above), width = estimate.hides, 1.0
@@ -112,12 +100,12 @@ def unseen(estimate: Estimate, *, level: float = LEVEL) -> tuple[float, float]:
 
 
 def _most_wrong(item_weights: NDArray[Any], chance: float) -> float:
-    """The largest weighted share of wrong answers with which all would be right at least by this chance.
+    """The largest weighted share of wrong answers with which all are right with at least this chance.
 
-    Of N alike it is 1 - chance^(1 / N). Else the examples that count most may fail most: the maximum of
-    sum s_j (1 - p_j) where the product of all p_j is `chance` has the same s_j p_j in each of the k heaviest
-    examples, and p_j = 1 in the others. Examples are independent; the answers to one in several languages
-    need not be: they are all right no more often than those of the language with the lowest p_j.
+    For N equal weights it is 1 - chance^(1 / N). Otherwise the examples that count most may fail most: the
+    maximum of sum s_j (1 - p_j), where the product of all p_j is `chance`, has the same s_j p_j in each of
+    the k heaviest examples, and p_j = 1 in the others. Examples are independent. The answers to one example
+    in several languages need not be: all are right no more often than in the language with the lowest p_j.
     """
     shares = np.sort(item_weights[item_weights > 0] / float(item_weights.sum()))[::-1]
     log_left = (np.cumsum(np.log(shares)) + math.log(chance)) / np.arange(1, len(shares) + 1)
@@ -126,7 +114,7 @@ def _most_wrong(item_weights: NDArray[Any], chance: float) -> float:
 
 
 def _percentiles(draws: FloatArray, level: float) -> tuple[float, float]:
-    """The ends of the middle `level` of the draws, as `np.quantile`, which takes four times as long."""
+    """The ends of the middle `level` of the draws: `np.quantile`, in a quarter of the time."""
     last = len(draws) - 1
     place = (1.0 - level) / 2.0 * last
     first, share = int(place), place - int(place)
@@ -138,12 +126,13 @@ def _percentiles(draws: FloatArray, level: float) -> tuple[float, float]:
 
 
 def p_value(estimate: Estimate, *, seed: int = 0) -> float:
-    """Two-sided, that the quantity is 0: of a normal, or where there are seeds of what makes the interval.
+    """The two-sided p-value that the quantity is 0, by a normal approximation.
 
-    Counting replicates beyond 0 would end at 2 / R: with 42 languages Holm's correction could never find
-    anything in 1,000. With the effects of seeds it ends at 1 / (20 R). It is never below 2^(1 - N), that of
-    the exact sign test of N examples that all differ the same way: no test of so few can find less. It is at
-    least .05 where the interval holds 0. 1 for equal cells, where nothing varies. seed: as of `interval`.
+    Counting the replicates beyond 0 would give at least 2 / R: with 42 languages and 1,000 replicates Holm's
+    correction could never find anything. Where there are seeds, the draws with the seeds' effect are counted,
+    which gives at least 1 / (20 R). It is never below 2^(1 - N), that of the exact sign test of N examples
+    that all differ the same way, and at least .05 where the interval holds 0. It is 1 for equal cells, where
+    nothing varies. seed: see `interval`.
     """
     centre = float(np.mean(estimate.draws))
     below, above = estimate.slack
@@ -160,7 +149,7 @@ def p_value(estimate: Estimate, *, seed: int = 0) -> float:
 
 
 def _least_p(estimate: Estimate) -> float:
-    """Of the two-sided sign test, where all examples differ the same way."""
+    """The p-value of the two-sided sign test where all examples differ the same way."""
     return float(2.0 ** (1 - estimate.num_items))
 
 
@@ -177,7 +166,7 @@ def _with_seeds(estimate: Estimate, seed: int) -> FloatArray:
 
 @lru_cache(maxsize=16)
 def _t_draws(freedoms: tuple[int, ...], size: int, seed: int) -> list[FloatArray]:
-    """The same for all cells with as many seeds: a study has few numbers of seeds, and many cells."""
+    """Kept, since many cells of a study have the same number of seeds."""
     rng = np.random.default_rng(seed)
     return [rng.standard_t(freedom, size) for freedom in freedoms]
 
@@ -186,29 +175,29 @@ def mean(estimates: Sequence[Estimate | None], weights: Sequence[float] | None =
     """The mean of cells, such as a macro mean over languages; None where one of them is missing.
 
     Replicates are averaged pair by pair. Languages are taken as given, not as a sample of languages. Raises
-    ValueError for none, and for estimates over seeds (a seed has one model for all languages: take the mean
-    over languages first, then `over_seeds`).
+    ValueError without estimates, and for estimates over seeds (a seed has one model for all languages: take
+    the mean over languages first, then `over_seeds`).
     """
     if not estimates:
         raise ValueError("there are no estimates to average.")
-    found = [e for e in estimates if e is not None]
-    if len(found) < len(estimates):
+    present = [e for e in estimates if e is not None]
+    if len(present) < len(estimates):
         return None
-    if any(e.seeds for e in found):
+    if any(e.seeds for e in present):
         raise ValueError("a mean over languages comes before the mean over seeds.")
-    if len({len(e.draws) for e in found}) > 1:
+    if len({len(e.draws) for e in present}) > 1:
         raise ValueError("estimates have different numbers of replicates.")
-    if len(found) == 1:
-        return found[0]
-    slack = np.average([(e.slack[0] + e.bias_left, e.slack[1]) for e in found], axis=0, weights=weights)
+    if len(present) == 1:
+        return present[0]
+    slack = np.average([(e.slack[0] + e.bias_left, e.slack[1]) for e in present], axis=0, weights=weights)
     return Estimate(
-        value=float(np.average([e.value for e in found], weights=weights)),
-        draws=np.average([e.draws for e in found], axis=0, weights=weights),
-        item_weights=_shares(found, weights),
-        ends=(min(e.ends[0] for e in found), max(e.ends[1] for e in found)),
-        may_be_lowest=all(e.may_be_lowest for e in found),
+        value=float(np.average([e.value for e in present], weights=weights)),
+        draws=np.average([e.draws for e in present], axis=0, weights=weights),
+        item_weights=_shares(present, weights),
+        ends=(min(e.ends[0] for e in present), max(e.ends[1] for e in present)),
+        may_be_lowest=all(e.may_be_lowest for e in present),
         slack=(float(slack[0]), float(slack[1])),
-        hides=(all(e.hides[0] for e in found), all(e.hides[1] for e in found)),
+        hides=(all(e.hides[0] for e in present), all(e.hides[1] for e in present)),
     )
 
 
@@ -231,9 +220,9 @@ def over_seeds(estimates: Sequence[Estimate | None]) -> Estimate | None:
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
-    """a - b over the same examples and replicates; the seeds of a and of b are independent.
+    """a - b over the same examples and replicates; the seeds of a and b are independent.
 
-    Nothing is added for what cells that are all right, or all wrong, hide: see the top.
+    Nothing is added for what cells hide that are all right, or all wrong: see the top of this module.
     """
     if a.draws.shape != b.draws.shape:
         raise ValueError("estimates have different numbers of replicates.")
@@ -249,31 +238,8 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     )
 
 
-def compare(
-    a: Mapping[str, Estimate | None], b: Mapping[str, Estimate | None], *, level: float = LEVEL
-) -> dict[str, Difference | None]:
-    """a - b for each name (language), with Holm's correction over all of them.
-
-    None where one of the two is missing: it still counts as a test in the correction, so that a
-    verdict stays as the rest arrives. Raises ValueError where the names differ.
-    """
-    if set(a) != set(b):
-        raise ValueError(f"only one side has {', '.join(sorted(set(a) ^ set(b)))}.")
-    pairs = {name: (a[name], b[name]) for name in a}
-    found = {name: difference(x, y) for name, (x, y) in pairs.items() if x is not None and y is not None}
-    p_values = {name: p_value(found[name]) if name in found else None for name in a}
-    corrected = holm(p_values)
-    table: dict[str, Difference | None] = dict.fromkeys(a)
-    for name, estimate in found.items():
-        p, adjusted = p_values[name], corrected[name]
-        assert p is not None  # as `adjusted`: neither side is missing here
-        assert adjusted is not None
-        table[name] = Difference(estimate.value, *interval(estimate, level=level), p, adjusted)
-    return table
-
-
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Holm's step-down correction, in the input's order. What is missing stays so, and counts as a test."""
+    """Holm's step-down correction, in the input's order. A missing p-value is None but counts as a test."""
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
     result = dict(p_values)
     highest = 0.0

@@ -59,8 +59,9 @@ def ece(
 def ace(confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = NUM_BINS) -> float:
     """Adaptive calibration error: the ECE over bins of equal mass, 0..1. confidence, correct: (N,).
 
-    Of the predicted option. Nixon et al. (2019) average over classes: `classwise_ece(..., "equal_mass")`.
-    netcal's ACE, "average calibration error", is neither: the unweighted mean of |d_b| over the filled bins.
+    This is the ECE of the predicted option. Nixon et al. (2019) average over classes, which is
+    `classwise_ece(..., "equal_mass")`. netcal's ACE, "average calibration error", is neither: it is the
+    unweighted mean of |d_b| over the filled bins.
     """
     return ece(confidence, correct, num_bins=num_bins, scheme="equal_mass")
 
@@ -77,7 +78,7 @@ def classwise_ece(
 
     probs: (N, C), rows summing to 1. labels: (N,), 0..C-1. num_options: (N,), where examples differ in it: a
     class is then scored over the examples that have it; without, all have C. Raises ValueError for a class
-    that no example has, and for a probability of an option that is not there.
+    that no example has, and for a probability above 0 of an option that an example does not have.
     """
     p, y = _check_probs_and_labels(probs, labels)
     has = _check_options(num_options, y, p.shape)
@@ -85,11 +86,11 @@ def classwise_ece(
         raise ValueError("probs must be 0 for options beyond num_options.")
     if not has.any(axis=0).all():
         raise ValueError("classwise_ece needs an example for every class.")
-    found = []
+    errors = []
     for c in range(p.shape[1]):
         rows = np.flatnonzero(has[:, c])
-        found.append(ece(p[rows, c], y[rows] == c, num_bins=num_bins, scheme=scheme))
-    return float(np.mean(found))
+        errors.append(ece(p[rows, c], y[rows] == c, num_bins=num_bins, scheme=scheme))
+    return float(np.mean(errors))
 
 
 def mce(
@@ -104,8 +105,8 @@ def rms_ce(
 ) -> float:
     """Root-mean-square calibration error, sqrt(sum w_b d_b^2), 0..1. confidence, correct: (N,).
 
-    The textbook one. `hendrycks_rms` drops its most confident bin, and `mmlu_rms` takes the square root
-    twice: neither is this.
+    This is the textbook definition. `hendrycks_rms` drops its most confident bin, and `mmlu_rms` takes the
+    square root twice.
     """
     return binned.rms_ce(bin_predictions(confidence, correct, num_bins=num_bins, scheme=scheme))
 
@@ -154,8 +155,8 @@ def brier_decomposition(
 ) -> BrierParts:
     """The multi-class Brier score as reliability - resolution + uncertainty + within: `BrierParts`.
 
-    probs: (N, C), labels: (N,), as for `brier`. Each class is decomposed by itself, over bins of its own
-    probability, and the parts are added over the classes: together they are `brier`, whatever the bins.
+    probs: (N, C), labels: (N,), as for `brier`. Each class is decomposed over bins of its own probability,
+    and the parts are added over the classes: together they are `brier`, whatever the bins.
     """
     p, y = _check_probs_and_labels(probs, labels)
     parts = [
@@ -203,7 +204,7 @@ def nll(log_probs: ArrayLike, labels: ArrayLike) -> float:
 
 
 def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """Area under the ROC curve of confidence as a detector of correctness, 0..1; 0.5 tells nothing.
+    """Area under the ROC curve of confidence as a detector of correctness, 0..1; 0.5 is chance.
 
     confidence, correct: (N,). The probability that a correct example has more confidence than a wrong one,
     ties counting half (Mann and Whitney, by mid-ranks). ValueError where all are correct or all are wrong.
@@ -224,7 +225,7 @@ def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
 
     confidence, correct: (N,). The mean over k = 1..N of the share of errors among the k most confident
     examples. Equal confidences count as if in random order, by expectation, so that the order of the examples
-    does not matter. Confidence that tells nothing gives 1 - accuracy.
+    does not matter. Confidence that says nothing about correctness gives 1 - accuracy.
     """
     conf, hit = check_predictions(confidence, correct)
     ties, hits = _by_confidence(conf, hit)
@@ -258,7 +259,7 @@ def chance_normalised_confidence(confidence: ArrayLike, num_options: ArrayLike) 
 
 
 def chance_normalised_accuracy(correct: ArrayLike, num_options: ArrayLike) -> float:
-    """Mean of (correct - 1/C) / (1 - 1/C), beside `chance_normalised_confidence`: guessing gives 0."""
+    """Mean of (correct - 1/C) / (1 - 1/C): guessing gives 0. As `chance_normalised_confidence`."""
     return _above_chance(check_correct(correct), num_options)
 
 
@@ -272,7 +273,7 @@ def _above_chance(values: FloatArray, num_options: ArrayLike) -> float:
 
 
 def _by_confidence(conf: FloatArray, hit: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
-    """(G,), (G,): examples, and correct ones, of each distinct confidence, from low to high."""
+    """(G,), (G,): the counts of all and of correct examples at each distinct confidence, from low to high."""
     order = np.argsort(conf)
     ordered = conf[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
@@ -280,7 +281,7 @@ def _by_confidence(conf: FloatArray, hit: FloatArray) -> tuple[NDArray[np.int64]
 
 
 def _row_sums(array: FloatArray) -> FloatArray:
-    """(N,) of (N, C), by a matrix product: over so few columns `sum(axis=1)` takes ten times as long."""
+    """(N,) row sums of (N, C) by a matrix product: over few columns `sum(axis=1)` takes ten times as long."""
     return np.asarray(array @ np.ones(array.shape[1]), dtype=np.float64)
 
 

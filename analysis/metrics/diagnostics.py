@@ -1,4 +1,4 @@
-"""Why a cell is calibrated as it is: what moved, where the answers lie, which items and languages suffer."""
+"""Metrics of the diagnoses: parts of a change, positions of answers, slices of items, rank correlations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_PERMUTATIONS = 9999
 
 @dataclass(frozen=True)
 class Change:
-    """A change of an error, after - before, and its two causes; they add up to it."""
+    """A change of an error, after - before, and the contributions of its two causes, which add up to it."""
 
     total: float
     from_confidence: float
@@ -34,12 +34,12 @@ def decompose_change(
     after: tuple[ArrayLike, ArrayLike],
     metric: Callable[[FloatArray, FloatArray], float] = ece,
 ) -> Change:
-    """How much of a change in `metric` is new confidences, and how much new answers being right or wrong.
+    """How much of a change in `metric` comes from new confidences, and how much from new correctness.
 
     before, after: (confidence, correct), each (N,), of the same examples in the same order. Confidence is
     exchanged first and then correctness, and the other way round, and the two are averaged (Shapley), so that
-    neither is favoured. Of `confidence_gap` the parts are the change in mean confidence, and minus that in
-    accuracy.
+    neither is favoured. For `confidence_gap` the parts are the change in mean confidence, and minus the
+    change in accuracy.
     """
     (c0, y0), (c1, y1) = check_predictions(*before), check_predictions(*after)
     if len(c0) != len(c1):
@@ -55,7 +55,7 @@ def decompose_change(
 
 @dataclass(frozen=True, eq=False)
 class PositionBias:
-    """Where the predictions and the labels lie among the options; arrays are (C,), by position."""
+    """The positions of predictions and labels among the options; arrays are (C,), by position."""
 
     predicted: FloatArray
     """Share of predictions."""
@@ -76,9 +76,9 @@ class PositionBias:
 
 
 def position_bias(predicted: ArrayLike, label: ArrayLike, *, num_positions: int) -> PositionBias:
-    """Option-position bias of a cell. predicted, label: (N,), 0..num_positions - 1.
+    """Which positions predictions prefer. predicted, label: (N,), 0..num_positions - 1.
 
-    Examples with few options never have a late label either, so both shares carry that.
+    Examples with few options have no late label either, so this does not count as bias.
     """
     chosen = _check_positions(predicted, "predicted", num_positions)
     truth = _check_positions(label, "label", num_positions)
@@ -93,17 +93,17 @@ def position_bias(predicted: ArrayLike, label: ArrayLike, *, num_positions: int)
 
 @dataclass(frozen=True)
 class OptionMass:
-    """Probability that a model puts on the option letters at all, 0..1."""
+    """The probability on all option letters together, 0..1."""
 
     mean: float
     low: float
     """10% of examples have less."""
     share_below_half: float
-    """Examples where most probability is elsewhere: their renormalised confidence says little."""
+    """Share of examples with most probability elsewhere: their renormalised confidence says little."""
 
 
 def option_mass(mass: ArrayLike) -> OptionMass:
-    """mass: (N,), as the records of the letter protocol have it. Missing values raise ValueError."""
+    """mass: (N,), `option_mass` of the records. Raises ValueError for missing values."""
     values = check_probabilities(mass, "option_mass", num_dims=1)
     return OptionMass(float(np.mean(values)), float(np.quantile(values, 0.1)), float(np.mean(values < 0.5)))
 
@@ -130,10 +130,10 @@ def token_premium(
 def slice_rows(example_ids: Sequence[str], items: pa.Table, column: str) -> dict[str, NDArray[np.int64]]:
     """Group rows by `column` of an items table: subject, category, cultural_sensitivity (CS or CA), quality.
 
-    Returns value -> places of its rows, sorted by value; a row whose item does not say is in no slice.
+    Returns value -> places of its rows, sorted by value; a row whose item has no value is in no slice.
 
-    items: as `evaluation.items.load.items_table` makes it. Raises ValueError for a column that is not text
-    there, for an item that is there twice, and for a row whose item is not in the table.
+    items: as `evaluation.items.load.items_table` makes it. Raises ValueError for a column that is missing or
+    not text, for an item that occurs twice, and for a row whose item is not in the table.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -142,7 +142,7 @@ def slice_rows(example_ids: Sequence[str], items: pa.Table, column: str) -> dict
         raise ValueError(f"the items have no text column {column!r}.")
     names = items["example_id"].combine_chunks()
     if len(names.unique()) < len(names):
-        raise ValueError("an item is there twice.")
+        raise ValueError("an item occurs twice.")
     place = pc.index_in(pa.array(example_ids, pa.string()), value_set=names)
     if place.null_count:
         raise ValueError(f"there is no item '{example_ids[place.is_null().index(True).as_py()]}'.")
@@ -165,8 +165,8 @@ class Correlation:
 def resource_correlation(values: Mapping[str, float], *, seed: int = 0) -> Correlation:
     """Rank correlation of a number for each language (code -> value) with its Joshi class, 0 poor to 5 rich.
 
-    Leave out a language that is missing: a NaN raises ValueError, as do a language that is not in the
-    project's table and fewer than 4 languages.
+    Leave out missing languages. Raises ValueError for a NaN, a language that is not in the project's table,
+    and fewer than 4 languages.
     """
     unknown = [code for code in values if code not in LANGUAGES]
     if unknown:
@@ -177,7 +177,7 @@ def resource_correlation(values: Mapping[str, float], *, seed: int = 0) -> Corre
 def by_translation(values: Mapping[str, float]) -> dict[str, tuple[float, int]]:
     """Mean and number of languages for each kind of translation (H, B, M; English is `orig`).
 
-    values: code -> number. Languages whose kind is not known, as all that MMLU-ProX alone has, take no part.
+    values: code -> number. Languages of unknown kind, such as those that only MMLU-ProX has, are left out.
     """
     groups: dict[str, list[float]] = {}
     for code, value in values.items():
@@ -192,7 +192,7 @@ def by_translation(values: Mapping[str, float]) -> dict[str, tuple[float, int]]:
 def spearman(x: ArrayLike, y: ArrayLike, *, seed: int = 0) -> Correlation:
     """Spearman's rho of x and y, (N,), N >= 4, ties by mid-ranks, with a permutation p-value.
 
-    Raises ValueError where one of them does not vary.
+    Raises ValueError if one of them does not vary.
     """
     a, b = check_finite(x, "x", num_dims=1), check_finite(y, "y", num_dims=1)
     if len(a) != len(b) or len(a) < 4:

@@ -1,6 +1,6 @@
-"""Two "RMS calibration errors" of other people, as they ship them, to compare with numbers in print.
+"""Two "RMS calibration errors" as other projects compute them, to compare with published numbers.
 
-Neither is the textbook one (`analysis.metrics.rms_ce`), and they are not each other. Both put about `beta`
+Neither is the textbook definition (`analysis.metrics.rms_ce`), and the two differ. Both put about `beta`
 examples into a bin, so their floor for a calibrated model (about 0.048 and more) does not shrink with n.
 """
 
@@ -19,8 +19,8 @@ def hendrycks_rms(confidence: ArrayLike, correct: ArrayLike, *, beta: int = BETA
 
     confidence, correct: (N,). Bins of `beta` examples in the order of confidence, the rest in the last, and
     the last, most confident bin left out of the sum but not of N: a loop over `len(bins) - 1` bins. Equal
-    confidences keep their order (there, it is unspecified). Raises ValueError below 2 `beta` examples, where
-    nothing is left (there: 0, or an IndexError).
+    confidences keep their order (the original does not specify one). Raises ValueError below 2 `beta`
+    examples, where nothing is left (the original returns 0 or raises IndexError).
     """
     conf, hit = _checked(confidence, correct, beta, 2, "hendrycks_rms")
     order = _stable_order(conf)

@@ -30,7 +30,7 @@ def smooth_ece(confidence: ArrayLike, correct: ArrayLike) -> float:
     spectrum = np.fft.rfft(_mirrored(conf, conf - hit))
     gap = abs(float(np.mean(conf - hit)))
     below, sigma = 0.0, 1.0
-    found: float | None = None  # smECE_sigma
+    error_at_sigma: float | None = None
     for _ in range(10):
         middle = (below + sigma) / 2.0
         if middle < max(gap, 0.001):  # whatever the width, smECE is at least the gap
@@ -40,8 +40,8 @@ def smooth_ece(confidence: ArrayLike, correct: ArrayLike) -> float:
         if middle < error:
             below = middle
         else:
-            sigma, found = middle, error
-    return _smoothed_error(spectrum, sigma) if found is None else found
+            sigma, error_at_sigma = middle, error
+    return _smoothed_error(spectrum, sigma) if error_at_sigma is None else error_at_sigma
 
 
 def _mirrored(position: FloatArray, value: FloatArray) -> FloatArray:
@@ -67,7 +67,7 @@ def _smoothed_error(spectrum: NDArray[np.complex128], sigma: float) -> float:
 
 @lru_cache(maxsize=128)
 def _kernel_spectrum(sigma: float) -> FloatArray:
-    """Of the Gaussian, cut half a unit from its centre. Kept: every search takes its sigmas from few."""
+    """The spectrum of the Gaussian, cut half a unit from its centre. Cached: searches share few sigmas."""
     distance = np.arange(_GRID_STEPS // 2 + 1) / _GRID_STEPS
     right = np.zeros(_GRID_STEPS + 1)
     right[: len(distance)] = np.exp(-0.5 * (distance / sigma) ** 2)

@@ -1,10 +1,10 @@
 """Temperature scaling, the usual remedy that label smoothing has to beat: p = softmax(scores / T).
 
-One number T is fitted to the NLL of examples that are not those reported: a validation split, or, where there
-is none, the other folds of the test split (`cross_fitted`). It leaves accuracy as it is. T above 1 takes
-confidence away. It acts on the softmax over the options, so it has no `raw` confidence.
+One number T is fitted to the NLL of examples other than those reported: a validation split or, if there is
+none, the other folds of the test split (`cross_fitted`). Accuracy does not change. T above 1 lowers
+confidence. Scaling acts on the softmax over the options, so there is no `raw` confidence after it.
 
-Schemes: `global`, one T for all languages; `english`, that of English for all, as one would who has no other
+Schemes: `global`, one T for all languages; `english`, the T of English for all, as if there were no other
 data; `per_language`.
 """
 
@@ -27,11 +27,11 @@ COLDEST, HOTTEST = 0.01, 100.0
 NUM_FOLDS = 5
 MAX_TURNS = 400
 TOLERANCE, EDGE = 1e-10, 1e-8
-"""Of log T."""
+"""Precision of log T, and how close to an end of the range it counts as the end."""
 
 
 class NotFittedError(ValueError):
-    """There is nothing to fit a temperature on, or nothing that it may be fitted on."""
+    """There are no examples to fit a temperature on, or none on which it may be fitted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Sample:
 
     example_ids: Sequence[str] | NDArray[np.str_]
     score: FloatArray
-    """(N, C) nats, as in `analysis.reading.measure.Scored`; -inf where there is no option."""
+    """(N, C) nats; -inf where there is no option."""
     label: NDArray[np.int64]
     """(N,), 0..C-1."""
 
@@ -52,23 +52,25 @@ class Scaled:
     log_probs: FloatArray
     """(N, C) nats, over the options; -inf where there is no option."""
     temperature: float
-    """Of several folds, the geometric mean."""
+    """Over several folds the geometric mean."""
 
 
 def _prepared(score: ArrayLike, label: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """(C, N) scores below the best one, and (N,) that of the label."""
+    """(C, N) scores minus the best score of the example, and (N,) the one of the label."""
     s, y = _check(score, label)
     # not -inf, which times a weight of 0 is NaN; its square is finite, and exp(-1e100 / T) is 0 for any T
     shifted = np.maximum(s - s.max(axis=1, keepdims=True), -1e100)
-    # turned: sums over few options are slow where they lie side by side
+    # transposed: sums over few options are slow along the last axis
     return np.ascontiguousarray(shifted.T), shifted[np.arange(len(y)), y]
 
 
 def _fit(parts: Sequence[tuple[FloatArray, FloatArray]]) -> float:
-    """The NLL is convex in 1 / T: Newton's steps in log(1 / T), halving where one leaves what is left."""
+    """T with the least NLL: it is convex in 1 / T. Newton steps in log(1 / T), bisection where one leaves the
+    bracket.
+    """
 
     def slope(log_inverse: float) -> tuple[float, float]:
-        """Of the NLL's sum in 1 / T, E[score] - score of the label; and its slope, the variance."""
+        """The derivatives of the summed NLL in 1 / T: E[score] - score of the label, and the variance."""
         first = second = 0.0
         for shifted, of_label in parts:
             weight = np.exp(shifted * np.exp(log_inverse))
@@ -81,18 +83,18 @@ def _fit(parts: Sequence[tuple[FloatArray, FloatArray]]) -> float:
         return first, second
 
     low, high = lowest, highest = -np.log(HOTTEST), -np.log(COLDEST)
-    here = 0.0
+    point = 0.0
     for turn in range(MAX_TURNS):
-        first, second = slope(here)
-        low, high = (here, high) if first < 0.0 else (low, here)
-        step = -first / (second * np.exp(here)) if second > 0.0 else np.inf
-        there = here + step
-        if not low < there < high or turn % 8 == 7:  # now and then, so that the range shrinks in any case
-            there = (low + high) / 2.0
-        step, here = there - here, there
+        first, second = slope(point)
+        low, high = (point, high) if first < 0.0 else (low, point)
+        step = -first / (second * np.exp(point)) if second > 0.0 else np.inf
+        target = point + step
+        if not low < target < high or turn % 8 == 7:  # every eighth time, so that the bracket always shrinks
+            target = (low + high) / 2.0
+        step, point = target - point, target
         if abs(step) < TOLERANCE:
             break
-    return HOTTEST if here - lowest < EDGE else COLDEST if highest - here < EDGE else float(np.exp(-here))
+    return HOTTEST if point - lowest < EDGE else COLDEST if highest - point < EDGE else float(np.exp(-point))
 
 
 def scaled_log_probs(score: ArrayLike, temperature: float) -> FloatArray:
@@ -109,11 +111,11 @@ def fit_temperatures(
 ) -> dict[str, float]:
     """T for each of `languages`, from `samples` by language code.
 
-    Each T is the one in 0.01..100 that minimises the NLL of softmax(score / T). The end of the range is the
-    answer where there is no minimum inside: all labels right (0.01: any T is too warm), or scores worse than
-    chance (100). global: every example counts the same. Raises ValueError for NaN, an example without two
-    options, and a label that is no option. Raises ValueError for an unknown scheme, NotFittedError where a
-    language that the scheme fits on has no example.
+    Each T minimises the NLL of softmax(score / T) in 0.01..100. If there is no minimum inside, the end of the
+    range is returned: 0.01 if all labels are right (any T is too warm), 100 for scores worse than chance.
+    global: every example counts the same. Raises ValueError for NaN, an example without two options, a label
+    that is not an option, and an unknown scheme; NotFittedError if a language that the scheme fits on has no
+    example.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, not {scheme!r}.")
@@ -130,15 +132,15 @@ def fit_temperatures(
 def validated(test: Mapping[str, Sample], validation: Mapping[str, Sample], scheme: str) -> dict[str, Scaled]:
     """The test examples at temperatures fitted on a validation split.
 
-    Raises NotFittedError where an example id is in both, in any language: items are parallel, so a test
+    Raises NotFittedError if an example id is in both splits, in any language: items are parallel, so a test
     question in another language is still that question.
     """
     both = _ids(test) & _ids(validation)
     if both:
         raise NotFittedError(f"{len(both)} examples are in both splits, such as '{min(both)}'")
-    chosen = fit_temperatures(validation, list(test), scheme)
+    fitted = fit_temperatures(validation, list(test), scheme)
     return {
-        code: Scaled(scaled_log_probs(sample.score, chosen[code]), chosen[code])
+        code: Scaled(scaled_log_probs(sample.score, fitted[code]), fitted[code])
         for code, sample in test.items()
     }
 
@@ -148,28 +150,28 @@ def cross_fitted(
 ) -> dict[str, Scaled]:
     """All examples, each at a temperature fitted on the other folds.
 
-    A fold is a hash of the example id: the same in all languages, whatever the order of rows. Raises
-    NotFittedError where a fold leaves a language nothing to be fitted on.
+    The fold of an example is a hash of its id: the same in all languages, whatever the order of rows. Raises
+    NotFittedError if a fold leaves a language without examples to fit on.
     """
     if num_folds < 2:
         raise ValueError(f"num_folds must be at least 2, not {num_folds}.")
     folds = {code: _folds(sample.example_ids, num_folds) for code, sample in samples.items()}
     log_probs = {code: np.full(sample.score.shape, np.nan) for code, sample in samples.items()}
-    found: dict[str, list[float]] = {code: [] for code in samples}
+    temperatures: dict[str, list[float]] = {code: [] for code in samples}
     for fold in range(num_folds):
         fitted_on = (
             samples if scheme != "english" else {code: samples[code] for code in samples if code == "en"}
         )
-        others = {code: _part(sample, folds[code] != fold) for code, sample in fitted_on.items()}
-        chosen = fit_temperatures(others, list(samples), scheme)
+        other_folds = {code: _part(sample, folds[code] != fold) for code, sample in fitted_on.items()}
+        fitted = fit_temperatures(other_folds, list(samples), scheme)
         for code, sample in samples.items():
-            here = folds[code] == fold
-            found[code].append(chosen[code])
-            if here.any():
-                log_probs[code][here] = scaled_log_probs(sample.score[here], chosen[code])
+            rows = folds[code] == fold
+            temperatures[code].append(fitted[code])
+            if rows.any():
+                log_probs[code][rows] = scaled_log_probs(sample.score[rows], fitted[code])
     return {
-        code: Scaled(log_probs[code], float(np.exp(np.mean(np.log(temperatures)))))
-        for code, temperatures in found.items()
+        code: Scaled(log_probs[code], float(np.exp(np.mean(np.log(several)))))
+        for code, several in temperatures.items()
     }
 
 
@@ -179,7 +181,7 @@ def _folds(example_ids: Sequence[str] | NDArray[np.str_], num_folds: int) -> NDA
 
 @lru_cache(maxsize=64)
 def _folds_of(example_ids: tuple[str, ...], num_folds: int) -> NDArray[np.int64]:
-    """Kept: items are parallel, so all languages, cells and schemes have the same."""
+    """Cached: items are parallel, so all languages, cells and schemes have the same folds."""
     return np.array([zlib.crc32(name.encode()) % num_folds for name in example_ids], dtype=np.int64)
 
 

@@ -1,239 +1,61 @@
-"""One shard's prediction records as numbers.
-
-Confidence comes in two kinds, always named. The predicted option has the highest score (letter protocol) or
-the highest score per token (option_text); `raw` is its probability over the full vocabulary, exp(score)
-(option_text: exp(score / tokens), so 1 / perplexity); `renormalised` is its share after a softmax over the
-options. NLL and Brier follow from the same softmax. The first option wins a tie.
-
-An item that was asked once for every rotation of its options is one example: the probability of each option
-is its mean over the rotations, wherever the option stood, and so is the mass on the options.
-"""
+"""The headline metrics of one shard, and the sums from which inference computes their intervals."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import metrics
-from analysis.inference.bootstrap import Resamples, Sums, sum_rows
-from study.bins import Bins, FloatArray, bin_predictions, check_probabilities, error_over_bins
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-CONFIDENCES = ("raw", "renormalised")
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What one shard shows, or a mean of it. Shares, confidences and ECEs lie in 0..1."""
-
-    n: int
-    """Examples, each once however often its options were rotated; of a mean over seeds those of one seed."""
-    chance: float
-    """Accuracy of a guess: the mean of 1 / number of options."""
-    accuracy: float
-    confidence_raw: float
-    gap_raw: float
-    """Mean confidence minus accuracy."""
-    ece_raw: float
-    ece_floor_raw: float
-    """About what a perfectly calibrated model with these confidences would show as its ECE."""
-    confidence_renormalised: float
-    gap_renormalised: float
-    ece_renormalised: float
-    ece_floor_renormalised: float
-    nll: float
-    """Nats, over the options."""
-    brier: float
-    """0..2, over the options."""
-    option_mass: float | None
-    """Mean probability on the option letters; None for protocols without."""
+from analysis.inference import bootstrap
+from analysis.inference.bootstrap import SUMMED_HERE, Resamples, Sums, sum_rows
+from analysis.inference.estimates import Estimate
+from analysis.metrics.binned import floor
+from analysis.reading.headline import METRICS
+from analysis.reading.scored import PerExample, Scored
+from analysis.reading.shards import Metrics
+from study.bins import Bins, bin_predictions, error_over_bins
 
 
-METRIC_NAMES = tuple(f.name for f in fields(Metrics))
-WITH_INTERVALS = tuple(
-    name for name in METRIC_NAMES if name not in ("n", "chance") and not name.startswith("ece_floor")
-)
-"""The metrics that have estimates with bootstrap replicates; the others follow from what was asked."""
+def measure(scored: Scored, examples: PerExample) -> tuple[Metrics, dict[str, Bins]]:
+    """All headline metrics of one shard, and its bins by kind of confidence.
 
-
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """The examples of one shard; arrays are (N,) or (N, C), C the most options of an example."""
-
-    example_ids: NDArray[np.str_]
-    """(N,), each once."""
-    label: NDArray[np.int64]
-    num_options: NDArray[np.int64]
-    score: FloatArray
-    """(N, C) nats, of the whole option (letter) or per token (option_text); -inf where there is no option."""
-    option_mass: FloatArray | None
-    """(N,), 0..1; None where no record has one."""
-
-
-def read_scored(table: pa.Table, protocol: str) -> Scored:
-    """Arrays from a table of prediction records (`study.records.COLUMNS`).
-
-    Rotated records become one row an item, in the order in which the items first come.
-    Raises ValueError for an unknown protocol, no rows, fewer than two options, a label that is no option,
-    scores that are not finite, for option masses that are no probabilities or are there for some records
-    only, for option_text tokens that are missing or below 1 and any rotation, and for an item without all its
-    rotations or with another right option in one of them.
-    """
-    if protocol not in ("letter", "option_text"):
-        raise ValueError(f"protocol must be letter or option_text, not {protocol!r}.")
-    flat, num_options = _ragged(table["scores"])
-    label = table["label"].to_numpy().astype(np.int64)
-    if len(label) == 0 or num_options.min() < 2:
-        raise ValueError("each shard needs an example, and each example two options.")
-    if (label < 0).any() or (label >= num_options).any():
-        raise ValueError("a label is not one of the options of its example.")
-    if not np.isfinite(flat).all():
-        raise ValueError("scores have NaN or infinite values.")
-    if protocol == "option_text":
-        tokens, num_counts = _ragged(table["option_num_tokens"])
-        if not np.array_equal(num_counts, num_options) or (tokens < 1).any():
-            raise ValueError("option_num_tokens must count at least 1 token for every option.")
-        flat = flat / tokens
-    score = np.full((len(label), int(num_options.max())), -np.inf)
-    score[np.arange(score.shape[1]) < num_options[:, None]] = flat
-    option_mass = _option_mass(table["option_mass"])
-    ids = table["example_id"].to_numpy().astype(np.str_)
-    scored = Scored(ids, label, num_options, score, option_mass)
-    rotation = table["rotation"].to_numpy().astype(np.int64)
-    if not rotation.any():
-        return scored
-    if protocol != "letter":
-        raise ValueError("records of option_text are rotated, which changes nothing under that protocol.")
-    item = table["example_id"].combine_chunks().dictionary_encode()
-    return _over_rotations(scored, rotation, item.indices.to_numpy().astype(np.int64), item.dictionary)
-
-
-def _option_mass(column: pa.ChunkedArray[Any]) -> FloatArray | None:
-    """(N,), or None where no record has one."""
-    if column.null_count == len(column):
-        return None
-    if column.null_count:
-        raise ValueError("option_mass is there for some records, and null for others.")
-    return check_probabilities(column.to_numpy(), "option_mass", num_dims=1)
-
-
-def _over_rotations(
-    scored: Scored, rotation: NDArray[np.int64], item: NDArray[np.int64], names: pa.Array[Any]
-) -> Scored:
-    """The mean of each item over its rotations: r shows options r, r + 1, ..., and the first r at the end.
-
-    rotation, item: (N,) of each record; item is a place in `names`, the example ids.
-    """
-    order = np.lexsort((rotation, item))  # the records of an item side by side, by rotation
-    item, rotation, num_options = item[order], rotation[order], scored.num_options[order]
-    count = np.bincount(item)
-    starts = np.cumsum(count) - count
-    label = (scored.label[order] + rotation) % num_options
-    whole = (num_options == count[item]) & (rotation == np.arange(len(item)) - starts[item])
-    for good, problem in (
-        (whole, "does not have each rotation of its options once"),
-        (label == label[starts][item], "has another right option in one rotation than in the others"),
-    ):
-        if not good.all():
-            raise ValueError(f"example '{names[int(item[np.argmin(good)])]}' {problem}.")
-    column = np.arange(scored.score.shape[1])
-    shown_at = (column - rotation[:, None]) % num_options[:, None]
-    score = np.take_along_axis(scored.score[order], shown_at, axis=1)
-    score[column >= num_options[:, None]] = -np.inf
-    with np.errstate(divide="ignore"):  # log 0 where there is no option
-        highest = np.maximum.reduceat(score.max(axis=1), starts)
-        total = np.add.reduceat(np.exp(score - highest[item][:, None]), starts)
-        mean = np.log(total / count[:, None]) + highest[:, None]
-    mass = scored.option_mass
-    return Scored(
-        np.asarray(names.to_pylist(), dtype=np.str_),  # the items' own order is that of their places
-        label[starts],
-        num_options[starts],
-        mean,
-        None if mass is None else np.add.reduceat(mass[order], starts) / count,
-    )
-
-
-def _ragged(column: pa.ChunkedArray[Any]) -> tuple[FloatArray, NDArray[np.int64]]:
-    """A column of lists as all their elements in one array, and the length of each list, (N,); null has 0."""
-    import pyarrow.compute as pc
-
-    lengths = pc.fill_null(pc.list_value_length(column), 0)
-    flat = pc.list_flatten(column)
-    return flat.to_numpy().astype(np.float64), lengths.to_numpy().astype(np.int64)
-
-
-@dataclass(frozen=True, eq=False)
-class PerExample:
-    """What each example shows, (N,) or (N, C); metrics are means of it, or come from bins of it."""
-
-    correct: NDArray[np.bool_]
-    confidence: dict[str, FloatArray]
-    """By kind, of the predicted option."""
-    log_probs: FloatArray
-    """(N, C) nats, over the options; -inf where there is no option."""
-
-
-def per_example(scored: Scored) -> PerExample:
-    """Confidence and correctness of each example of a shard."""
-    rows = np.arange(len(scored.label))
-    predicted = np.argmax(scored.score, axis=1)
-    log_probs = _log_softmax(scored.score)
-    confidence = {
-        "raw": np.exp(scored.score[rows, predicted]),
-        "renormalised": np.exp(log_probs[rows, predicted]),
-    }
-    return PerExample(predicted == scored.label, confidence, log_probs)
-
-
-def measure(scored: Scored, examples: PerExample | None = None) -> tuple[Metrics, dict[str, Bins]]:
-    """All metrics of one shard, and its bins by kind of confidence.
-
-    examples: from `per_example`, where they are there already.
     Raises ValueError where a score is above 0 (a probability above 1).
     """
-    found = examples or per_example(scored)
-    correct = found.correct
-    bins = {kind: bin_predictions(values, correct) for kind, values in found.confidence.items()}
-    values: dict[str, Any] = {}
-    for kind, conf in found.confidence.items():
-        values[f"confidence_{kind}"] = float(np.mean(conf))
-        values[f"gap_{kind}"] = metrics.confidence_gap(conf, correct)
-        values[f"ece_{kind}"] = error_over_bins(bins[kind])
-        values[f"ece_floor_{kind}"] = metrics.floor_over_bins(bins[kind])
-    mass = scored.option_mass
-    return Metrics(
-        n=len(correct),
-        chance=float(np.mean(1.0 / scored.num_options)),
-        accuracy=metrics.accuracy(correct),
-        nll=metrics.nll(found.log_probs, scored.label),
-        brier=metrics.brier(np.exp(found.log_probs), scored.label),
-        option_mass=None if mass is None else float(np.mean(mass)),
-        **values,
-    ), bins
+    bins = {kind: bin_predictions(values, examples.correct) for kind, values in examples.confidence.items()}
+    accuracy = float(np.mean(examples.correct))
+    numbers: dict[str, float | None] = {}
+    for metric in METRICS:
+        if metric.of_examples is not None:
+            values = metric.of_examples(scored, examples)
+            numbers[metric.name] = None if values is None else float(np.mean(values))
+        elif metric.kind == "gap" and metric.confidence is not None:
+            numbers[metric.name] = float(np.mean(examples.confidence[metric.confidence])) - accuracy
+        elif metric.kind == "ece" and metric.confidence is not None:
+            numbers[metric.name] = error_over_bins(bins[metric.confidence])
+            numbers[metric.floor_name] = floor(bins[metric.confidence])
+    return Metrics(len(examples.correct), numbers), bins
 
 
 def sum_examples(resamples: Resamples, rows: NDArray[np.int64], scored: Scored, examples: PerExample) -> Sums:
-    """What the estimates of a shard need, by the names of `WITH_INTERVALS`.
-
-    rows: (N,), the place of each example among those resampled.
-    """
-    every = np.arange(len(rows))
-    probs = np.exp(examples.log_probs)
-    squares = (probs**2).sum(axis=1) + 1.0 - 2.0 * probs[every, scored.label]
-    means = {"nll": -examples.log_probs[every, scored.label], "brier": squares}
-    if scored.option_mass is not None:
-        means["option_mass"] = scored.option_mass
-    confidences = {f"_{kind}": values for kind, values in examples.confidence.items()}
-    return sum_rows(resamples, rows, confidences, examples.correct, means)
+    """What the estimates of a shard need. rows: (N,), the place of each example among those resampled."""
+    means = {
+        (metric.kind, metric.confidence): values
+        for metric in METRICS
+        if metric.has_interval and metric.kind not in SUMMED_HERE and metric.of_examples is not None
+        if (values := metric.of_examples(scored, examples)) is not None
+    }
+    return sum_rows(resamples, rows, examples.confidence, examples.correct, means)
 
 
-def _log_softmax(score: FloatArray) -> FloatArray:
-    """Over the last axis; -inf stays -inf."""
-    shifted = score - score.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), dtype=np.float64)
+def estimates(resamples: Resamples, several: Sequence[Sums]) -> list[dict[str, Estimate]]:
+    """The estimates of each cell by the names of `METRICS`, without those that it lacks."""
+    ends = {(metric.kind, metric.confidence): metric.ends for metric in METRICS}
+    return [
+        {
+            metric.name: by_key[metric.kind, metric.confidence]
+            for metric in METRICS
+            if (metric.kind, metric.confidence) in by_key
+        }
+        for by_key in bootstrap.estimates(resamples, several, ends)
+    ]

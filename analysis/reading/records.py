@@ -1,4 +1,4 @@
-"""The records of an evaluate job, as its DONE file lists them: those very files, or a RecordError."""
+"""The records of an evaluate job: exactly the files that its DONE lists, each read and hashed once."""
 
 from __future__ import annotations
 
@@ -15,45 +15,50 @@ if TYPE_CHECKING:
 
 
 def read_records(folder: JobPaths, job_id: str, spec: Mapping[str, Any]) -> tuple[pa.Table, str]:
-    """A complete job's records in the order of its items, and their hash: 16 hex over the parts' SHA-256.
+    """The records of a complete job in the order of its items, and a hash of all parts, 16 hex.
 
-    spec: of the job, as in plan.json.
-    Raises RecordError, naming the file, for a part that is missing, changed, added or of another shard than
-    planned, for records that the schema refuses, and for a DONE that is of another job or lists no parts.
+    spec: the job's spec, as in plan.json.
+    Raises RecordError, naming the file, for a part that is missing, changed, added, or from another shard
+    than planned, for records that the schema refuses, and for a DONE of another job or without parts.
     """
     from study.records import read_predictions
 
-    # before anything is parsed: what a corrupted file holds is anybody's guess
-    listed = _require_listed(folder, job_id)
-    table, info = read_predictions(folder.predictions)
+    hashes = _listed_hashes(folder, job_id)
+    contents = {}
+    for name, sha256 in sorted(hashes.items()):
+        path = folder.predictions / name
+        contents[name] = path.read_bytes()
+        # before anything is parsed: a corrupted file may hold anything
+        if hashlib.sha256(contents[name]).hexdigest() != sha256:
+            raise RecordError(f"{path}: corrupted or foreign, its SHA-256 is not the one in DONE")
+    table, info = read_predictions(folder.predictions, contents)
     benchmark = spec["benchmark"]
-    found = (info.job_id, info.benchmark, info.split, info.protocol, info.language)
+    actual = (info.job_id, info.benchmark, info.split, info.protocol, info.language)
     planned = (job_id, benchmark["name"], benchmark.get("split", "test"), spec["protocol"], spec["language"])
-    if found != planned:
-        raise RecordError(f"{folder.predictions}: records of job {', '.join(found)}")
+    if actual != planned:
+        raise RecordError(f"{folder.predictions}: records of job {', '.join(actual)}")
     order = "cyclic" if table["rotation"].to_numpy().any() else "original"
     if order != (spec.get("prompting") or {}).get("option_order", order):
         raise RecordError(
             f"{folder.predictions}: records with the options in {order} order, planned otherwise"
         )
-    return table, digest(listed)
+    return table, digest(hashes)
 
 
-def _require_listed(folder: JobPaths, job_id: str) -> dict[str, str]:
-    """The SHA-256 of each part by its name, from DONE, when the files are those."""
+def _listed_hashes(folder: JobPaths, job_id: str) -> dict[str, str]:
+    """The SHA-256 of each part, by file name, as DONE lists them; the folder holds exactly these files."""
     try:
         done = read_json(folder.done)
-        owner, listed = done["job_id"], dict(done["parts"])
+        owner, hashes = done["job_id"], dict(done["parts"])
     except (ValueError, KeyError, TypeError):
         raise RecordError(f"{folder.done}: does not say which parts the job wrote") from None
     if owner != job_id:
-        raise RecordError(f"{folder.done}: of job {owner}")
-    there = {path.name for path in folder.predictions.glob("*.parquet")}
-    for names, problem in ((listed.keys() - there, "is gone"), (there - listed.keys(), "is not in DONE")):
+        raise RecordError(f"{folder.done}: belongs to job {owner}")
+    present = {path.name for path in folder.predictions.glob("*.parquet")}
+    for names, problem in (
+        (hashes.keys() - present, "is missing"),
+        (present - hashes.keys(), "is not in DONE"),
+    ):
         if names:
             raise RecordError(f"{folder.predictions / min(names)}: {problem}")
-    for name, sha256 in sorted(listed.items()):
-        path = folder.predictions / name
-        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            raise RecordError(f"{path}: corrupted or foreign, its SHA-256 is not the one in DONE")
-    return listed
+    return hashes

@@ -1,6 +1,6 @@
-"""What a study holds once its records are numbers: one `Shard` per evaluate job, by cell, test and language.
+"""A study whose records have become numbers: one `Shard` per evaluate job, by cell, test and language.
 
-A shard that is not there has a reason instead of metrics: nothing missing becomes 0.
+A missing shard has a reason instead of metrics: nothing missing becomes 0.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 from analysis.inference.estimates import Estimate
-from analysis.reading.measure import Metrics
 from study.bins import Bins
 from study.languages import LANGUAGES
 
 BUCKETS = ("high", "mid", "low", "other")
 """Resource buckets from rich to poor; `other` holds languages that are not in the project's table."""
 
-UNREADABLE = "unreadable"
+MissingKind = Literal["not planned", "not done", "failed", "unreadable", "incomplete"]
 
 Average = Literal["macro", "micro"]
 Test = tuple[str, str, str]
@@ -26,14 +25,45 @@ Test = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
+class Missing:
+    """Why there is no number."""
+
+    kind: MissingKind
+    """`incomplete`: a mean, of which some members are missing."""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "incomplete":
+            return self.detail
+        return f"{self.kind}: {self.detail}" if self.detail else self.kind
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The headline metrics of one shard, or a mean of them."""
+
+    n: int
+    """Examples, each once however often its options were rotated; of a mean over seeds those of one seed."""
+    values: Mapping[str, float | None]
+    """By the names and floor names of `headline.METRICS`; None where the protocol has no such number."""
+
+    def __getitem__(self, name: str) -> float:
+        """A number that every protocol has. Raises ValueError where it is None."""
+        value = self.values[name]
+        if value is None:
+            raise ValueError(f"there is no {name} under this protocol.")
+        return value
+
+
+@dataclass(frozen=True)
 class Cell:
-    """The axes of the grid that a job stands for, in the grid's order; a base model has `model` alone."""
+    """One combination of axis values, in the grid's order; a base model has `model` alone."""
 
     axes: tuple[tuple[str, Any], ...]
 
     @classmethod
     def of(cls, axes: Mapping[str, Any]) -> Cell:
-        """From a plan: an axis that is null is none, and a list (`exclude_sources` has them) is its text."""
+        """From a plan: an axis that is null is left out, a list (as in `exclude_sources`) becomes text."""
         return cls(
             tuple(
                 (axis, (", ".join(map(str, value)) or "none") if isinstance(value, list) else value)
@@ -69,20 +99,20 @@ class Shard:
     bins: Mapping[str, Bins] | None
     """By kind of confidence, `raw` and `renormalised`."""
     record_hash: str | None
-    """Of the records that the metrics were computed from, 16 hex; None where there are no metrics."""
-    missing: str | None
+    """16 hex over the records that the metrics were computed from; None without metrics."""
+    missing: Missing | None
     """Why there are no metrics; None when there are."""
     estimates: Mapping[str, Estimate] | None = None
-    """By the names of `measure.WITH_INTERVALS` (`option_mass` where there is one); None without metrics."""
+    """By the names of `headline.METRICS` that have an interval; None without metrics."""
     pooled: Mapping[frozenset[str], Mapping[str, Estimate]] = field(default_factory=dict)
-    """Micro means of its cell, by the job ids that they are of: all languages, and each resource bucket."""
+    """Micro means of its cell over all languages and each resource bucket, by the job ids in them."""
     items: str | None = None
-    """What was asked, 16 hex over the example ids and right options; None without metrics."""
+    """16 hex over the example ids and right options that were asked; None without metrics."""
 
     @property
     def is_refused(self) -> bool:
         """Done, with records that cannot be used."""
-        return self.missing is not None and self.missing.startswith(UNREADABLE)
+        return self.missing is not None and self.missing.kind == "unreadable"
 
     @property
     def test(self) -> Test:
@@ -91,12 +121,12 @@ class Shard:
 
     @property
     def place(self) -> tuple[Test, frozenset[tuple[str, Any]], str]:
-        """What it is of, once in a study: the order of its axes says nothing."""
+        """Unique in a study. The order of axes does not matter."""
         return (self.test, frozenset(self.cell.axes), self.language)
 
     @property
     def bucket(self) -> str:
-        return LANGUAGES[self.language].bucket if self.language in LANGUAGES else "other"
+        return bucket_of(self.language)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +158,7 @@ class Study:
         return sorted({shard.language for shard in self.shards}, key=resource_order)
 
     def select(self, test: Test, cell: Cell, language: str | None = None) -> list[Shard]:
-        """The shards of a test and a cell, of all languages or one; without its seed a cell has all seeds."""
+        """The shards of a test and cell in all languages or one; a cell without its seed has all seeds."""
         return self._index.get((test, cell, language), [])
 
     @cached_property
@@ -139,6 +169,11 @@ class Study:
                 for language in (shard.language, None):
                     index.setdefault((shard.test, cell, language), []).append(shard)
         return index
+
+
+def bucket_of(language: str) -> str:
+    """The resource bucket of a language, `other` where the project's table lacks it."""
+    return LANGUAGES[language].bucket if language in LANGUAGES else "other"
 
 
 def resource_order(language: str) -> tuple[int, int, str]:

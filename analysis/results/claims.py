@@ -1,56 +1,57 @@
 """What the differences say, in sentences: `Confidence (raw) rose by .210 [.190, .229] over 13 languages`.
 
-A sentence never says more than its interval: one that holds 0 is no rise and no fall.
+A sentence never says more than its interval: where that holds 0, nothing rose or fell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from analysis.inference.estimates import difference, interval
-from analysis.reading.shards import BUCKETS, Cell, Study
-from analysis.results.aggregate import summarise
-from analysis.results.differences import DifferenceRow, difference_rows
-from analysis.results.labels import Setting, bucket_of
+from analysis.reading.headline import WITH_DIFFERENCES, Metric
+from analysis.reading.shards import Study, bucket_of
+from analysis.results.differences import (
+    SIGNIFICANT,
+    Contrast,
+    Difference,
+    DifferenceRow,
+    difference_of_rows,
+    difference_rows,
+)
+from analysis.results.names import decimal
+from analysis.results.settings import Setting
+from analysis.results.table import summarise
 
-ALPHA = 0.05
-NAMES = {
-    "accuracy": "Accuracy",
-    "confidence_raw": "Confidence (raw)",
-    "confidence_renormalised": "Confidence (renormalised)",
-    "ece_raw": "ECE (raw)",
-    "ece_renormalised": "ECE (renormalised)",
-    "nll": "NLL",
-}
-LEVELS = (*BUCKETS, "all")
+BIAS_NOTE = (
+    "The bins of an ECE bias its change, here {directions}; the interval is without that bias, so it need "
+    "not hold the value."
+)
 
 
 @dataclass(frozen=True)
 class Claim:
     """What is said of one contrast, a - b."""
 
-    title: str
-    a: Cell
-    b: Cell
+    contrast: Contrast
     sentences: Mapping[str, list[str]]
     """By bucket, and `all`: a sentence for each metric."""
 
+    @property
+    def title(self) -> str:
+        return f"{self.contrast.a.label} against {self.contrast.b.label}"
+
 
 def claims(study: Study, setting: Setting) -> list[Claim]:
-    """The claims of a setting, in the order of its contrasts. Levels without a language are left out."""
+    """The claims of a setting, in the order of its contrasts. Buckets without a language are left out."""
     cells = {item.cell for item in setting.series}
-    by_contrast: dict[tuple[Cell, Cell], list[DifferenceRow]] = {}
+    by_contrast: dict[Contrast, list[DifferenceRow]] = {}
     for row in difference_rows(study):
-        contrast = row.contrast
-        if contrast.test == setting.test and {contrast.a, contrast.b} <= cells:
-            by_contrast.setdefault((contrast.a, contrast.b), []).append(row)
-    found = []
-    for (a, b), rows in by_contrast.items():
-        title = rows[0].contrast.label.replace(" - ", " against ")
-        sentences = {level: _sentences(study, rows, level) for level in LEVELS}
-        found.append(Claim(title, a, b, {level: said for level, said in sentences.items() if said}))
-    return found
+        if row.contrast.test == setting.test and {row.contrast.a.cell, row.contrast.b.cell} <= cells:
+            by_contrast.setdefault(row.contrast, []).append(row)
+    return [
+        Claim(contrast, {row.name: _sentences(study, row, rows) for row in rows if row.level != "language"})
+        for contrast, rows in by_contrast.items()
+    ]
 
 
 def findings(study: Study, setting: Setting) -> list[str]:
@@ -62,85 +63,66 @@ def findings(study: Study, setting: Setting) -> list[str]:
     ]
 
 
-def _sentences(study: Study, rows: Sequence[DifferenceRow], level: str) -> list[str]:
-    said: list[str] = []
-    biased: set[str] = set()
-    for metric in NAMES:
-        whole = [
-            row for row in rows if row.metric == metric and row.level != "language" and row.name == level
-        ]
-        members = [
-            row
-            for row in rows
-            if row.metric == metric and row.level == "language" and level in ("all", bucket_of(row.name))
-        ]
-        if whole and members:
-            row = whole[0]
-            if row.missing is not None:
-                if not said:
-                    said.append(f"No mean {_over(len(members))} ({row.missing}).")
-                row = _over_common(study, row, members)
-            said.append(sentence(row, members))
-            biased |= _bias(row)
-    if biased:
-        said.append(
-            f"The bins of an ECE bias its change, here {' and '.join(sorted(biased))}; the interval is "
-            "without that bias, so it need not hold the value."
-        )
-    return said
+def _sentences(study: Study, mean: DifferenceRow, rows: Sequence[DifferenceRow]) -> list[str]:
+    """mean: over a bucket or all languages. rows: of the same contrast."""
+    members = [row for row in rows if row.level == "language" and mean.name in ("all", bucket_of(row.name))]
+    said, differences, over = [], mean.differences, _over(len(members))
+    if mean.missing is not None:
+        said.append(f"No mean {over} ({mean.missing}).")
+        common = [row.name for row in members if row.missing is None]
+        differences = _over_common(study, mean.contrast, common)
+        over = _over(len(common), "the ") + " that both have"
+    directions: set[str] = set()
+    for metric in WITH_DIFFERENCES:
+        change = differences.get(metric.name)
+        said.append(sentence(metric, change, over, [row.differences.get(metric.name) for row in members]))
+        if metric.has_floor and change is not None:
+            directions |= _bias(change)
+    return [*said, BIAS_NOTE.format(directions=" and ".join(sorted(directions)))] if directions else said
 
 
-def _over_common(study: Study, whole: DifferenceRow, members: Sequence[DifferenceRow]) -> DifferenceRow:
-    """The difference of the means over the languages that both cells have; `whole` where there is none."""
-    contrast, common = whole.contrast, {row.name for row in members if row.value is not None}
+def _over_common(study: Study, contrast: Contrast, languages: Sequence[str]) -> Mapping[str, Difference]:
+    """The differences of the means over these languages, which both cells have; empty without any."""
+    if not languages:
+        return {}
     a, b = (
-        [shard for shard in study.select(contrast.test, cell) if shard.language in common]
-        for cell in (contrast.a, contrast.b)
+        summarise([s for s in study.select(contrast.test, item.cell) if s.language in languages])
+        for item in (contrast.a, contrast.b)
     )
-    if not common:
-        return whole
-    one, other = summarise(a), summarise(b)
-    ours, theirs = one.estimate(whole.metric), other.estimate(whole.metric)
-    assert ours is not None  # as the other: a language with a value has all of its shards
-    assert theirs is not None
-    paired = difference(ours, theirs)
-    low, high = interval(paired)
-    return replace(whole, value=paired.value, low=low, high=high)
+    return difference_of_rows(a, b)
 
 
-def _bias(row: DifferenceRow) -> set[str]:
-    """Where a value lies beyond its interval: which way its bins bias the change."""
-    if not row.metric.startswith("ece") or row.value is None or row.low is None or row.high is None:
+def _bias(change: Difference) -> set[str]:
+    """Which way bins bias the change of an ECE, where its value lies beyond its interval."""
+    if change.low is None or change.high is None:
         return set()
-    return {"downward"} if row.value < row.low else {"upward"} if row.value > row.high else set()
+    return {"downward"} if change.value < change.low else {"upward"} if change.value > change.high else set()
 
 
-def sentence(whole: DifferenceRow, members: Sequence[DifferenceRow]) -> str:
+def sentence(
+    metric: Metric, change: Difference | None, over: str, languages: Sequence[Difference | None]
+) -> str:
     """One metric: the change of the macro mean, then in how many languages it is significant, and which way.
 
-    whole: where it says that something is missing, over the members that have a value. members: the languages
-    of the mean.
+    change: None where there is no mean. over: the languages of the mean, `over 3 languages`. languages: the
+    difference in each, None where it is missing.
     """
-    name = NAMES[whole.metric]
-    over = _over(len(members))
-    if whole.missing is not None:
-        over = _over(sum(row.value is not None for row in members), "the ") + " that both have"
-    value, low, high = whole.value, whole.low, whole.high
-    if value is None:
-        return f"{name}: {_counts(members)}."
+    name, counts = metric.subject, _counts(languages)
+    if change is None:
+        return f"{name}: {counts}."
+    value, low, high = change.value, change.low, change.high
     if value == 0.0 and (low, high) == (0.0, 0.0):
         start = f"{name} did not change {over}"
     elif low is None or high is None:
-        start = f"{name} changed by {_text(value, sign=True)} {over}, without an interval"
+        start = f"{name} changed by {decimal(value, sign=True)} {over}, without an interval"
     elif low > 0.0 and value > 0.0:
-        start = f"{name} rose by {_text(value)} [{_text(low)}, {_text(high)}] {over}"
+        start = f"{name} rose by {decimal(value)} [{decimal(low)}, {decimal(high)}] {over}"
     elif high < 0.0 and value < 0.0:
-        start = f"{name} fell by {_text(-value)} [{_text(-high)}, {_text(-low)}] {over}"
+        start = f"{name} fell by {decimal(-value)} [{decimal(-high)}, {decimal(-low)}] {over}"
     else:  # also where a binned ECE changed one way, and the ECE without its bias the other
-        start = (
-            f"{name} did not clearly change {over}: {_text(value, sign=True)} [{_text(low)}, {_text(high)}]"
-        )
-    return f"{start}; {_counts(members)}."
+        ends = f"[{decimal(low)}, {decimal(high)}]"
+        start = f"{name} did not clearly change {over}: {decimal(value, sign=True)} {ends}"
+    return f"{start}; {counts}."
 
 
 def _over(count: int, which: str = "") -> str:
@@ -148,26 +130,19 @@ def _over(count: int, which: str = "") -> str:
     return f"over {which}{count} languages" if count != 1 else f"in {which}{count} language"
 
 
-def _counts(members: Sequence[DifferenceRow]) -> str:
-    """`significantly up in 12 of 13, down in none (Holm, .05)`; what is missing was no language tested."""
-    tested = [row for row in members if row.value is not None and row.holm is not None]
+def _counts(languages: Sequence[Difference | None]) -> str:
+    """`significantly up in 12 of 13, down in none (Holm, .05)`; a missing language was not tested."""
+    tested = [change for change in languages if change is not None and change.holm is not None]
     if not tested:
         return "no language could be tested"
-    found = [row for row in tested if row.holm is not None and row.holm <= ALPHA]
-    up = sum(row.low is not None and row.low > 0.0 for row in found)
-    down = sum(row.high is not None and row.high < 0.0 for row in found)
-    of = f"of {len(tested)}" + (" tested" if len(tested) < len(members) else "")
+    significant = [change for change in tested if change.is_significant]
+    up = sum(change.low is not None and change.low > 0.0 for change in significant)
+    down = sum(change.high is not None and change.high < 0.0 for change in significant)
+    of = f"of {len(tested)}" + (" tested" if len(tested) < len(languages) else "")
     if up and down:
         text = f"significantly up in {up} and down in {down} {of}"
     elif up or down:
         text = f"significantly {'up' if up else 'down'} in {up or down} {of}"
     else:
         text = f"no significant change in any {of}"
-    return f"{text} (Holm, {_text(ALPHA, digits=2)})"
-
-
-def _text(value: float, *, sign: bool = False, digits: int = 3) -> str:
-    """`.210`, `-.004`, `+.031`: no 0 before the point, and no minus before .000."""
-    text = f"{value:{'+' if sign else ''}z.{digits}f}"
-    text = text.replace("0.", ".", 1) if abs(value) < 1.0 and "0." in text[:3] else text
-    return text.replace("-", "−").replace("+.000", ".000")
+    return f"{text} (Holm, {decimal(SIGNIFICANT, digits=2)})"

@@ -14,84 +14,59 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.inference.estimates import Estimate, difference, holm, interval, mean, over_seeds, p_value
+from analysis.inference.estimates import Estimate, difference, mean, over_seeds
+from analysis.reading.headline import HEADLINE, METRICS
 from analysis.reading.loading import load_studies
-from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test, resource_order
+from analysis.reading.shards import Cell, Shard, Test, resource_order
+from analysis.results.aggregate import by_seed
+from analysis.results.differences import Difference, corrected, paired
+from analysis.results.table import Level, Row, groups, summarise
 from study.axes import axis_text
-from study.errors import RecordError, UserError
+from study.errors import UserError
 from study.paths import StudyPaths
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-NUMBERS = {
-    "accuracy": "accuracy",
-    "confidence_raw": "conf. raw",
-    "ece_raw": "ECE raw",
-    "confidence_renormalised": "conf. ren.",
-    "ece_renormalised": "ECE ren.",
-}
-"""What is compared, and its short heading."""
-NAMED = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """One shard as both studies have it, with metrics on both sides and the same items."""
-
-    a: Shard
-    b: Shard
-
-    @property
-    def cell(self) -> Cell:
-        """Without its seed."""
-        return self.a.cell.without("seed")
+COMPARED = [metric for metric in METRICS if metric in HEADLINE]
+MAX_NAMED_ITEMS = 3
 
 
 @dataclass(frozen=True)
 class Change:
-    """A number in A and in B, and what the examples say of the difference."""
+    """One metric in A and in B."""
 
     a: float
     b: float
-    low: float | None
-    """95%, of the difference; None, as the p-value, where languages have different seeds."""
-    high: float | None
-    p_value: float | None
-    """Two-sided, that there is no difference."""
-    holm: float | None
-    """The same after Holm's correction over the languages of a cell; None for buckets and all languages."""
-
-    @property
-    def difference(self) -> float:
-        return self.b - self.a
+    difference: Difference
 
 
-@dataclass(frozen=True)
-class Row:
-    """A cell without its seed x (a language | a resource bucket | all languages)."""
+@dataclass(frozen=True, eq=False)
+class ComparedRow:
+    """A cell without its seed, over a language, a resource bucket or all languages."""
 
     test: Test
     cell: Cell
-    level: str
+    level: Level
     name: str
     n: int
     """Items, of one seed; over several languages their sum."""
     num_seeds: int
     """The fewest that a language of this row has."""
     changes: Mapping[str, Change]
-    pairs: Sequence[Pair]
+    """By metric, where the protocol has it."""
+    job_ids_a: list[str]
+    job_ids_b: list[str]
+    """In the order of those of A."""
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    a: Study
-    b: Study
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedRow, ...]
     rest: tuple[str, ...]
     """What was not compared, and why, in sentences."""
 
@@ -101,23 +76,28 @@ def compare(a_dir: Path, b_dir: Path) -> Comparison:
 
     Raises UserError where one is not a study, they have no result in common, or they asked other items.
     """
-    a, b = load_studies([a_dir, b_dir])
-    ours, theirs = ({shard.place: shard for shard in study.shards} for study in (a, b))
-    pairs, rest = [], []
-    for place in dict.fromkeys([*ours, *theirs]):
-        one, other = ours.get(place), theirs.get(place)
-        if one is not None and other is not None and one.metrics is not None and other.metrics is not None:
+    a, b = ({shard.place: shard for shard in study.shards} for study in load_studies([a_dir, b_dir]))
+    pairs: dict[Shard, Shard] = {}
+    rest: dict[tuple[str, str], list[str]] = {}
+    for place in dict.fromkeys([*a, *b]):
+        one, other = a.get(place), b.get(place)
+        if one and other and one.metrics and other.metrics:
             _require_same_items(one, a_dir, other, b_dir)
-            pairs.append(Pair(one, other))
-        else:
-            rest.append((one or other, _why_not(one, other)))
+            pairs[one] = other
+        elif shard := one or other:
+            cell = " · ".join([*shard.test, *(axis_text(axis, value) for axis, value in shard.cell.axes)])
+            rest.setdefault((cell, _why_not(one, other)), []).append(shard.language)
     if not pairs:
         raise UserError(
             f"has no result in common with {b_dir}",
             where=str(a_dir),
             remedy="compare studies with the same model, axes, benchmark, split, protocol and language",
         )
-    return Comparison(a, b, tuple(_rows(pairs)), tuple(_sentences(rest)))
+    sentences = (
+        f"{cell}: {', '.join(sorted(codes, key=resource_order))} ({why})"
+        for (cell, why), codes in rest.items()
+    )
+    return Comparison(tuple(_rows(pairs)), tuple(sentences))
 
 
 def _why_not(one: Shard | None, other: Shard | None) -> str:
@@ -125,42 +105,30 @@ def _why_not(one: Shard | None, other: Shard | None) -> str:
         return "only in A"
     if one is None:
         return "only in B"
-    reasons = [f"{name}: {shard.missing}" for name, shard in (("A", one), ("B", other)) if shard.missing]
-    return ", ".join(reasons)
-
-
-def _sentences(rest: Sequence[tuple[Shard | None, str]]) -> Iterator[str]:
-    """One for each cell and reason, with its languages."""
-    languages: dict[tuple[str, str], list[str]] = {}
-    for shard, why in rest:
-        assert shard is not None
-        cell = " · ".join([*shard.test, *(axis_text(axis, value) for axis, value in shard.cell.axes)])
-        languages.setdefault((cell, why), []).append(shard.language)
-    for (cell, why), codes in languages.items():
-        yield f"{cell}: {', '.join(sorted(codes, key=resource_order))} ({why})"
+    return ", ".join(f"{name}: {s.missing}" for name, s in (("A", one), ("B", other)) if s.missing)
 
 
 def _require_same_items(one: Shard, a_dir: Path, other: Shard, b_dir: Path) -> None:
     """Differences are paired: of other questions they would say nothing about the models."""
     if one.items == other.items:
         return
-    ours, theirs = _items(one, a_dir), _items(other, b_dir)
     a, b = (
-        dict(zip(t["example_id"].to_pylist(), t["label"].to_pylist(), strict=True)) for t in (ours, theirs)
+        dict(zip(table["example_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+        for table in (_items(one, a_dir), _items(other, b_dir))
     )
     problems = {
         "only in A": [i for i in a if i not in b],
         "only in B": [i for i in b if i not in a],
         "with another right option": [i for i in a if i in b and a[i] != b[i]],
     }
-    told = [
-        f"{len(ids)} {problem} ({', '.join(ids[:NAMED])}{', ...' if len(ids) > NAMED else ''})"
+    named = [
+        f"{len(ids)} {problem} ({', '.join(ids[:MAX_NAMED_ITEMS])}{', ...' * (len(ids) > MAX_NAMED_ITEMS)})"
         for problem, ids in problems.items()
         if ids
     ]
-    if told:
+    if named:
         raise UserError(
-            f"asked other items than {b_dir}: {', '.join(told)}",
+            f"asked other items than {b_dir}: {', '.join(named)}",
             where=f"{a_dir}: {', '.join(one.test)}, {one.language}",
             remedy="compare studies of the same items of a benchmark",
         )
@@ -180,91 +148,75 @@ def _items(shard: Shard, study_dir: Path) -> pa.Table:
     return table.filter(pc.equal(table["rotation"], 0)).select(["example_id", "label"])
 
 
-def _rows(pairs: Sequence[Pair]) -> Iterator[Row]:
-    groups: dict[tuple[Test, Cell], dict[str, list[Pair]]] = {}
-    for pair in pairs:
-        languages = groups.setdefault((pair.a.test, pair.cell), {})
-        languages.setdefault(pair.a.language, []).append(pair)
-    for (test, cell), found in groups.items():
-        languages = {code: found[code] for code in sorted(found, key=resource_order)}
-        yield from _corrected(
-            [_row(test, cell, "language", code, [members]) for code, members in languages.items()]
-        )
-        for bucket in BUCKETS:
-            if chosen := [members for members in languages.values() if members[0].a.bucket == bucket]:
-                yield _row(test, cell, "bucket", bucket, chosen)
-        yield _row(test, cell, "all", "all", list(languages.values()))
+def _rows(pairs: Mapping[Shard, Shard]) -> Iterator[ComparedRow]:
+    """pairs: from a shard of A to that of B."""
+    by_cell: dict[tuple[Test, Cell], list[Shard]] = {}
+    for shard in sorted(pairs, key=lambda shard: resource_order(shard.language)):
+        by_cell.setdefault((shard.test, shard.cell.without("seed")), []).append(shard)
+    in_order = dict.fromkeys((shard.test, shard.cell.without("seed")) for shard in pairs)
+    for test, cell in in_order:
+        languages: dict[str, tuple[Row, Row]] = {}
+        rows = []
+        for level, name, members in groups(by_cell[test, cell]):
+            b_members = [pairs[shard] for shard in members]
+            if level == "language":
+                languages[name] = summarise(members), summarise(b_members)
+            sides = [languages[code] for code in dict.fromkeys(shard.language for shard in members)]
+            rows.append(
+                ComparedRow(
+                    test=test,
+                    cell=cell,
+                    level=level,
+                    name=name,
+                    n=sum(a.n or 0 for a, _ in sides),
+                    num_seeds=min(a.num_seeds for a, _ in sides),
+                    changes=_changes(sides, members, pairs),
+                    job_ids_a=[shard.job_id for shard in members],
+                    job_ids_b=[shard.job_id for shard in b_members],
+                )
+            )
+        yield from _with_holm(rows)
 
 
-def _row(test: Test, cell: Cell, level: str, name: str, languages: Sequence[Sequence[Pair]]) -> Row:
-    counts = [{pair.a.metrics.n for pair in members if pair.a.metrics} for members in languages]
-    if any(len(of_language) > 1 for of_language in counts):
-        raise RecordError(
-            f"seeds of one cell have different numbers of examples: {name} of {', '.join(test)}"
-        )
-    return Row(
-        test=test,
-        cell=cell,
-        level=level,
-        name=name,
-        n=sum(min(of_language) for of_language in counts),
-        num_seeds=min(len(members) for members in languages),
-        changes={metric: _change(languages, metric) for metric in NUMBERS},
-        pairs=[pair for members in languages for pair in members],
-    )
-
-
-def _corrected(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a cell's languages, with Holm's correction over them."""
-    corrected = {metric: holm({row.name: row.changes[metric].p_value for row in rows}) for metric in NUMBERS}
-    return [
-        replace(
-            row,
-            changes={
-                metric: replace(change, holm=corrected[metric][row.name])
-                for metric, change in row.changes.items()
-            },
-        )
+def _with_holm(rows: Sequence[ComparedRow]) -> Iterator[ComparedRow]:
+    by_language = {
+        row.name: {metric: change.difference for metric, change in row.changes.items()}
         for row in rows
-    ]
+        if row.level == "language"
+    }
+    after = corrected(by_language, [metric.name for metric in COMPARED])
+    for row in rows:
+        changes = {
+            metric: replace(change, difference=after[row.name][metric]) if row.name in after else change
+            for metric, change in row.changes.items()
+        }
+        yield replace(row, changes=changes)
 
 
-def _change(languages: Sequence[Sequence[Pair]], metric: str) -> Change:
-    """The one place where the numbers of pairs become those of a row: over seeds, then over languages."""
-    each = [
-        np.mean([(getattr(p.a.metrics, metric), getattr(p.b.metrics, metric)) for p in members], axis=0)
-        for members in languages
-    ]
-    a, b = np.mean(each, axis=0)
-    paired = _paired(languages, metric)
-    if paired is None:
-        return Change(float(a), float(b), None, None, None, None)
-    return Change(float(a), float(b), *interval(paired), p_value(paired), None)
+def _changes(
+    languages: Sequence[tuple[Row, Row]], members: Sequence[Shard], pairs: Mapping[Shard, Shard]
+) -> dict[str, Change]:
+    """languages: of A and B over their seeds, whose means are those of the row. members: shards of A."""
+    changes = {}
+    for metric in COMPARED:
+        values = [(a.value(metric.name), b.value(metric.name)) for a, b in languages]
+        known = [(a, b) for a, b in values if a is not None and b is not None]
+        if len(known) == len(values):
+            a, b = np.mean(known, axis=0).tolist()
+            estimate = _paired_by_seed(metric.name, len(languages), members, pairs)
+            changes[metric.name] = Change(a, b, paired(b - a, estimate))
+    return changes
 
 
-def _paired(languages: Sequence[Sequence[Pair]], metric: str) -> Estimate | None:
+def _paired_by_seed(
+    metric: str, num_languages: int, members: Sequence[Shard], pairs: Mapping[Shard, Shard]
+) -> Estimate | None:
     """B - A: of each seed over languages, then over seeds; None where languages have different seeds."""
-    by_seed: dict[Any, list[Pair]] = {}
-    for members in languages:
-        for pair in members:
-            by_seed.setdefault(pair.a.cell.get("seed"), []).append(pair)
-    if len({len(members) for members in languages}) > 1 or any(
-        len(pairs) != len(languages) for pairs in by_seed.values()
-    ):
-        return None
     differences = []
-    for pairs in by_seed.values():
-        a, b = (mean([_estimate(shard, metric) for shard in side]) for side in _sides(pairs))
-        assert a is not None  # as b: of shards with metrics
-        assert b is not None
+    for of_seed in by_seed(members):
+        a = mean([(shard.estimates or {}).get(metric) for shard in of_seed])
+        b = mean([(pairs[shard].estimates or {}).get(metric) for shard in of_seed])
+        if a is None or b is None or len(of_seed) != num_languages:
+            return None
         differences.append(difference(b, a))
     return over_seeds(differences)
-
-
-def _sides(pairs: Sequence[Pair]) -> tuple[list[Shard], list[Shard]]:
-    return [pair.a for pair in pairs], [pair.b for pair in pairs]
-
-
-def _estimate(shard: Shard, metric: str) -> Estimate:
-    assert shard.estimates is not None  # a pair has metrics
-    return shard.estimates[metric]

@@ -1,29 +1,24 @@
 """Paired differences between cells of a study: what training changed, and what smoothing changed.
 
-Both sides have answered the same items in the same bootstrap replicates, so a difference holds only what
+Both cells have answered the same items in the same bootstrap replicates, so a difference holds only what
 differs. Holm's correction runs over the languages of one contrast and metric; buckets and all languages are
-macro means and stand by themselves.
+macro means and are not corrected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from analysis.inference.estimates import difference, holm, interval, p_value
-from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test
-from analysis.results.aggregate import Summary, summarise
-from analysis.results.labels import Series, settings
+from analysis.inference import estimates
+from analysis.inference.estimates import Estimate, holm, interval, p_value
+from analysis.reading.headline import WITH_DIFFERENCES
+from analysis.reading.shards import Cell, Missing, Study, Test
+from analysis.results.settings import Series, settings
+from analysis.results.table import Level, Row, long_table
 
-METRICS = (
-    "accuracy",
-    "confidence_raw",
-    "confidence_renormalised",
-    "ece_raw",
-    "ece_renormalised",
-    "nll",
-)
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -31,50 +26,79 @@ class Contrast:
     """Two cells of one setting; differences are a - b."""
 
     test: Test
-    label: str
-    """`SFT smoothing=0.1 - SFT smoothing=0`."""
-    a: Cell
-    """Without its seed, as b."""
-    b: Cell
+    a: Series
+    b: Series
+
+    @property
+    def label(self) -> str:
+        """`SFT smoothing=0.1 - SFT smoothing=0`."""
+        return f"{self.a.label} - {self.b.label}"
 
 
 @dataclass(frozen=True)
-class DifferenceRow:
-    """A contrast and metric x (a language | a resource bucket | all languages)."""
+class Difference:
+    """The difference of one metric."""
 
-    contrast: Contrast
-    level: str
-    name: str
-    metric: str
-    value: float | None
-    """a - b, as the calibration table has both."""
+    value: float
     low: float | None
+    """95%; None, as the p-value, where the two sides cannot be paired."""
     high: float | None
-    """95%, as the value None where something is missing."""
     p_value: float | None
     """Two-sided, that there is no difference."""
-    holm: float | None
-    """The same after Holm's correction over languages; None for buckets and all languages."""
-    missing: str | None
-    """Why there is no difference; None when there is."""
-    n: int | None
-    """Examples, of one seed; over several languages their sum."""
-    num_seeds: int
-    """Of a; a base model has one."""
-    job_ids_a: tuple[str, ...]
-    job_ids_b: tuple[str, ...]
-    record_hash_a: str | None
-    """Of the records of each side, as the calibration table has it; None of a side that is missing."""
-    record_hash_b: str | None
+    holm: float | None = None
+    """The p-value after Holm's correction over languages; None for buckets and all languages."""
+
+    @property
+    def is_significant(self) -> bool:
+        """By the corrected p-value where there is one."""
+        p = self.p_value if self.holm is None else self.holm
+        return p is not None and p < SIGNIFICANT
+
+
+@dataclass(frozen=True, eq=False)
+class DifferenceRow:
+    """A contrast over a language, a resource bucket or all languages."""
+
+    contrast: Contrast
+    level: Level
+    name: str
+    a: Row | None
+    """None where the cell was not planned in this language."""
+    b: Row | None
+    missing: Missing | None
+    """Why there are no differences."""
+    differences: Mapping[str, Difference]
+    """By metric; empty where they are missing."""
+
+
+def paired(value: float, estimate: Estimate | None) -> Difference:
+    """A difference with what its paired replicates say."""
+    if estimate is None:
+        return Difference(value, None, None, None)
+    return Difference(value, *interval(estimate), p_value(estimate))
+
+
+def corrected(
+    by_language: Mapping[str, Mapping[str, Difference]], metrics: Sequence[str]
+) -> dict[str, dict[str, Difference]]:
+    """With Holm's correction over the languages. A language without a difference counts as a test."""
+    result: dict[str, dict[str, Difference]] = {language: {} for language in by_language}
+    for metric in metrics:
+        of_metric = {language: differences.get(metric) for language, differences in by_language.items()}
+        p_values = holm({language: d.p_value if d else None for language, d in of_metric.items()})
+        for language, difference in of_metric.items():
+            if difference is not None:
+                result[language][metric] = replace(difference, holm=p_values[language])
+    return result
 
 
 def contrasts(study: Study) -> list[Contrast]:
-    """What is set against what, in the order of the settings and without doubles.
+    """The contrasts of each setting, in the order of the settings and without doubles.
 
     In each setting: the first trained cell against the base model; every smoothing factor against the least;
     and the most against the base model.
     """
-    found: dict[tuple[Test, Cell, Cell], Contrast] = {}
+    distinct: dict[tuple[Test, Cell, Cell], Contrast] = {}
     for setting in settings(study):
         base = [item for item in setting.series if item.cell.is_base]
         trained = [item for item in setting.series if not item.cell.is_base]
@@ -85,128 +109,58 @@ def contrasts(study: Study) -> list[Contrast]:
         pairs += [(item, smoothed[0]) for item in smoothed[1:]]
         pairs += [(smoothed[-1], base[0])] if base and smoothed else []
         for a, b in pairs:
-            label = f"{a.label} - {b.label}"
-            found.setdefault((setting.test, a.cell, b.cell), Contrast(setting.test, label, a.cell, b.cell))
-    return list(found.values())
+            distinct.setdefault((setting.test, a.cell, b.cell), Contrast(setting.test, a, b))
+    return list(distinct.values())
 
 
 def _smoothing(item: Series) -> float:
     return float(item.cell.get("label_smoothing"))
 
 
-def difference_rows(study: Study) -> list[DifferenceRow]:
-    """All differences, by contrast, then level, then name, then metric.
-
-    Raises ValueError where two cells did not answer the same items (`load_study` refuses such shards).
-    """
-    return list(_difference_rows(study))
-
-
 @lru_cache(maxsize=2)
-def _difference_rows(study: Study) -> tuple[DifferenceRow, ...]:
-    # kept, as tables, dashboard and figures all want them
+def difference_rows(study: Study) -> tuple[DifferenceRow, ...]:
+    """All differences, by contrast, then level, then name; kept, since every view of a study has them.
+
+    All shards of a language asked the same items: `load_study` refuses others.
+    """
     return tuple(row for contrast in contrasts(study) for row in _rows(study, contrast))
 
 
-def _rows(study: Study, contrast: Contrast) -> Iterator[DifferenceRow]:
-    cells = (contrast.a, contrast.b)
-    a, b = (study.select(contrast.test, cell) for cell in cells)
-    require_same_items(a, b)
-    groups = [
-        ("language", code, [study.select(contrast.test, cell, code) for cell in cells])
-        for code in study.languages()
+def _rows(study: Study, contrast: Contrast) -> list[DifferenceRow]:
+    table, cells = long_table(study), (contrast.a.cell, contrast.b.cell)
+    rows = []
+    for level, name in table.places(contrast.test, cells):
+        a, b = (table.row(contrast.test, cell, name) for cell in cells)
+        missing = _why_missing(contrast, a, b)
+        differences = difference_of_rows(a, b) if a and b and missing is None else {}
+        rows.append(DifferenceRow(contrast, level, name, a, b, missing, differences))
+    languages = {row.name: row.differences for row in rows if row.level == "language"}
+    holm_corrected = corrected(languages, [metric.name for metric in WITH_DIFFERENCES])
+    return [
+        replace(row, differences=holm_corrected[row.name]) if row.level == "language" else row for row in rows
     ]
-    for bucket in BUCKETS:
-        groups.append(("bucket", bucket, [[shard for shard in s if shard.bucket == bucket] for s in (a, b)]))
-    groups.append(("all", "all", [a, b]))
-    rows = [
-        row
-        for level, name, sides in groups
-        if any(sides)
-        for row in _of_group(contrast, level, name, *(summarise(side) if side else None for side in sides))
-    ]
-    corrected = {
-        metric: holm(
-            {row.name: row.p_value for row in rows if row.metric == metric and row.level == "language"}
-        )
-        for metric in METRICS
-    }
-    for row in rows:
-        yield replace(row, holm=corrected[row.metric][row.name]) if row.level == "language" else row
 
 
-def require_same_items(a: Sequence[Shard], b: Sequence[Shard]) -> None:
-    """Raises ValueError where shards of one language asked other items: their difference says nothing."""
-    asked: dict[str, Shard] = {}
-    for shard in (*a, *b):
-        if shard.items is not None:
-            other = asked.setdefault(shard.language, shard)
-            if other.items != shard.items:
-                raise ValueError(
-                    f"jobs {other.job_id} and {shard.job_id} asked other items in {shard.language}, so there "
-                    "is no difference between their cells."
-                )
+def difference_of_rows(a: Row, b: Row) -> dict[str, Difference]:
+    """a - b for each metric; neither is missing."""
+    differences = {}
+    for metric in WITH_DIFFERENCES:
+        ours, theirs = a.estimate(metric.name), b.estimate(metric.name)
+        values = a.value(metric.name), b.value(metric.name)
+        if ours is not None and theirs is not None and values[0] is not None and values[1] is not None:
+            differences[metric.name] = paired(values[0] - values[1], estimates.difference(ours, theirs))
+    return differences
 
 
-def _of_group(
-    contrast: Contrast, level: str, name: str, one: Summary | None, other: Summary | None
-) -> Iterator[DifferenceRow]:
-    """A row for each metric."""
-    missing = _why_missing(contrast, one, other)
-    for metric in METRICS:
-        row = DifferenceRow(
-            contrast=contrast,
-            level=level,
-            name=name,
-            metric=metric,
-            value=None,
-            low=None,
-            high=None,
-            p_value=None,
-            holm=None,
-            missing=missing,
-            n=None,
-            num_seeds=one.num_seeds if one else 0,
-            job_ids_a=tuple(one.job_ids if one else ()),
-            job_ids_b=tuple(other.job_ids if other else ()),
-            record_hash_a=one.record_hash if one else None,
-            record_hash_b=other.record_hash if other else None,
-        )
-        if missing is None:
-            assert one is not None  # as the other: neither is missing
-            assert other is not None
-            row = _with_numbers(row, one, other)
-        yield row
-
-
-def _with_numbers(row: DifferenceRow, one: Summary, other: Summary) -> DifferenceRow:
-    assert one.metrics is not None
-    assert other.metrics is not None
-    ours, theirs = one.estimate(row.metric), other.estimate(row.metric)
-    assert ours is not None  # each of METRICS has an estimate
-    assert theirs is not None
-    paired = difference(ours, theirs)
-    low, high = interval(paired)
-    return replace(
-        row,
-        value=getattr(one.metrics, row.metric) - getattr(other.metrics, row.metric),
-        low=low,
-        high=high,
-        p_value=p_value(paired),
-        n=one.metrics.n,
-    )
-
-
-def _why_missing(contrast: Contrast, one: Summary | None, other: Summary | None) -> str | None:
+def _why_missing(contrast: Contrast, a: Row | None, b: Row | None) -> Missing | None:
     """`SFT smoothing=0.1: 1 of 3 missing`; missing too where the other side has other languages."""
-    names = contrast.label.split(" - ")
     reasons = [
-        f"{name}: {'not planned' if side is None else side.missing}"
-        for name, side in zip(names, (one, other), strict=True)
+        f"{item.label}: {'not planned' if side is None else side.missing}"
+        for item, side in ((contrast.a, a), (contrast.b, b))
         if side is None or side.missing
     ]
-    if not reasons and one is not None and other is not None:
-        languages = [{shard.language for shard in side.shards} for side in (one, other)]
-        if languages[0] != languages[1]:
-            reasons.append(f"only one has {', '.join(sorted(languages[0] ^ languages[1]))}")
-    return "; ".join(reasons) or None
+    if not reasons and a and b:
+        languages = {shard.language for shard in a.shards} ^ {shard.language for shard in b.shards}
+        if languages:
+            reasons.append(f"only one has {', '.join(sorted(languages))}")
+    return Missing("incomplete", "; ".join(reasons)) if reasons else None

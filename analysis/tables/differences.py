@@ -1,20 +1,21 @@
-"""The rows of `tables/differences.*`, and how people see them.
+"""The rows of `tables/differences.*`, and their layout for people.
 
-A row is a contrast and metric x (a language | a resource bucket | all languages); the axes are those of the
-trained cell that it is about, `contrast` says what it was set against. See `analysis/results/differences.py`.
+A row is a contrast and metric over a language, a resource bucket or all languages. Its axes are those of cell
+a, `contrast` names both cells. See `analysis/results/differences.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
 
+from analysis.reading.headline import WITH_DIFFERENCES
 from analysis.reading.shards import Study
-from analysis.results.differences import METRICS, difference_rows
-from analysis.results.labels import axis_names, signed
-from analysis.tables.calibration import BINS, BINS_NOTE, HEADINGS, INTERVALS, SECTIONS
-from analysis.tables.typesetting import Column, Document, Section, field_text, sort_columns
+from analysis.results.differences import SIGNIFICANT, DifferenceRow, difference_rows
+from analysis.results.names import signed
+from analysis.results.settings import axis_names
+from analysis.tables.calibration import BINS, BINS_NOTE, INTERVALS, Fields, column_heading
+from analysis.tables.typesetting import Column, Document, by_level, column
 
 NOTE = (
     "Differences a - b of the two cells of a contrast, over the same examples. "
@@ -26,100 +27,83 @@ NOTE = (
     "languages after Holm's correction within a contrast and metric; for buckets and all languages as it is. "
     "n: examples, of one seed; n seeds: of a."
 )
-SIGNIFICANT = 0.05
-
-Row = dict[str, Any]
 
 
 def table_columns(study: Study) -> list[str]:
     """The names of all columns."""
-    axes = [axis for axis in axis_names(study) if axis != "seed"]
     return [
-        *("benchmark", "split", "protocol", *axes, "contrast", "num_seeds", "level", "name", "metric"),
-        *("missing", "value", "low", "high", "p_value", "holm", "n", *BINS),
+        *_names(study),
+        *("metric", "missing", "value", "low", "high", "p_value", "holm", "n", *BINS),
         *("job_ids_a", "job_ids_b", "record_hash_a", "record_hash_b"),
     ]
 
 
-def table_rows(study: Study) -> list[Row]:
-    """The table, one dict a row, all with the keys of `table_columns`; without a contrast there is none."""
+def _names(study: Study) -> list[str]:
+    """The columns that identify a row, without its metric."""
     axes = [axis for axis in axis_names(study) if axis != "seed"]
+    return ["benchmark", "split", "protocol", *axes, "contrast", "num_seeds", "level", "name"]
+
+
+def table_rows(study: Study) -> list[Fields]:
+    """The table, a dict per row with the keys of `table_columns`; empty without a contrast."""
+    columns = table_columns(study)
     return [
-        {
-            **dict(zip(("benchmark", "split", "protocol"), row.contrast.test, strict=True)),
-            **{axis: row.contrast.a.get(axis) for axis in axes},
-            "contrast": row.contrast.label,
-            "num_seeds": row.num_seeds,
-            "level": row.level,
-            "name": row.name,
-            "metric": row.metric,
-            "missing": row.missing,
-            "value": row.value,
-            "low": row.low,
-            "high": row.high,
-            "p_value": row.p_value,
-            "holm": row.holm,
-            "n": row.n,
-            **BINS,
-            "job_ids_a": list(row.job_ids_a),
-            "job_ids_b": list(row.job_ids_b),
-            "record_hash_a": row.record_hash_a,
-            "record_hash_b": row.record_hash_b,
-        }
+        {column: fields.get(column) for column in columns}
         for row in difference_rows(study)
+        for fields in _fields(row)
     ]
 
 
-def for_people(study: Study, rows: Sequence[Row]) -> Document:
-    """A row for each contrast and language, bucket or model, its metrics side by side."""
-    together = [list(group) for _, group in groupby(rows, key=_of)]
+def _fields(row: DifferenceRow) -> list[Fields]:
+    """A row per metric, without its empty columns."""
+    contrast = row.contrast
+    shared: Fields = {
+        **dict(contrast.a.cell.axes),
+        **dict(zip(("benchmark", "split", "protocol"), contrast.test, strict=True)),
+        "contrast": contrast.label,
+        "num_seeds": row.a.num_seeds if row.a else 0,
+        "level": row.level,
+        "name": row.name,
+        "missing": None if row.missing is None else str(row.missing),
+        **BINS,
+    }
+    for side, of_side in (("a", row.a), ("b", row.b)):
+        shared[f"job_ids_{side}"] = of_side.job_ids if of_side else []
+        shared[f"record_hash_{side}"] = of_side.record_hash if of_side else None
+    rows = []
+    for metric in WITH_DIFFERENCES:
+        difference = row.differences.get(metric.name)
+        numbers = {} if difference is None or row.a is None else {**asdict(difference), "n": row.a.n}
+        rows.append({**shared, "metric": metric.name, **numbers})
+    return rows
+
+
+def for_people(study: Study, rows: Sequence[Fields]) -> Document:
+    """A row per contrast and language, bucket or model, with its metrics side by side."""
+    size = len(WITH_DIFFERENCES)
+    together = [rows[start : start + size] for start in range(0, len(rows), size)]
+    firsts = [members[0] for members in together]
+    names = [name for name in _names(study) if name not in ("num_seeds", "level", "name")]
+    columns = [
+        column(column_heading(name), [row[name] for row in firsts])
+        for name in (*names, "name", "num_seeds", "missing", "n", *BINS)
+    ]
+    for place, metric in enumerate(WITH_DIFFERENCES):
+        fields = [_difference_text(members[place]) for members in together]
+        columns.append(Column(metric.heading, True, fields))
     origins = [
         " against ".join(
             f"records {row[f'record_hash_{side}'] or '-'} of jobs {' '.join(row[f'job_ids_{side}'])}"
             for side in ("a", "b")
         )
-        for row, *_ in together
+        for row in firsts
     ]
-    return Document(study, NOTE, list(_sections(together)), origins)
+    return Document(
+        study, NOTE, by_level([row["level"] for row in firsts], columns, keep=["contrast"]), origins
+    )
 
 
-def _of(row: Row) -> tuple[Any, ...]:
-    """What a row is of, without its metric."""
-    names = list(row)
-    return tuple(row[name] for name in names[: names.index("metric")])
-
-
-def _sections(together: Sequence[Sequence[Row]]) -> Iterator[Section]:
-    for level, title in SECTIONS.items():
-        numbers = [number for number, (row, *_) in enumerate(together, start=1) if row["level"] == level]
-        if not numbers:
-            continue
-        chosen = [together[number - 1] for number in numbers]
-        names = [name for name in chosen[0][0] if name not in ("level", "metric", *SPREAD, "name")]
-        names.insert(names.index("num_seeds"), "name")
-        columns = []
-        for name in names:
-            if name == "name" and level == "all":
-                continue
-            values = [rows[0][name] for rows in chosen]
-            is_number = all(value is None or isinstance(value, int | float) for value in values)
-            heading = level if name == "name" else HEADINGS.get(name, name)
-            columns.append(Column(heading, is_number, [field_text(value) for value in values]))
-        for place, metric in enumerate(METRICS):
-            fields = [_difference_text(rows[place]) for rows in chosen]
-            columns.append(Column(HEADINGS.get(metric, metric), True, fields))
-        varied, same = sort_columns(columns, keep=[level, "contrast"])
-        yield Section(title, numbers, varied, same)
-
-
-SPREAD = (
-    *("value", "low", "high", "p_value", "holm"),
-    *("job_ids_a", "job_ids_b", "record_hash_a", "record_hash_b"),
-)
-"""Columns that for people are in the metric's, or below the tables."""
-
-
-def _difference_text(row: Row) -> str:
+def _difference_text(row: Fields) -> str:
     """`+.012 [+.003, +.021] *`."""
     if row["value"] is None:
         return "-"

@@ -1,6 +1,6 @@
-"""Tables of a study as files: `calibration`, and `differences` between its cells, the same in every format.
+"""Tables of a study as files: `calibration`, and `differences` between its cells, in every format.
 
-CSV and Parquet hold long-form rows in full precision; those for people have sections, and rounded numbers.
+CSV and Parquet hold rows in full precision; Markdown and LaTeX have sections and rounded numbers, for people.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.reading.headline import METRICS
 from analysis.reading.loading import load_study
-from analysis.reading.measure import METRIC_NAMES, WITH_INTERVALS
 from analysis.reading.shards import Study
-from analysis.tables import calibration as calibration_table
-from analysis.tables import differences as difference_table
-from analysis.tables.calibration import NOTE, Row, table_rows
+from analysis.tables import calibration, differences
+from analysis.tables.calibration import Fields, number_columns
 from analysis.tables.typesetting import Document, latex, markdown
 from study.files import write_atomic
 from study.paths import StudyPaths
@@ -26,34 +25,32 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NUMBERS = {
-    *(name for name in METRIC_NAMES if name != "n"),
-    *(f"{metric}_{end}" for metric in WITH_INTERVALS for end in ("low", "high")),
+    *(name for metric in METRICS for name in number_columns(metric)),
     *("value", "low", "high", "p_value", "holm"),
 }
-"""Columns that are float64 in Parquet, also where all is missing."""
+"""Columns that are float64 in Parquet even where every number is missing."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a study, whatever the format."""
+    """One table of a study, to be written in any format."""
 
     study: Study
     name: str
     note: str
     columns: Sequence[str]
-    rows: Sequence[Row]
-    for_people: Callable[[Study, Sequence[Row]], Document]
+    rows: Sequence[Fields]
+    for_people: Callable[[Study, Sequence[Fields]], Document]
 
 
 def study_tables(study: Study) -> list[Table]:
     """The tables of a study, in the order in which they are written."""
-    rows = table_rows(study)
+    rows = calibration.table_rows(study)
     columns = list(rows[0])
-    calibration = Table(study, "calibration", NOTE, columns, rows, calibration_table.for_people)
-    rows, columns = difference_table.table_rows(study), difference_table.table_columns(study)
-    note = difference_table.NOTE
-    differences = Table(study, "differences", note, columns, rows, difference_table.for_people)
-    return [calibration, differences]
+    of_cells = Table(study, "calibration", calibration.NOTE, columns, rows, calibration.for_people)
+    rows, columns = differences.table_rows(study), differences.table_columns(study)
+    of_contrasts = Table(study, "differences", differences.NOTE, columns, rows, differences.for_people)
+    return [of_cells, of_contrasts]
 
 
 def write_tables(
@@ -61,8 +58,8 @@ def write_tables(
 ) -> dict[str, Path]:
     """Write the tables of a study folder, in all four formats by default.
 
-    Returns the path of each by `calibration.csv`, its name there. study: as loaded already. Raises UserError
-    where the folder is not a study.
+    Returns the paths by file name. study: where it is loaded already. Raises UserError where the folder is
+    not a study.
     """
     written: dict[str, Path] = {}
     for table in study_tables(study or load_study(study_dir)):
@@ -74,12 +71,12 @@ def write_tables(
 
 
 def table_path(study_dir: Path, table_name: str, format_name: str) -> Path:
-    """Where a table is in a format."""
+    """The file of a table in a format."""
     return StudyPaths(Path(study_dir)).tables / f"{table_name}{FORMATS[format_name][0]}"
 
 
-def to_csv(study: Study, rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
-    """Full precision, UTF-8; an empty field is missing, and job ids are separated by spaces.
+def to_csv(rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
+    """CSV in full precision; a missing value is an empty field, and spaces separate job ids.
 
     columns: by default those of the first row.
     """
@@ -94,11 +91,11 @@ def to_csv(study: Study, rows: Sequence[Row], columns: Sequence[str] = ()) -> st
 
 
 def _csv(table: Table) -> str:
-    return to_csv(table.study, table.rows, table.columns)
+    return to_csv(table.rows, table.columns)
 
 
 def to_parquet(table: Table) -> bytes:
-    """As the CSV, with job ids in lists; the schema's metadata has study, description and note."""
+    """The rows of the CSV with job ids in lists; the schema's metadata has study, description and note."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -110,7 +107,7 @@ def to_parquet(table: Table) -> bytes:
 
 
 def _column(values: list[Any], name: str) -> pa.Array[Any]:
-    """A typed column: an axis with mixed types becomes text, one without any value too."""
+    """A typed column; an axis with mixed types or without any value becomes text."""
     import pyarrow as pa
 
     if name in NUMBERS:
@@ -127,12 +124,12 @@ def _column(values: list[Any], name: str) -> pa.Array[Any]:
 
 
 def to_markdown(table: Table) -> str:
-    """For people: a pipe table a section."""
+    """A pipe table per section, for people."""
     return markdown(table.for_people(table.study, table.rows))
 
 
 def to_latex(table: Table) -> str:
-    """For people: a longtable a section."""
+    """A longtable per section, for people."""
     return latex(table.for_people(table.study, table.rows))
 
 

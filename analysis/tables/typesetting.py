@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from analysis.reading.shards import Study
+from analysis.results.names import SECTIONS
 
 
 class Column(NamedTuple):
-    """A column: a field for each row."""
+    """A column: a field for each row. The one whose heading is `name` says what a row is about."""
 
     heading: str
     is_number: bool
@@ -19,13 +20,15 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """One table of a file: what varies in columns, what does not as a phrase."""
+    """One table of a file."""
 
     title: str
     numbers: list[int]
-    """Of its rows, over the whole file from 1."""
+    """The number of each row in the file, from 1."""
     columns: list[Column]
+    """Those that vary."""
     same: str
+    """The other columns as a phrase."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,11 @@ class Document:
     note: str
     sections: list[Section]
     origins: list[str]
-    """Of each row by its number, what it was computed from."""
+    """What each row was computed from, in the order of the rows' numbers."""
 
 
 def markdown(document: Document) -> str:
-    """A pipe table a section; the note and what does not vary above, what each row came from below."""
+    """A pipe table per section; the note and what does not vary above, the origins of the rows at the end."""
     study = document.study
     lines = [f"# {study.name}", ""]
     lines += [_pipe_safe(study.description), ""] if study.description else []
@@ -60,7 +63,7 @@ def markdown(document: Document) -> str:
 
 
 def latex(document: Document) -> str:
-    """A longtable a section, with booktabs' rules; what each row came from as a comment."""
+    """A longtable per section, with booktabs' rules; the origin of each row as a comment."""
     study = document.study
     lines = [r"% needs \usepackage{booktabs,longtable}; wide: for a landscape page (pdflscape)"]
     for section in document.sections:
@@ -84,7 +87,32 @@ def latex(document: Document) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sort_columns(columns: Sequence[Column], *, keep: Sequence[str] = ()) -> tuple[list[Column], str]:
+def column(heading: str, values: Sequence[Any]) -> Column:
+    """A column of axis values, names or counts."""
+    is_number = all(value is None or isinstance(value, int | float) for value in values)
+    return Column(heading, is_number, [field_text(value) for value in values])
+
+
+def by_level(levels: Sequence[str], columns: Sequence[Column], *, keep: Sequence[str] = ()) -> list[Section]:
+    """The rows in a section for each level: per model, per bucket, per language.
+
+    levels: of each row. keep: headings of columns that are shown even where all their fields are the same.
+    """
+    sections = []
+    for level, title in SECTIONS.items():
+        places = [place for place, of_row in enumerate(levels) if of_row == level]
+        chosen = [
+            Column(level if c.heading == "name" else c.heading, c.is_number, [c.fields[p] for p in places])
+            for c in columns
+            if c.heading != "name" or level != "all"
+        ]
+        if places:
+            varied, same = _sort_columns(chosen, keep=(level, *keep))
+            sections.append(Section(title, [place + 1 for place in places], varied, same))
+    return sections
+
+
+def _sort_columns(columns: Sequence[Column], *, keep: Sequence[str]) -> tuple[list[Column], str]:
     """The columns that vary or are to be kept, and the others as a phrase, without those of dashes."""
     varied = [c for c in columns if len(set(c.fields)) > 1 or c.heading in keep]
     same = [
@@ -96,7 +124,7 @@ def sort_columns(columns: Sequence[Column], *, keep: Sequence[str] = ()) -> tupl
 
 
 def field_text(value: Any) -> str:
-    """An axis or a count as it is, a dash for what is missing."""
+    """The value of an axis or a count as text, a dash where it is missing."""
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -119,7 +147,7 @@ def latex_safe(text: str) -> str:
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "\n": " ",
-        "[": "{[}",  # after a row's end these two would be arguments of it
+        "[": "{[}",  # at the start of a row these two would be arguments of the `\\\\` before it
         "*": "{*}",
         **{sign: "\\" + sign for sign in "&%$#_{}"},
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,33 +9,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.reading.shards import Cell
-from analysis.results.compare import NUMBERS, Change, Comparison, Row, compare
-from analysis.results.labels import crop, short, signed, trained_label, varied_axes
-from analysis.tables.differences import SIGNIFICANT
+from analysis.results.compare import COMPARED, Change, ComparedRow, Comparison, compare
+from analysis.results.names import crop, language_name, short, signed
+from analysis.results.settings import trained_label, varied_axes
+from analysis.tables.files import to_csv
 from analysis.terminal.summary import MAX_SETTINGS, NAME_WIDTH
 from study.axes import axis_text
 from study.bins import NUM_BINS
-from study.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 NUMBER_WIDTH = 16
-"""Of A, B, their difference and its mark."""
+"""A, B, their difference and its star."""
 
 
-def as_dict(row: Row, axes: Sequence[str]) -> dict[str, Any]:
-    """A row for the CSV: full precision, and the job ids of both sides in the same order."""
+def _fields(row: ComparedRow, axes: Sequence[str]) -> dict[str, Any]:
+    """A row of the CSV, in full precision, with the job ids of both studies in the same order."""
     numbers: dict[str, float | None] = {}
     for metric, change in row.changes.items():
         numbers |= {
             f"{metric}_a": change.a,
             f"{metric}_b": change.b,
-            f"{metric}_difference": change.difference,
-            f"{metric}_low": change.low,
-            f"{metric}_high": change.high,
-            f"{metric}_p_value": change.p_value,
-            f"{metric}_holm": change.holm,
+            f"{metric}_difference": change.difference.value,
+            **{
+                f"{metric}_{name}": getattr(change.difference, name)
+                for name in ("low", "high", "p_value", "holm")
+            },
         }
     return {
         **dict(zip(("benchmark", "split", "protocol"), row.test, strict=True)),
@@ -46,35 +45,32 @@ def as_dict(row: Row, axes: Sequence[str]) -> dict[str, Any]:
         "num_seeds": row.num_seeds,
         "n": row.n,
         **numbers,
-        "job_ids_a": " ".join(pair.a.job_id for pair in row.pairs),
-        "job_ids_b": " ".join(pair.b.job_id for pair in row.pairs),
+        "job_ids_a": row.job_ids_a,
+        "job_ids_b": row.job_ids_b,
     }
 
 
 def print_comparison(a_dir: Path, b_dir: Path, *, as_csv: bool = False) -> None:
     """Print a comparison as tables for a terminal or as CSV, and on stderr what was not compared."""
-    found = compare(a_dir, b_dir)
+    comparison = compare(a_dir, b_dir)
     if as_csv:
-        axes = list(dict.fromkeys(axis for row in found.rows for axis, _ in row.cell.axes))
-        rows = [as_dict(row, axes) for row in found.rows]
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        axes = list(dict.fromkeys(axis for row in comparison.rows for axis, _ in row.cell.axes))
+        print(to_csv([_fields(row, axes) for row in comparison.rows]), end="")
     else:
         from study.terminal import make_console
 
-        _print_tables(found, make_console(), a_dir, b_dir)
-    for sentence in found.rest:
+        _print_tables(comparison, make_console(), a_dir, b_dir)
+    for sentence in comparison.rest:
         print(f"not compared: {sentence}", file=sys.stderr)
 
 
-def _print_tables(found: Comparison, console: Console, a_dir: Path, b_dir: Path) -> None:
+def _print_tables(comparison: Comparison, console: Console, a_dir: Path, b_dir: Path) -> None:
     from rich.text import Text
 
     console.print(Text(f"A: {a_dir}\nB: {b_dir}", style="bold"))
-    cells = list(dict.fromkeys(row.cell for row in found.rows))
+    cells = list(dict.fromkeys(row.cell for row in comparison.rows))
     labels = _labels(cells)
-    for test, of_test in groupby(found.rows, lambda row: row.test):
+    for test, of_test in groupby(comparison.rows, lambda row: row.test):
         where, rows = ", ".join(test), list(of_test)
         if len(cells) > MAX_SETTINGS:
             totals = [(labels[row.cell], row) for row in rows if row.level == "all"]
@@ -82,7 +78,7 @@ def _print_tables(found: Comparison, console: Console, a_dir: Path, b_dir: Path)
             continue
         for cell, of_cell in groupby(rows, lambda row: row.cell):
             _print_table(console, f"{where}: {labels[cell]}", [(_name(row), row) for row in of_cell])
-    sizes = sorted({row.n for row in found.rows if row.level == "language"})
+    sizes = sorted({row.n for row in comparison.rows if row.level == "language"})
     note = (
         f"n = {sizes[0]}{f' to {sizes[-1]}' if len(sizes) > 1 else ''} items a language, the same in both. "
         "raw: probability over the full vocabulary; ren.: renormalised over the options. ECE: "
@@ -94,19 +90,19 @@ def _print_tables(found: Comparison, console: Console, a_dir: Path, b_dir: Path)
 
 
 def _labels(cells: Sequence[Cell]) -> dict[Cell, str]:
-    """What tells cells apart: `m · lr=1e-05 · SFT smoothing=0.1`, `m · base`."""
+    """What sets cells apart: `m · lr=1e-05 · SFT smoothing=0.1`, `m · base`."""
     varied = [axis for axis in varied_axes(cells) if axis not in ("model", "label_smoothing")]
     all_base = all(cell.is_base for cell in cells)
-    found = {}
+    labels = {}
     for cell in cells:
         parts = [axis_text(axis, value) for axis, value in cell.axes if axis in ("model", *varied)]
         kind = [] if all_base else ["base" if cell.is_base else trained_label(cell)]
-        found[cell] = " · ".join([*parts, *kind])
-    return found
+        labels[cell] = " · ".join([*parts, *kind])
+    return labels
 
 
-def _print_table(console: Console, title: str, rows: Sequence[tuple[str, Row]]) -> None:
-    """As many numbers side by side as fit, the others below."""
+def _print_table(console: Console, title: str, rows: Sequence[tuple[str, ComparedRow]]) -> None:
+    """As many metrics side by side as fit, the others in tables below."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -114,29 +110,29 @@ def _print_table(console: Console, title: str, rows: Sequence[tuple[str, Row]]) 
     console.print(Text(f"\n{title}", style="bold"))
     width = max(NAME_WIDTH, *(len(name) for name, _ in rows))
     per_table = max(1, (console.width - width - 2) // (NUMBER_WIDTH + 2))
-    for start in range(0, len(NUMBERS), per_table):
-        chosen = list(NUMBERS)[start : start + per_table]
+    for start in range(0, len(COMPARED), per_table):
+        chosen = COMPARED[start : start + per_table]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("", no_wrap=True, width=width)
         for metric in chosen:
-            heading = f"{NUMBERS[metric]}\n{'A':>4} {'B':>4} {'B - A':>5}"
+            heading = f"{metric.heading}\n{'A':>4} {'B':>4} {'B - A':>5}"
             table.add_column(heading, no_wrap=True, width=NUMBER_WIDTH)
         for name, row in rows:
-            changes = [row.changes[metric] for metric in chosen]
-            fields = [f"{short(c.a):>4} {short(c.b):>4} {signed(c.difference):>5}{_mark(c)}" for c in changes]
-            # not a plain string: rich takes "[x]" in a model's name for a style
+            fields = [_field(row.changes.get(metric.name)) for metric in chosen]
+            # Text, since rich takes "[x]" in a model's name for a style
             table.add_row(Text(name), *fields, style="" if row.level == "language" else "bold")
         console.print(table)
 
 
-def _mark(change: Change) -> str:
-    """A star where there is a difference: of a language after Holm's correction, of a mean as it is."""
-    p = change.p_value if change.holm is None else change.holm
-    return "*" if p is not None and p < SIGNIFICANT else " "
+def _field(change: Change | None) -> str:
+    """A, B and their difference, with a star where it is significant."""
+    if change is None:
+        return f"{'-':>4}"
+    mark = "*" if change.difference.is_significant else " "
+    return f"{short(change.a):>4} {short(change.b):>4} {signed(change.difference.value):>5}{mark}"
 
 
-def _name(row: Row) -> str:
+def _name(row: ComparedRow) -> str:
     if row.level != "language":
         return row.name
-    known = LANGUAGES[row.name].name if row.name in LANGUAGES else ""
-    return crop(f"  {row.name:<3} {known}", NAME_WIDTH)
+    return crop(f"  {row.name:<3} {language_name(row.name)}", NAME_WIDTH)

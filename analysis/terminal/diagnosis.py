@@ -1,4 +1,4 @@
-"""The diagnostics of a study in a terminal: a line or two a cell, what varies over languages as its ends."""
+"""The diagnoses of a study in a terminal: a line or two per cell, with the worst language where they vary."""
 
 from __future__ import annotations
 
@@ -7,86 +7,87 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.diagnoses.diagnose import ANSWERING, CORRELATIONS, DECOMPOSITION, SLICES, TEMPERATURE, Diagnosis
+from analysis.diagnoses.diagnose import Diagnosis
 from analysis.diagnoses.rows import Row, by_group
 from analysis.diagnoses.temperature import comparisons
 from analysis.reading.cell_records import BASE
-from analysis.reading.measure import CONFIDENCES
+from analysis.reading.scored import CONFIDENCES
 from analysis.reading.shards import BUCKETS
-from analysis.results.labels import axis_names, settings, short
+from analysis.results.names import short
+from analysis.results.settings import axis_names, settings
 from study.axes import axis_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 MAX_SETTINGS = 4
-"""With more, the lines of single buckets are left to the files."""
+"""With more settings, the numbers of single buckets are only in the files."""
 Line = list[str]
 
 
-def print_diagnosis(found: Diagnosis, console: Console) -> None:
-    """Print a section for each table, and the choice of learning rates."""
-    few = len(settings(found.study)) <= MAX_SETTINGS
+def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
+    """Print a section per table, and the choice of learning rates."""
+    few = len(settings(diagnosis.study)) <= MAX_SETTINGS
     levels = (*BUCKETS, "all") if few else ("all",)
     columns = ("cell", "languages", "as is", "global", "English", "own", "T global", "T English")
     lines = [
         [" · ".join(filter(None, [title, cell])), level, *numbers[:4], *numbers[-2:]]
-        for title, body in comparisons(found.study, found.rows[TEMPERATURE], levels)
+        for title, body in comparisons(diagnosis.study, diagnosis.rows["temperature"], levels)
         for level, cell, *numbers in body
     ]
     _print(console, "ECE after temperature scaling; renormalised, macro over languages", columns, lines)
-    fitted = " and ".join(dict.fromkeys(row["fitted_on"] for row in found.rows[TEMPERATURE]))
+    fitted = " and ".join(dict.fromkeys(row["fitted_on"] for row in diagnosis.rows["temperature"]))
     if lines:
         _say(
             console,
-            f"own: one T for each language. T is fitted on: {fitted}. What smoothing does instead of "
-            "scaling: its row as is, beside the row without smoothing after scaling.",
+            f"own: one T for each language. T is fitted on: {fitted}. To compare smoothing with scaling, set "
+            "its row as is beside the row without smoothing after scaling.",
         )
     _print(
         console,
-        "Change of the ECE, and what of it is from confidence and accuracy; macro over all languages",
+        "Change of the ECE, and its parts from confidence and accuracy; macro over all languages",
         ("cell", "against", "raw: Δ", "conf.", "acc.", "ren.: Δ", "conf.", "acc."),
-        list(_changes(found)),
+        list(_changes(diagnosis)),
     )
-    if not found.rows[ANSWERING]:
-        _say(console, "No tables: the study evaluates validation splits alone.")
-    elif not found.rows[DECOMPOSITION]:
-        _say(console, "No decomposition: no cell has another to be compared with.")
+    if not diagnosis.rows["diagnostics"]:
+        _say(console, "No tables: the study evaluates only validation splits.")
+    elif not diagnosis.rows["decomposition"]:
+        _say(console, "No decomposition: no cell can be compared with another.")
     _print(
         console,
         "Answers: mean over languages and seeds (the worst language)",
         ("cell", "position bias", "option mass", "mass < ½", "tokens/en", "rotation dep."),
-        list(_answers(found)),
+        list(_answers(diagnosis)),
     )
-    sliced = list(_sensitivity(found))
+    sliced = list(_sensitivity(diagnosis))
     if sliced:
         header = ("cell", "items", "accuracy", "conf. ren.", "ECE ren.", "floor")
         _print(
             console, "Culturally sensitive (CS) and agnostic (CA) items; macro over languages", header, sliced
         )
-    elif found.rows[ANSWERING]:
-        _say(console, "No items table says CS or CA; subjects and categories: slices.csv.")
+    elif diagnosis.rows["diagnostics"]:
+        _say(console, "No items table marks items CS or CA; subjects and categories: slices.csv.")
     _print(
         console,
         "Spearman's ρ with the Joshi class (p, not corrected); change: against the base model",
         ("cell", "quantity", *("accuracy", "conf. ren.", "ECE ren.", "gap ren.")),
-        list(_correlations(found)),
+        list(_correlations(diagnosis)),
     )
-    _select(found, console)
+    _select(diagnosis, console)
 
 
-def _cells(found: Diagnosis, table: str) -> Iterator[tuple[str, list[Row]]]:
-    """The rows of each cell of each setting, with its name."""
-    groups = by_group(found.rows[table], axis_names(found.study))
-    for setting in settings(found.study):
+def _cells(diagnosis: Diagnosis, table: str) -> Iterator[tuple[str, list[Row]]]:
+    """The name and rows of each cell of each setting."""
+    groups = by_group(diagnosis.rows[table], axis_names(diagnosis.study))
+    for setting in settings(diagnosis.study):
         for item in setting.series:
             rows = groups.get((setting.test, item.cell), [])
             if rows:
                 yield " · ".join(filter(None, [setting.label, item.label])), rows
 
 
-def _changes(found: Diagnosis) -> Iterator[Line]:
-    for name, rows in _cells(found, DECOMPOSITION):
+def _changes(diagnosis: Diagnosis) -> Iterator[Line]:
+    for name, rows in _cells(diagnosis, "decomposition"):
         for compared_with in dict.fromkeys(row["compared_with"] for row in rows):
             line = [name, BASE if compared_with == BASE else "smoothing=0"]
             for kind in CONFIDENCES:
@@ -100,8 +101,8 @@ def _changes(found: Diagnosis) -> Iterator[Line]:
             yield line
 
 
-def _answers(found: Diagnosis) -> Iterator[Line]:
-    for name, rows in _cells(found, ANSWERING):
+def _answers(diagnosis: Diagnosis) -> Iterator[Line]:
+    for name, rows in _cells(diagnosis, "diagnostics"):
         yield [
             name,
             _spread(rows, "position_distance"),
@@ -124,17 +125,17 @@ def _spread(rows: Sequence[Row], column: str, *, is_low_bad: bool = False) -> st
     return f"{short(mean)} ({language} {short(value)}{note})"
 
 
-def _sensitivity(found: Diagnosis) -> Iterator[Line]:
-    for name, rows in _cells(found, SLICES):
+def _sensitivity(diagnosis: Diagnosis) -> Iterator[Line]:
+    for name, rows in _cells(diagnosis, "slices"):
         for value in sorted({str(row["slice"]) for row in rows}):
             of_value = [row for row in rows if row["slice"] == value and row["level"] == "all"]
             columns = ("accuracy", "confidence_renormalised", "ece_renormalised", "ece_floor_renormalised")
             yield [name, value, *(_mean(of_value, column) for column in columns)]
 
 
-def _correlations(found: Diagnosis) -> Iterator[Line]:
+def _correlations(diagnosis: Diagnosis) -> Iterator[Line]:
     metrics = ("accuracy", "confidence_renormalised", "ece_renormalised", "gap_renormalised")
-    for name, rows in _cells(found, CORRELATIONS):
+    for name, rows in _cells(diagnosis, "correlations"):
         for quantity in dict.fromkeys(row["quantity"] for row in rows):
             of_metric = {row["metric"]: row for row in rows if row["quantity"] == quantity}
             yield [name, quantity.split()[0], *(_rho(of_metric[metric]) for metric in metrics)]
@@ -154,16 +155,18 @@ def _signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.3f}"
 
 
-def _select(found: Diagnosis, console: Console) -> None:
+def _select(diagnosis: Diagnosis, console: Console) -> None:
     from rich.text import Text
 
     console.print(Text("Learning rate", style="bold"))
-    if not found.selections:
-        _say(console, "Nothing was selected: no trained cell has a learning rate as an axis.")
-    for reason in dict.fromkeys(selection.reason for selection in found.selections if not selection.chosen):
-        cells = sum(selection.reason == reason for selection in found.selections)
-        _say(console, f"{reason} ({cells} of {len(found.selections)} groups of cells)")
-    for selection in found.selections:
+    if not diagnosis.selections:
+        _say(console, "Nothing was selected: the learning rate is not an axis of any trained cell.")
+    for reason in dict.fromkeys(
+        selection.reason for selection in diagnosis.selections if not selection.chosen
+    ):
+        cells = sum(selection.reason == reason for selection in diagnosis.selections)
+        _say(console, f"{reason} ({cells} of {len(diagnosis.selections)} groups of cells)")
+    for selection in diagnosis.selections:
         if selection.chosen:
             cell = " ".join(axis_text(axis, value) for axis, value in selection.cell.axes)
             _say(console, f"{cell}: {selection.chosen:g}, {selection.reason}")
@@ -183,11 +186,11 @@ def _print(console: Console, title: str, header: Sequence[str], lines: Sequence[
     if not lines:
         return
     console.print(Text(title.strip(), style="bold"))
-    told = [k for k in range(len(header)) if k < 1 or any(line[k] != "-" for line in lines)]
+    shown = [k for k in range(len(header)) if k < 1 or any(line[k] != "-" for line in lines)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for place in told:
+    for place in shown:
         is_name = place == 0
         table.add_column(Text(header[place]), justify="left" if is_name else "right", no_wrap=not is_name)
     for line in lines:
-        table.add_row(*(Text(line[place]) for place in told))
+        table.add_row(*(Text(line[place]) for place in shown))
     console.print(table)

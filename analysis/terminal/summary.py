@@ -4,47 +4,48 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.reading.headline import HEADLINE
 from analysis.reading.loading import load_study
-from analysis.reading.shards import BUCKETS, Shard, Study
-from analysis.results.aggregate import summarise
-from analysis.results.labels import Series, Setting, constants, crop, settings, short
+from analysis.reading.shards import Study, bucket_of
+from analysis.results.names import crop, language_name, short
+from analysis.results.settings import Series, Setting, constants, settings
+from analysis.results.table import Row, long_table
 from study.bins import NUM_BINS
-from study.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-NUMBERS = ("accuracy", "confidence_raw", "confidence_renormalised", "ece_raw", "ece_renormalised")
 NAME_WIDTH = 15
-CELL_WIDTH = 5 * len(NUMBERS) + 1
+CELL_WIDTH = 5 * len(HEADLINE) + 1
 MAX_SETTINGS = 4
-"""With more, languages would fill many screens: one line a cell instead."""
+"""With more settings, languages would fill many screens: a line per cell instead."""
 
 
 def print_summary(study_dir: Path, console: Console, *, study: Study | None = None) -> None:
-    """Print accuracy, confidence and ECE, raw and renormalised; means over seeds, macro over languages.
+    """Print the headline metrics; means over seeds, macro over languages.
 
-    study: the study as loaded already. Raises UserError where the folder is not a study.
+    study: where it is loaded already. Raises UserError where the folder is not a study.
     """
     from rich.text import Text
 
     study = study or load_study(study_dir)
-    found = settings(study)
-    heading = Text(" · ".join([study.name, *constants(study)]), style="bold")
-    console.print(heading)
-    if len(found) > MAX_SETTINGS:
-        console.print(_overview(study, found))
+    all_settings = settings(study)
+    console.print(Text(" · ".join([study.name, *constants(study)]), style="bold"))
+    if len(all_settings) > MAX_SETTINGS:
+        console.print("", _overview(study, all_settings), sep="\n")
     else:
-        per_table = max(1, (console.width - NAME_WIDTH - 3) // (CELL_WIDTH + 3))
-        for setting in found:
+        per_table = max(1, (console.width - NAME_WIDTH) // (CELL_WIDTH + 2))
+        for setting in all_settings:
             for start in range(0, len(setting.series), per_table):
-                console.print(_by_language(study, setting, setting.series[start : start + per_table]))
-    console.print(Text(note(study), style="dim"))
+                table = _by_language(study, setting, setting.series[start : start + per_table])
+                console.print("", table, sep="\n")
+    console.print(Text("\n" + note(study), style="dim"))
 
 
 def note(study: Study) -> str:
@@ -55,8 +56,8 @@ def note(study: Study) -> str:
         if not counts
         else f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " a language. "
     )
-    reasons = Counter(str(shard.missing).split(":")[0] for shard in study.missing)
-    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    kinds = Counter(shard.missing.kind for shard in study.missing if shard.missing)
+    why = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     return (
         f"{size}raw: probability over the full vocabulary; ren: renormalised over the options. "
         f"ECE: {NUM_BINS} bins of equal width, (lo, hi]. Bucket rows: macro mean over languages. "
@@ -65,38 +66,37 @@ def note(study: Study) -> str:
 
 
 def _by_language(study: Study, setting: Setting, series: Sequence[Series]) -> Table:
-    table = _table(
-        setting.label or "language", [_header(item.label, study, setting, item) for item in series]
-    )
-    columns = [study.select(setting.test, item.cell) for item in series]
-    present = {shard.language for column in columns for shard in column}
+    results = long_table(study)
+    cells = [item.cell for item in series]
+    headers = []
+    for item in series:
+        row = results.row(setting.test, item.cell)
+        seeds = f", {row.num_seeds} seeds" if row and row.num_seeds > 1 else ""
+        headers.append(_header(item.label + seeds))
+    table = _table(setting.label or "language", headers)
 
-    def add(name: str, style: str, chosen: Sequence[Sequence[Shard]]) -> None:
-        table.add_row(crop(name, NAME_WIDTH), *(_numbers(shards) for shards in chosen), style=style)
+    def add(title: str, style: str, name: str) -> None:
+        rows = (results.row(setting.test, cell, name) for cell in cells)
+        table.add_row(crop(title, NAME_WIDTH), *map(_numbers, rows), style=style)
 
-    for bucket in BUCKETS:
-        members = [[shard for shard in column if shard.bucket == bucket] for column in columns]
-        languages = [
-            code for code in study.languages() if code in {s.language for column in members for s in column}
-        ]
-        if languages:
-            add(f"{bucket} ({len(languages)})", "bold", members)
-        for code in languages:
-            name = LANGUAGES[code].name if code in LANGUAGES else ""
-            add(f"  {code:<3} {name}", "", [[s for s in column if s.language == code] for column in members])
-        if languages:
-            table.add_section()
-    add(f"all ({len(present)})", "bold", columns)
+    languages = results.names(setting.test, cells, "language")
+    for bucket in results.names(setting.test, cells, "bucket"):
+        members = [code for code in languages if bucket_of(code) == bucket]
+        add(f"{bucket} ({len(members)})", "bold", bucket)
+        for code in members:
+            add(f"  {code:<3} {language_name(code)}", "", code)
+        table.add_section()
+    add(f"all ({len(languages)})", "bold", "all")
     return table
 
 
-def _overview(study: Study, found: Sequence[Setting]) -> Table:
-    """One line a cell: macro over all languages."""
+def _overview(study: Study, all_settings: Sequence[Setting]) -> Table:
+    """A line per cell: macro means over all languages."""
     table = _table("cell", [_header("all languages, macro")])
-    for setting in found:
+    for setting in all_settings:
         table.add_row(setting.label, "", style="bold")
         for item in setting.series:
-            table.add_row(f"  {item.label}", _numbers(study.select(setting.test, item.cell)))
+            table.add_row(f"  {item.label}", _numbers(long_table(study).row(setting.test, item.cell)))
     return table
 
 
@@ -104,31 +104,33 @@ def _table(first: str, headers: Sequence[Text]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, no_wrap=True, vertical="bottom")
     for header in headers:
         table.add_column(header, no_wrap=True, width=CELL_WIDTH)
     return table
 
 
-def _header(
-    label: str, study: Study | None = None, setting: Setting | None = None, item: Series | None = None
-) -> Text:
+def _header(label: str) -> Text:
+    """Three lines: the cell, the metrics by kind of confidence, below them the kinds and other metrics."""
     from rich.text import Text
 
-    if study is not None and setting is not None and item is not None:
-        num_seeds = len({shard.cell for shard in study.select(setting.test, item.cell)})
-        label += f", {num_seeds} seeds" if num_seeds > 1 else ""
-    columns = " ".join(f"{name:>4}" for name in ("acc", "raw", "ren", "raw", "ren"))
-    return Text(f"{crop(label, CELL_WIDTH)}\n{'':4} {'conf.':^9} {'ECE':^9}\n{columns}")
+    above, below = [], []
+    for _, group in groupby(HEADLINE, lambda metric: metric.kind):
+        metrics = list(group)
+        by_confidence = metrics[0].confidence is not None
+        above.append(f"{metrics[0].short if by_confidence else '':^{5 * len(metrics) - 1}}")
+        below += [f"{(metric.confidence or metric.short)[:3]:>4}" for metric in metrics]
+    return Text("\n".join([crop(label, CELL_WIDTH), " ".join(above), " ".join(below)]))
 
 
-def _numbers(shards: Sequence[Shard]) -> Text:
+def _numbers(row: Row | None) -> Text:
     from rich.text import Text
 
-    if not shards:
+    if row is None:
         return Text("not planned", style="dim")
-    summary = summarise(shards)
-    if summary.metrics is None:
-        return Text(crop(str(summary.missing).split(":")[0], CELL_WIDTH), style="yellow")
-    return Text(" ".join(f"{short(getattr(summary.metrics, name)):>4}" for name in NUMBERS))
+    if row.missing is not None:
+        text = row.missing.detail if row.missing.kind == "incomplete" else row.missing.kind
+        return Text(crop(text, CELL_WIDTH), style="yellow")
+    values = (row.value(metric.name) for metric in HEADLINE)
+    return Text(" ".join("   -" if value is None else f"{short(value):>4}" for value in values))

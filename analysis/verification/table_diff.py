@@ -1,6 +1,6 @@
-"""What is different between a table that was written and the one that the records give.
+"""How a table that was written differs from the one that the records give.
 
-Tables in full precision are compared field by field, by what a row is of; those for people line by line.
+Tables in full precision are compared field by field, rows by their keys; those for people line by line.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from itertools import zip_longest
 from study.errors import RecordError
 
 TOLERANCE = 1e-12
-"""Of numbers: another machine's exp may differ in its last place."""
+"""For numbers: another machine's exp may differ in its last place."""
 SEARCHED = ("temperature", "confidence_after", "ece_after", "ece_floor_after", "nll_after")
-"""Follow from a T, whose search ends within 1e-10 of it."""
+"""Columns that follow from a T, whose search ends within 1e-10 of the best one."""
 SEARCH_TOLERANCE = 1e-9
 P_VALUES = ("p_value", "holm")
 P_TOLERANCE = 1e-9
@@ -28,12 +28,12 @@ EXACT = ("job_ids", "job_ids_a", "job_ids_b", "record_hash", "record_hash_a", "r
 def differences(suffix: str, content: bytes, expected: str, *, note: Sequence[str], again: str) -> list[str]:
     """A sentence for each difference of a file.
 
-    suffix: of its name. expected: its text, of Parquet that of the CSV with the same rows; empty where the
+    suffix: that of its name. expected: its text, for Parquet that of the CSV with the same rows; empty if the
     study has no such table. note: what tables for people say in this version, in any of these forms.
-    again: how to write it again.
+    again: how to write the file again.
     """
     if not expected:
-        return [f"is of an earlier plan or version, the records give no such table; {again}"]
+        return [f"belongs to an earlier plan or version, the records give no such table; {again}"]
     try:
         if suffix == ".csv":
             rows = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
@@ -44,22 +44,22 @@ def differences(suffix: str, content: bytes, expected: str, *, note: Sequence[st
     except (RecordError, UnicodeDecodeError, csv.Error) as error:
         return [f"is not a table ({error})"]
     if not any(form in text for form in note) and any(form in expected for form in note):
-        return [f"was made by another version, or has another note; {again}"]
+        return [f"was written by another version, or has another note; {again}"]
     return list(_compare_lines(text, expected))
 
 
 def num_rows(expected: str) -> int:
-    """Of a table as CSV."""
+    """The number of rows of a table as CSV."""
     return sum(1 for _ in csv.reader(io.StringIO(expected, newline=""))) - 1
 
 
 def key_columns(columns: Sequence[str]) -> list[str]:
-    """The columns that say what a row is of: all before `missing` but the number of seeds."""
+    """The columns that say what a row is about: all before `missing` but the number of seeds."""
     return [name for name in columns[: columns.index("missing")] if name != "num_seeds"]
 
 
 def _from_parquet(content: bytes) -> Iterator[list[str]]:
-    """The header and the rows as the CSV has them. Raises RecordError where it is not Parquet."""
+    """The header and the rows as the CSV has them. Raises RecordError if the content is not Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -76,21 +76,21 @@ def _from_parquet(content: bytes) -> Iterator[list[str]]:
         ]
 
 
-def compare_rows(found: Iterator[list[str]], expected: str, again: str) -> Iterator[str]:
-    """found: the header, then the rows; their order says nothing.
+def compare_rows(table: Iterator[list[str]], expected: str, again: str) -> Iterator[str]:
+    """The differences between two tables, whatever the order of their rows.
 
-    Just what is not the same in the same place is kept: slices of a study are many. Raises RecordError for a
-    row with more or fewer fields than the header.
+    table: the header, then the rows. Only rows that are not equal in the same place stay in memory: a study
+    has many slices. Raises RecordError for a row with more or fewer fields than the header.
     """
     given = csv.reader(io.StringIO(expected, newline=""))
-    header, columns = next(found, []), next(given)
+    header, columns = next(table, []), next(given)
     if header != columns:
-        yield f"was made by another version ({_columns_text(header, columns)}); {again}"
+        yield f"was written by another version ({_columns_text(header, columns)}); {again}"
         return
     keys = [columns.index(name) for name in key_columns(columns)]
     written: list[list[str]] = []
     left: dict[tuple[str | float, ...], list[str]] = {}
-    for number, (row, truth) in enumerate(zip_longest(found, given), start=1):
+    for number, (row, truth) in enumerate(zip_longest(table, given), start=1):
         if row is not None and len(row) != len(columns):
             raise RecordError(f"row {number} has {len(row)} fields, the header {len(columns)}")
         if row == truth:
@@ -102,12 +102,12 @@ def compare_rows(found: Iterator[list[str]], expected: str, again: str) -> Itera
     for row in written:
         expected_row = left.pop(_key(row, keys), None)
         if expected_row is None:
-            yield f"{_name(row, columns, keys)}: is not a row of this study, or there twice"
+            yield f"{_name(row, columns, keys)}: is not a row of this study, or occurs twice"
             continue
         wrong = [
-            f"{column} is {said or 'empty'}, the records give {gives or 'none'}"
-            for column, said, gives in zip(columns, row, expected_row, strict=True)
-            if not same(said, gives, column)
+            f"{column} is {field or 'empty'}, the records give {truth or 'none'}"
+            for column, field, truth in zip(columns, row, expected_row, strict=True)
+            if not same(field, truth, column)
         ]
         if wrong:
             yield f"{_name(row, columns, keys)}: {'; '.join(wrong)}"
@@ -118,12 +118,12 @@ def compare_rows(found: Iterator[list[str]], expected: str, again: str) -> Itera
 def _columns_text(header: Sequence[str], columns: Sequence[str]) -> str:
     lacking = [name for name in columns if name not in header]
     foreign = [name for name in header if name not in columns]
-    told = [
+    parts = [
         f"{word} the columns {', '.join(names)}"
         for word, names in (("lacks", lacking), ("has", foreign))
         if names
     ]
-    return "; ".join(told) or "its columns are in another order"
+    return "; ".join(parts) or "its columns are in another order"
 
 
 def _key(row: Sequence[str], keys: Sequence[int]) -> tuple[str | float, ...]:
@@ -134,11 +134,11 @@ def _name(row: Sequence[str], columns: Sequence[str], keys: Sequence[int]) -> st
     return " ".join(f"{columns[place]}={row[place]}" for place in keys if row[place] not in ("", "none"))
 
 
-def same(one: str, other: str, column: str) -> bool:
-    """Whether two fields of a column are, but for the last places of numbers."""
-    if one == other or column in EXACT:
-        return one == other
-    a, b = _number(one), _number(other)
+def same(field: str, truth: str, column: str) -> bool:
+    """Whether two fields of a column are equal but for the last places of numbers."""
+    if field == truth or column in EXACT:
+        return field == truth
+    a, b = _number(field), _number(truth)
     if a is None or b is None:
         return False
     if column in P_VALUES:
@@ -155,9 +155,9 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _compare_lines(found: str, expected: str) -> Iterator[str]:
-    lines = zip_longest(found.splitlines(), expected.splitlines())
-    for number, (line, truth) in enumerate(lines, start=1):
-        if line != truth:
-            said, gives = ("nothing" if text is None else f"'{text}'" for text in (line, truth))
-            yield f"line {number} is {said}, the records give {gives}"
+def _compare_lines(text: str, expected: str) -> Iterator[str]:
+    lines = zip_longest(text.splitlines(), expected.splitlines())
+    for number, pair in enumerate(lines, start=1):
+        if pair[0] != pair[1]:
+            line, truth = ("nothing" if line is None else f"'{line}'" for line in pair)
+            yield f"line {number} is {line}, the records give {truth}"

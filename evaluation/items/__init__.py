@@ -1,1 +1,1 @@
-"""Multiple-choice items of a benchmark's language, read from wherever it lies."""
+"""Multiple-choice items of a benchmark, read from the hub, from local files, or generated."""

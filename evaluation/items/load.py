@@ -1,4 +1,4 @@
-"""Multiple-choice benchmarks as items: rows from a source, read by the parser of their schema."""
+"""The items of a benchmark's language, and the shots that go before them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluation.items import global_mmlu, mmlu_prox
 from evaluation.items.item import Item
+from evaluation.items.row import read_item
 from evaluation.items.rows import shot_rows, split_rows
+from study.benchmarks.definition import Columns, columns_of
 from study.errors import JobError, RecordError
 from study.jobs.specs import Benchmark
 from study.rows import Row
 
 logger = logging.getLogger(__name__)
-
-PARSERS = {"global_mmlu": global_mmlu.parse, "mmlu_prox": mmlu_prox.parse}
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,16 @@ class Split:
 
 
 def load_split(benchmark: Benchmark, language: str) -> Split:
-    """The items of one language, and how many rows could not become one.
+    """The items of one language, and how many rows were skipped.
 
-    `num_items` counts rows, before any is skipped: languages stay parallel, a skipped row's neighbours
-    included.
-    Raises JobError when the rows cannot be had; RecordError for a row that cannot be read, or an id
-    that occurs twice.
+    `num_items` counts rows, before any is skipped: languages stay parallel, also after a row that is skipped
+    in one of them.
+    Raises JobError when the rows cannot be found or downloaded; RecordError for a row that cannot be read,
+    or an id that occurs twice.
     """
     place, rows = split_rows(benchmark, language)
-    return _parsed(benchmark.schema, f"{place}, split '{benchmark.split}'", rows[: benchmark.num_items])
+    place = f"{place}, split '{benchmark.split}'"
+    return _read(columns_of(benchmark.schema), place, rows[: benchmark.num_items])
 
 
 def load_items(benchmark: Benchmark, language: str) -> list[Item]:
@@ -57,7 +57,7 @@ def load_shots(
         return dict.fromkeys(subjects, ())
     place, rows = shot_rows(benchmark, language)
     pool: dict[str, list[Item]] = {subject: [] for subject in subjects}
-    for item in _parsed(benchmark.schema, place, rows).items:
+    for item in _read(columns_of(benchmark.schema), place, rows).items:
         pool.setdefault(item.subject, []).append(item)
     short = [f"{subject} ({len(pool[subject])})" for subject in subjects if len(pool[subject]) < num_shots]
     if short:
@@ -68,12 +68,12 @@ def load_shots(
     return {subject: tuple(pool[subject][:num_shots]) for subject in subjects}
 
 
-def _parsed(schema: str, place: str, rows: Sequence[Row]) -> Split:
+def _read(columns: Columns, place: str, rows: Sequence[Row]) -> Split:
     items: dict[str, Item] = {}
     skipped = []
     for number, row in enumerate(rows, start=1):
         where = f"{place}, row {number}"
-        item = PARSERS[schema](row, where)
+        item = read_item(row, columns, where)
         if item is None:
             skipped.append(number)
         elif item.example_id in items:

@@ -1,4 +1,4 @@
-"""Items as a table: what analysis slices the records of a shard by."""
+"""Items as a table, by whose columns analysis slices the records of a shard."""
 
 from __future__ import annotations
 
@@ -23,21 +23,17 @@ SCHEMA = pa.schema(
 
 
 def items_table(items: Iterable[Item]) -> pa.Table:
-    """One row an item, in their order; null where a benchmark does not say. Joins records by `example_id`.
+    """One row per item, in their order; null where a benchmark has no such column. Joins by `example_id`.
 
-    question_characters: as prompts show it, without blanks around.
+    question_characters: length of the question as prompts show it, without surrounding blanks or a passage.
     """
     rows = [
         {
-            "example_id": item.example_id,
-            "subject": item.subject,
-            "category": item.category,
-            "cultural_sensitivity": item.cultural_sensitivity,
+            **vars(item),
             "num_options": len(item.options),
-            "quality": item.quality,
-            "share_equal_to_english": item.share_equal_to_english,
             "question_characters": len(item.question.strip()),
         }
         for item in items
     ]
+    # the schema picks its columns; the others are not stored
     return pa.Table.from_pylist(rows, schema=SCHEMA)

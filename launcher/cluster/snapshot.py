@@ -13,7 +13,7 @@ from study.errors import UserError
 from study.files import HASH_LENGTH, write_json
 from study.paths import ROOT, StudyPaths
 
-PACKAGES = ("study", "training", "evaluation", "analysis", "launcher")
+PACKAGES = ("study", "modeling", "training", "evaluation", "analysis", "launcher")
 MAX_BYTES = 50 * 2**20
 MARKER = "snapshot.json"
 

@@ -1,7 +1,7 @@
-"""`calsweep prefetch`: what a study takes from the Hugging Face hub, fetched on the login node.
+"""`calsweep prefetch`: download on the login node what a study needs from the Hugging Face hub.
 
-Jobs then run with HF_HUB_OFFLINE=1. The downloads happen in a process of their own, with the variables of
-the cluster profile: the hub's clients read HF_HOME and its like when they are imported.
+Jobs can then run with HF_HUB_OFFLINE=1. The downloads run in a separate process with the variables of the
+cluster profile, since the hub's clients read HF_HOME and similar variables when they are imported.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from evaluation.items.rows import SHOT_SPLITS
 from launcher.planning.sites import Site
+from study.benchmarks.definition import definition_of, definitions
 from study.errors import CalsweepError, UserError
 from study.files import write_atomic
 from study.grid.config import Grid
-from study.grid.sources import HUB_BENCHMARKS, HUB_DATASETS, is_commit, require_commit
+from study.grid.sources import dataset_repository, hub_cache, is_commit, require_commit
 from study.jobs.plan import Plan
 from study.jobs.specs import EvalSpec, Source, TrainSpec
 from study.paths import ROOT
@@ -32,15 +32,15 @@ from study.paths import ROOT
 TIMEOUT_S = 20
 OFFLINE_SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 WEIGHTS = "*.safetensors"
-# no .bin and nothing else that is a pickle; of tokenizers also sentencepiece models and word lists
+# no .bin and no other pickles; tokenizers may be sentencepiece models or word lists
 MODEL_FILES = [WEIGHTS, "*.json", "*.model", "*.txt", "*.jinja"]
-# sub-folders and `consolidated` files hold the same weights once more, for other programs
+# sub-folders and `consolidated` files hold the same weights again, for other programs
 NOT_MODEL_FILES = ["*/*", "consolidated*"]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One download. config, split: of a dataset."""
+    """One download. config, split: of a dataset; None for a model, and for a dataset without configs."""
 
     kind: Literal["model", "dataset"]
     name: str
@@ -54,30 +54,32 @@ class Wanted:
 
 
 def wanted(plan: Plan) -> list[Wanted]:
-    """Everything a plan takes from the hub, each once: models, then datasets, then benchmarks' languages."""
-    found: dict[Wanted, None] = {}
+    """Everything a plan needs from the hub, each once: models, datasets, then languages of benchmarks."""
+    downloads: dict[Wanted, None] = {}
     for job in plan.jobs:
         if isinstance(job.spec, TrainSpec | EvalSpec) and job.spec.model.kind == "hub":
-            found[Wanted("model", job.spec.model.name, job.spec.model.revision)] = None
+            downloads[Wanted("model", job.spec.model.name, job.spec.model.revision)] = None
     for job in plan.jobs:
         if isinstance(job.spec, TrainSpec) and job.spec.dataset.kind == "hub":
             source = job.spec.dataset
-            found[Wanted("dataset", source.name, source.revision, None, "train")] = None
+            downloads[Wanted("dataset", source.name, source.revision, None, "train")] = None
     for job in plan.jobs:
         if isinstance(job.spec, EvalSpec) and job.spec.benchmark.source.kind == "hub":
             benchmark, source = job.spec.benchmark, job.spec.benchmark.source
-            shots = [SHOT_SPLITS[benchmark.schema]] if job.spec.prompting.num_shots else []
-            for split in (benchmark.split, *shots):
-                found[Wanted("dataset", source.name, source.revision, job.spec.language, split)] = None
-    return list(found)
+            definition = definition_of(benchmark.name)
+            config = definition.configs.get(job.spec.language, job.spec.language)
+            shots = definition.shot_split if job.spec.prompting.num_shots else None
+            for split in filter(None, (benchmark.split, shots)):
+                downloads[Wanted("dataset", source.name, source.revision, config, split)] = None
+    return list(downloads)
 
 
 def prefetch(plan: Plan, grid: Grid, site: Site, console: Console) -> list[Wanted]:
-    """Download what the plan takes from the hub; what is in the cache already costs a look.
+    """Download what the plan needs from the hub, unless it is in the cache already.
 
     A name that the grid does not pin to a commit is pinned in the cache to the commit of the plan, so that
-    later plans, without a network too, get the same ids.
-    Raises UserError when something cannot be had, after everything else was fetched.
+    later plans get the same ids, also without a network.
+    Raises UserError, after everything else was fetched, when something cannot be downloaded.
     """
     items = wanted(plan)
     problems = []
@@ -91,7 +93,7 @@ def prefetch(plan: Plan, grid: Grid, site: Site, console: Console) -> list[Wante
     _pin(grid, items, failed={(item.kind, item.name) for item, _ in problems})
     if problems:
         item, problem = problems[0]
-        more = f" (and {len(problems) - 1} more could not be had)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1} more failed)" if len(problems) > 1 else ""
         raise UserError(f"{problem['what']}{more}", where=str(item), remedy=problem["remedy"])
     return items
 
@@ -99,7 +101,7 @@ def prefetch(plan: Plan, grid: Grid, site: Site, console: Console) -> list[Wante
 def _fetched(
     items: Sequence[Wanted], site: Site, console: Console
 ) -> Iterator[tuple[Wanted, dict[str, str] | None]]:
-    """Each item when it is there, or with what went wrong."""
+    """Each item as soon as it is fetched, with None or its problem."""
     if not items:
         return
     given = site.profile.env if site.profile is not None else {}
@@ -114,7 +116,10 @@ def _fetched(
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            with contextlib.suppress(BrokenPipeError), child.stdin:  # one that has ended is told of below
+            with (
+                contextlib.suppress(BrokenPipeError),
+                child.stdin,
+            ):  # a child that has ended is reported below
                 child.stdin.write(json.dumps([asdict(item) for item in items]))
             count = 0
             for count, line in enumerate(child.stdout, start=1):
@@ -127,12 +132,12 @@ def _fetched(
 
 
 def fetch_all() -> None:
-    """In the child: read items on standard input, answer each with a line: null, or what went wrong."""
-    # whatever libraries print is not an answer
+    """In the child: read items on standard input and answer each with a line, null or the problem."""
+    # what libraries print must not be taken for an answer
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    for entry in json.load(sys.stdin):
-        problem = _fetch(Wanted(**entry))
+    for values in json.load(sys.stdin):
+        problem = _fetch(Wanted(**values))
         print(json.dumps(problem), file=answers, flush=True)
 
 
@@ -141,7 +146,7 @@ def _fetch(item: Wanted) -> dict[str, str] | None:
     from huggingface_hub import HfApi, errors
 
     try:
-        # downloads try again for half a minute where there is no network; this does not
+        # without a network, downloads retry for half a minute; this fails at once
         HfApi().repo_info(item.name, revision=item.revision, repo_type=item.kind, timeout=TIMEOUT_S)
         if item.kind == "model":
             _fetch_model(item)
@@ -153,7 +158,7 @@ def _fetch(item: Wanted) -> dict[str, str] | None:
         return {"what": "does not exist, or is private", "remedy": "check the name, or run hf auth login"}
     except UserError as error:
         return {"what": error.what, "remedy": error.remedy}
-    # a lost network: OSError here and there, else an error of the client's HTTP library, whose name varies
+    # a lost network raises OSError, or an error of the client's HTTP library, whose name varies
     except (OSError, ValueError, datasets.exceptions.DatasetsError, errors.HfHubHTTPError) as error:
         return _problem(error)
     except Exception as error:
@@ -185,21 +190,18 @@ def _fetch_model(item: Wanted) -> None:
 
 
 def _fetch_dataset(item: Wanted) -> None:
-    """Load it as a job would: the job's own loader is then satisfied by the cache."""
+    """Load it as a job does, so that the job then finds it in the cache."""
     import datasets
 
     data: Any = datasets.load_dataset(item.name, item.config, split=item.split, revision=item.revision)
     require_commit(data, Source("hub", item.name, item.revision))
-    # without a network the loader takes the version that was changed last, whatever it is asked for
+    # without a network the loader gives the version that was changed last, whichever it is asked for
     for folder in {Path(file["filename"]).parent for file in data.cache_files}:
         os.utime(folder)
 
 
 def _pin(grid: Grid, items: Sequence[Wanted], failed: set[tuple[str, str]]) -> None:
-    """Note the plan's commits where `study.grid.sources` looks first: the refs of this process' cache."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
+    """Write the plan's commits where `study.grid.sources` looks first: the refs of this process's cache."""
     revisions: dict[tuple[str, str], set[str]] = {}
     for kind, name in _names(grid):
         repository, _, revision = name.partition("@")
@@ -208,21 +210,20 @@ def _pin(grid: Grid, items: Sequence[Wanted], failed: set[tuple[str, str]]) -> N
         pinned = {revision for revision in named if is_commit(revision)}
         moving = named - pinned
         commits = {item.revision for item in items if (item.kind, item.name) == (kind, repository)} - pinned
-        # with two of either it is not known which belongs to which
+        # with two names or two commits it is not known which belong together
         if (kind, repository) not in failed and len(moving) == 1 and len(commits) == 1:
-            folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
-            ref, commit = folder / "refs" / moving.pop(), commits.pop()
+            ref, commit = hub_cache(repository, kind) / "refs" / moving.pop(), commits.pop()
             if not ref.is_file() or ref.read_text(encoding="utf-8").strip() != commit:
                 write_atomic(ref, commit)
 
 
 def _names(grid: Grid) -> Iterator[tuple[str, str]]:
-    """(kind, repository[@revision]) of all that may come from the hub, as the grid names it."""
+    """(kind, repository[@revision]) for every name in the grid that may be one on the hub."""
     config = grid.config
     yield from (("model", name) for name in config.grid["model"])
     datasets = config.grid.get("dataset") or [config.train.get("dataset", "")]
-    yield from (("dataset", HUB_DATASETS.get(name, name)) for name in datasets)
+    yield from (("dataset", dataset_repository(name)) for name in datasets)
     for benchmark in grid.benchmarks:
         name, at, revision = benchmark.name.partition("@")
-        if benchmark.path is None and name in HUB_BENCHMARKS:
-            yield "dataset", HUB_BENCHMARKS[name][0] + at + revision
+        if benchmark.path is None and (hub := definitions()[name].hub) is not None:
+            yield "dataset", hub + at + revision

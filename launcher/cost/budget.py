@@ -1,4 +1,4 @@
-"""A forecast as people and scripts read it, and whether a budget allows it."""
+"""A forecast, printed for people and as JSON for scripts; and whether it fits the budget."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_LINES = 40
 
 
 def check_budget(result: Forecast, budget: BudgetConfig) -> None:
-    """Raise BudgetError when the forecast is above the budget, or not known where the budget sets a limit."""
+    """Raise BudgetError when the forecast exceeds the budget, or is not known where there is a limit."""
     gpu = [(line, line.device_hours) for line in result.lines if line.device == "GPU"]
     disk = [(line, None if line.disk_bytes is None else line.disk_bytes / 2**30) for line in result.lines]
     _check(gpu, budget.gpu_hours, "budget.gpu_hours", "GPU-hours", "measure it with --pilot")
@@ -49,7 +49,7 @@ def _check(
 
 
 def to_json(result: Forecast) -> dict[str, Any]:
-    """For scripts; what is not known is null."""
+    """The forecast for scripts; what is not known is null."""
     return {
         "gpu_hours": result.hours("GPU"),
         "core_hours": result.hours("core"),
@@ -61,9 +61,9 @@ def to_json(result: Forecast) -> dict[str, Any]:
 
 
 def print_forecast(result: Forecast, console: Console, *, of_pilot: bool = False) -> None:
-    """A line for each kind, model and data; totals; what was guessed and what is not known.
+    """Print a line per kind, model and data, the totals, what was guessed, and what is not known.
 
-    of_pilot: it is what would measure it.
+    of_pilot: whether it is a pilot's forecast, for which measuring by a pilot is not suggested.
     """
     if not result.lines:
         return
@@ -112,7 +112,7 @@ def _notes(title: str, notes: Sequence[str], console: Console) -> None:
 
 
 def _total(values: Sequence[float | None], *, size: bool = False) -> str:
-    """The sum, or what is known of it."""
+    """The sum, or the sum of the known values as "at least"."""
     known = [value for value in values if value is not None]
     if not known:
         return "unknown"

@@ -1,7 +1,7 @@
-"""What the jobs that are left will cost: operations, hours, disk, queue slots.
+"""What the jobs that are left to run will cost: operations, hours, disk, queue slots.
 
-Nothing here opens a job's folder but to see how fast a few finished ones were: jobs are counted in groups of
-the same cost, and a group is reckoned once.
+Jobs of the same cost form a group, which is computed once. No job's folder is opened, except to read how fast
+a few finished jobs were.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from launcher.cost.sizes import Figure
 from launcher.cost.throughput import Throughput, dataset_key, measured
 from launcher.planning.sites import Site
 from launcher.planning.tasks import Task
+from study.benchmarks.definition import columns_of
 from study.jobs.job import KINDS, Job
 from study.jobs.plan import Plan
 from study.jobs.resources import Resources
@@ -25,10 +26,9 @@ from study.paths import StudyPaths
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 OPTIMIZER_BYTES = 12
-"""A parameter's two moments and master copy, all float32 under ZeRO 1 to 3, over all ranks together."""
-ITEM_BYTES = {"global_mmlu": 34, "mmlu_prox": 68}
+"""Per parameter: two moments and a master copy, float32 under ZeRO 1 to 3, over all ranks together."""
 PART_BYTES, PART_ITEMS = 4096, 256
-"""Of a prediction part beside its items, and items in one (`evaluation.shard.PART_SIZE`)."""
+"""The size of a prediction part without its items, and the items in one (`evaluation.shard.PART_SIZE`)."""
 JOB_BYTES = 64 * 2**10
 """Logs, W&B files and small JSON of one job."""
 NO_SPEED = "nothing was measured yet, and the profile names no gpu_tflops"
@@ -36,13 +36,14 @@ NO_SPEED = "nothing was measured yet, and the profile names no gpu_tflops"
 
 @dataclass(frozen=True)
 class Line:
-    """Jobs of one kind, model, and dataset or benchmark; totals over them, None where not known.
+    """Jobs of one kind, model, and dataset or benchmark: totals over them; None where a number is not known.
 
-    num_tasks: not whole where tasks hold jobs of several lines. parameters, tokens, flops: 6 operations a
-    parameter and token for training, 2 for evaluation. task_hours: wall clock of one task, in the mean.
-    device_hours: of GPUs, or where the site gives none, of cores; device says which.
-    disk_bytes: models, records, and at most so many bytes of checkpoints, which stay until `calsweep gc`.
-    speed: where the hours come from. estimates, unknown: what was guessed, and what is not known and why.
+    num_tasks: not a whole number where a task holds jobs of several lines.
+    flops: operations, 6 per parameter and token for training, 2 for evaluation.
+    task_hours: mean wall-clock time per task.
+    device_hours: of GPUs, or of cores where the site gives no GPUs; `device` says which.
+    disk_bytes: models, records, and checkpoints at their most, which stay until `calsweep gc`.
+    speed: where the hours come from. estimates: what was guessed. unknown: what is not known, and why.
     """
 
     kind: str
@@ -68,7 +69,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Forecast:
-    """num_tasks: by kind. num_arrays: submissions that they make at most; None on this machine."""
+    """num_tasks: by kind. num_arrays: the most arrays they are submitted in; None on this machine."""
 
     lines: tuple[Line, ...]
     num_tasks: Mapping[str, int]
@@ -93,9 +94,24 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Known:
+    """models: parameters, by the grid's name of a model."""
+
     site: Site
     models: Mapping[str, Figure]
     speeds: Throughput
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What all jobs of a group take together. figures: the sizes that it was computed from."""
+
+    data: str
+    figures: Sequence[Figure]
+    tokens: float | None
+    flops: float | None
+    seconds: float | None
+    speed: str
+    disk_bytes: float | None
 
 
 def forecast(plan: Plan, tasks: Sequence[Task], paths: StudyPaths, site: Site) -> Forecast:
@@ -103,25 +119,21 @@ def forecast(plan: Plan, tasks: Sequence[Task], paths: StudyPaths, site: Site) -
     known = _Known(site, _models(plan), measured(plan, paths, site))
     groups: dict[tuple[Any, ...], _Group] = {}
     for task in tasks:
-        share = 1 / len(task.jobs)
         for job in task.jobs:
-            spec = job.spec
+            spec, model = job.spec, job.cell.get("model")
             if isinstance(spec, EvalSpec):
-                name, benchmark, language = job.cell["model"], spec.benchmark, spec.language
-                key: tuple[Any, ...] = (name, benchmark.name, benchmark.split, benchmark.num_items)
+                benchmark, language = spec.benchmark, spec.language
+                key: tuple[Any, ...] = (model, benchmark.name, benchmark.split, benchmark.num_items)
             elif isinstance(spec, TrainSpec):
-                language, key = "", (job.kind, job.cell["model"], *_cost_key(spec))
+                language, key = "", (model, job.kind, *_cost_key(spec))
             else:  # the analysis costs next to nothing
                 continue
-            group = groups.get(key)
-            if group is None:
-                group = groups[key] = _Group(job)
+            group = groups.setdefault(key, _Group(job))
             group.num_jobs += 1
-            group.num_tasks += share
+            group.num_tasks += 1 / len(task.jobs)
             group.languages[language] = group.languages.get(language, 0) + 1
-    found = [_line(group, known) for group in groups.values()]
-    found.sort(key=lambda line: KINDS.index(line.kind))
-    return Forecast(tuple(found), dict(Counter(task.kind for task in tasks)), _num_arrays(tasks, site))
+    lines = sorted((_line(group, known) for group in groups.values()), key=lambda x: KINDS.index(x.kind))
+    return Forecast(tuple(lines), dict(Counter(task.kind for task in tasks)), _num_arrays(tasks, site))
 
 
 def _cost_key(spec: TrainSpec) -> tuple[Any, ...]:
@@ -131,38 +143,58 @@ def _cost_key(spec: TrainSpec) -> tuple[Any, ...]:
 
 
 def _models(plan: Plan) -> dict[str, Figure]:
-    """Parameters by the grid's name of a model."""
-    found: dict[str, Figure] = {}
+    models: dict[str, Figure] = {}
     for job in plan.jobs:
         name = job.cell.get("model")
-        if name is None or name in found:
-            continue
-        if isinstance(job.spec, TrainSpec):
-            found[name] = sizes.parameters(job.spec.model, job.spec.scratch)
-        elif isinstance(job.spec, EvalSpec):
-            found[name] = sizes.parameters(job.spec.model)
-    return found
+        if name is not None and name not in models and isinstance(job.spec, TrainSpec | EvalSpec):
+            models[name] = sizes.parameters(job.spec.model, getattr(job.spec, "scratch", None))
+    return models
 
 
 def _num_arrays(tasks: Sequence[Task], site: Site) -> int | None:
     if site.profile is None:
         return None
-    # the needs of an analysis are all evaluations: nothing to hash
+    # an analysis needs all evaluations: too many names to hash, and there is only one analysis
     alike = Counter((task.kind, task.kind == "analyse" or task.needs) for task in tasks)
     return sum(math.ceil(count / site.profile.max_array_size) for count in alike.values())
 
 
 def _line(group: _Group, known: _Known) -> Line:
-    spec = group.first.spec
+    job, spec = group.first, group.first.spec
+    resources, size = known.site.resources[job.kind], known.models[job.cell["model"]]
     if isinstance(spec, EvalSpec):
-        return _evaluation(group, spec, known)
-    assert isinstance(spec, TrainSpec)
-    return _training(group, spec, known)
+        cost = _evaluation(group, spec, resources, known)
+    else:
+        assert isinstance(spec, TrainSpec)
+        cost = _training(group, spec, resources, known)
+    gpus = resources.nodes * resources.gpus_per_node
+    hours = _product(cost.seconds, 1 / 3600)
+    bases = [size, *cost.figures]
+    unknown = [figure.basis for figure in bases if figure.value is None]
+    if hours is None and not unknown:
+        unknown.append(NO_SPEED)
+    return Line(
+        kind=job.kind,
+        model=job.cell["model"],
+        data=cost.data,
+        num_jobs=group.num_jobs,
+        num_tasks=group.num_tasks,
+        parameters=size.value,
+        tokens=cost.tokens,
+        flops=cost.flops,
+        task_hours=_product(hours, 1 / group.num_tasks),
+        device_hours=_product(hours, gpus or resources.num_tasks * resources.cpus_per_task),
+        device="GPU" if gpus else "core",
+        disk_bytes=_sum([cost.disk_bytes, JOB_BYTES * group.num_jobs]),
+        speed=cost.speed,
+        estimates=tuple(dict.fromkeys(figure.basis for figure in bases if figure.estimate)),
+        unknown=tuple(dict.fromkeys(unknown)),
+    )
 
 
-def _training(group: _Group, spec: TrainSpec, known: _Known) -> Line:
+def _training(group: _Group, spec: TrainSpec, resources: Resources, known: _Known) -> _Cost:
     model, hyper = group.first.cell["model"], spec.hyper
-    size, resources = known.models[model], known.site.resources[group.first.kind]
+    size = known.models[model].value
     if (length := known.speeds.lengths.get(dataset_key(spec))) is not None:
         rows, per_row = Figure(length[0], "measured"), Figure(length[1], "measured")
     else:
@@ -171,28 +203,27 @@ def _training(group: _Group, spec: TrainSpec, known: _Known) -> Line:
     if steps is None and rows.value is not None:
         steps = max(1, hyper.num_epochs * rows.value // hyper.global_batch_size)
     tokens = _product(steps, hyper.global_batch_size, per_row.value)
-    seconds, speed = _training_seconds(tokens, model, resources, known)
-    per_parameter = WEIGHT_BYTES[hyper.dtype] + resources.keep_checkpoints * checkpoint_bytes(
-        hyper.dtype, resources.zero_stage
-    )
-    return _made(
-        group, size, [per_row] if hyper.num_steps else [rows, per_row], resources, speed,
+    rates = {name: rate * resources.num_tasks for name, rate in known.speeds.training.items()}
+    seconds, speed = _seconds(tokens, rates, _product(6, size, tokens), model, resources, known)
+    checkpoints = resources.keep_checkpoints * checkpoint_bytes(hyper.dtype, resources.zero_stage)
+    return _Cost(
         data=spec.dataset.name.rstrip("/").rpartition("/")[2],
+        figures=[per_row] if hyper.num_steps else [rows, per_row],
         tokens=_product(tokens, group.num_jobs),
-        flops=_product(6, size.value, tokens, group.num_jobs),
-        hours=_product(seconds, group.num_jobs, 1 / 3600),
-        disk_bytes=_product(size.value, per_parameter, group.num_jobs),
-    )  # fmt: skip
+        flops=_product(6, size, tokens, group.num_jobs),
+        seconds=_product(seconds, group.num_jobs),
+        speed=speed,
+        disk_bytes=_product(size, WEIGHT_BYTES[hyper.dtype] + checkpoints, group.num_jobs),
+    )
 
 
 def checkpoint_bytes(dtype: str, zero_stage: int) -> int:
-    """Of one checkpoint, a parameter: at stage 3 the weights are in it as the optimizer's copy alone."""
+    """Per parameter, in one checkpoint: at stage 3 its only copy of the weights is the optimizer's."""
     return OPTIMIZER_BYTES + (WEIGHT_BYTES[dtype] if zero_stage < 3 else 0)
 
 
-def _evaluation(group: _Group, spec: EvalSpec, known: _Known) -> Line:
+def _evaluation(group: _Group, spec: EvalSpec, resources: Resources, known: _Known) -> _Cost:
     model, benchmark = group.first.cell["model"], spec.benchmark
-    size, resources = known.models[model], known.site.resources["evaluate"]
     counted = [(sizes.items(benchmark, code), times) for code, times in group.languages.items()]
     items = _sum(_product(count.value, times) for (count, _), times in counted)
     tokens = _sum(_product(count.value, length.value, times) for (count, length), times in counted)
@@ -200,97 +231,49 @@ def _evaluation(group: _Group, spec: EvalSpec, known: _Known) -> Line:
         None if count.value is None else math.ceil(count.value / PART_ITEMS) * times
         for (count, _), times in counted
     )
-    seconds, speed = _evaluation_seconds(items, tokens, model, benchmark.name, resources, known)
-    records = _sum([_product(items, ITEM_BYTES[benchmark.schema]), _product(parts, PART_BYTES)])
-    figures = [figure for pair, _ in counted for figure in pair]
-    return _made(
-        group, size, figures, resources, speed,
+    flops = _product(2, known.models[model].value, tokens)
+    rates = {name: rate for (name, test), rate in known.speeds.evaluation.items() if test == benchmark.name}
+    seconds, speed = _seconds(items, rates, flops, model, resources, known)
+    per_item = item_bytes(columns_of(benchmark.schema).max_options)
+    return _Cost(
         data=benchmark.label,
+        figures=[figure for pair, _ in counted for figure in pair],
         tokens=tokens,
-        flops=_product(2, size.value, tokens),
-        hours=_product(seconds, 1 / 3600),
-        disk_bytes=records,
-    )  # fmt: skip
+        flops=flops,
+        seconds=seconds,
+        speed=speed,
+        disk_bytes=_sum([_product(items, per_item), _product(parts, PART_BYTES)]),
+    )
 
 
-def _training_seconds(
-    tokens: float | None, model: str, resources: Resources, known: _Known
-) -> tuple[float | None, str]:
-    """Wall clock of one training run, and where its speed comes from."""
-    measured, size = known.speeds.training, known.models[model].value
-    if tokens is None:
-        return None, "unknown"
-    if model in measured:
-        return tokens / (measured[model] * resources.num_tasks), "measured"
-    for other, rate in measured.items():
-        if size and (others := known.models.get(other)) and others.value:
-            return tokens * size / others.value / (rate * resources.num_tasks), f"measured on {other}"
-    return _profile_seconds(_product(6, size, tokens), resources, known)
+def item_bytes(num_options: int) -> float:
+    """The size of an item in a prediction part, as measured: 34 bytes with 4 options, 68 with 10."""
+    return (34 + 17 * num_options) / 3
 
 
-def _evaluation_seconds(
-    items: float | None,
-    tokens: float | None,
+def _seconds(
+    amount: float | None,
+    rates: Mapping[str, float],
+    flops: float | None,
     model: str,
-    benchmark: str,
     resources: Resources,
     known: _Known,
 ) -> tuple[float | None, str]:
-    """Wall clock of scoring so many items, without loading models, and where its speed comes from."""
-    measured, size = known.speeds.evaluation, known.models[model].value
-    if items is not None and (model, benchmark) in measured:
-        return items / measured[model, benchmark], "measured"
-    for (other, name), rate in measured.items():
-        others = known.models.get(other)
-        if items is not None and name == benchmark and size and others and others.value:
-            return items * size / others.value / rate, f"measured on {other}"
-    return _profile_seconds(_product(2, size, tokens), resources, known)
+    """Wall-clock time for so many tokens or items, without loading models; where the speed comes from.
 
-
-def _profile_seconds(flops: float | None, resources: Resources, known: _Known) -> tuple[float | None, str]:
-    profile = known.site.profile
+    rates: amount per second that was measured, by model.
+    """
+    profile, size = known.site.profile, known.models[model].value
+    if amount is not None:
+        if model in rates:
+            return amount / rates[model], "measured"
+        for other, rate in rates.items():
+            if size and (figure := known.models.get(other)) and figure.value:
+                return amount * size / figure.value / rate, f"measured on {other}"
     gpus = resources.nodes * min(resources.tasks_per_node, resources.gpus_per_node)  # a rank uses one
     if flops is None or profile is None or not profile.gpu_tflops or not gpus:
         return None, "unknown"
     return flops / (profile.gpu_tflops * 1e12 * gpus), "profile"
-
-
-def _made(
-    group: _Group,
-    size: Figure,
-    figures: Sequence[Figure],
-    resources: Resources,
-    speed: str,
-    *,
-    data: str,
-    tokens: float | None,
-    flops: float | None,
-    hours: float | None,
-    disk_bytes: float | None,
-) -> Line:
-    gpus = resources.nodes * resources.gpus_per_node
-    cores = resources.num_tasks * resources.cpus_per_task
-    bases = [size, *figures]
-    unknown = [figure.basis for figure in bases if figure.value is None]
-    if hours is None and not unknown:
-        unknown.append(NO_SPEED)
-    return Line(
-        kind=group.first.kind,
-        model=group.first.cell["model"],
-        data=data,
-        num_jobs=group.num_jobs,
-        num_tasks=group.num_tasks,
-        parameters=size.value,
-        tokens=tokens,
-        flops=flops,
-        task_hours=_product(hours, 1 / group.num_tasks),
-        device_hours=_product(hours, gpus or cores),
-        device="GPU" if gpus else "core",
-        disk_bytes=_sum([disk_bytes, JOB_BYTES * group.num_jobs]),
-        speed=speed,
-        estimates=tuple(dict.fromkeys(figure.basis for figure in bases if figure.estimate)),
-        unknown=tuple(dict.fromkeys(unknown)),
-    )
 
 
 def _product(*factors: float | None) -> float | None:
@@ -299,6 +282,6 @@ def _product(*factors: float | None) -> float | None:
 
 
 def _sum(terms: Iterable[float | None]) -> float | None:
-    found = list(terms)
-    known = [term for term in found if term is not None]
-    return math.fsum(known) if len(known) == len(found) else None
+    values = list(terms)
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if len(known) == len(values) else None

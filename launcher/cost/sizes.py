@@ -1,6 +1,6 @@
-"""How large things are, without loading them: models in parameters, data in rows and tokens.
+"""Sizes of models (parameters) and data (rows and tokens), without loading them.
 
-What cannot be known is None with a reason, never zero.
+What is not known is None with a reason, never zero.
 """
 
 from __future__ import annotations
@@ -8,48 +8,33 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from study.benchmarks.definition import definition_of
 from study.errors import RecordError
-from study.grid.sources import HUB_BENCHMARKS, HUB_DATASETS
+from study.grid.sources import hub_cache
 from study.jobs.specs import ARCHITECTURES, Benchmark, Scratch, Source, TrainSpec
 from study.models.shapes import config_of
 from study.models.weights import GGUF, gguf_header
-from study.rows import read_rows
+from study.presets import PRESETS, Preset
+from study.rows import Row, iterate_rows
 
 CHARACTERS_PER_TOKEN = 4
 SAMPLE_ROWS = 1000
 COUNT_BELOW_BYTES = 64 * 2**20
 SCRATCH_VOCABULARY = 4126
-"""Of the tokenizer of models from scratch, `training.data.wordlevel.cldr_tokenizer(DEMO_SHARES)`."""
-# rows as the datasets' cards state them; tokens a row are our rough estimates
-HUB_ROWS = {
-    "alpaca": (52_002, 110),
-    "tulu_stanford_alpaca": (52_002, 110),  # the same rows, as messages
-    "tulu3": (939_343, 600),
-    "openhermes": (1_001_551, 400),
-}
-# rows when num_examples is not given; tokens a row with the word-level tokenizer
-EMBEDDED_ROWS = {"cldr-pretrain": (100_000, 17), "cldr-instruct": (1_000, 20)}
-# items a language by split, as the datasets' cards state them; tokens an item are our rough estimates, over
-# languages of which many take two or three times the tokens of English
-HUB_ITEMS = {
-    "global_mmlu": ({"test": 14_042, "dev": 285}, 250),
-    "global_mmlu_lite": ({"test": 400}, 250),
-    "mmlu_prox": ({"test": 11_759, "validation": 70}, 450),
-    "mmlu_prox_lite": ({"test": 588, "validation": 70}, 450),
-}
-EMBEDDED_ITEM_TOKENS = 18
+"""Tokens that models from scratch know: the size of `training.data.wordlevel.cldr_tokenizer(DEMO_SHARES)`."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and where it comes from. value: None when it is not known; then `basis` says why.
+    """A number and where it comes from.
 
-    estimate: it is more than rounding away from the truth.
+    value: None when it is not known; then `basis` says why. estimate: it may be off by more than rounding.
     """
 
     value: float | None
@@ -62,9 +47,9 @@ def unknown(why: str) -> Figure:
 
 
 def parameters(model: Source, scratch: Scratch | None = None) -> Figure:
-    """Parameters of a model, tied ones once: from its shape, its files, the hub's cache, or its name.
+    """How many parameters a model has, tied ones counted once.
 
-    scratch: the shape of a model that is built from nothing.
+    From its shape, its files, the hub's cache, or its name. scratch: the shape of a model without weights.
     """
     if scratch is not None:
         config = {**config_of(scratch), "vocab_size": SCRATCH_VOCABULARY}
@@ -75,42 +60,35 @@ def parameters(model: Source, scratch: Scratch | None = None) -> Figure:
             return _in_gguf(path)
         return _in_folder(path) or unknown(f"{path} holds no safetensors")
     if model.kind == "hub":
-        return _in_folder(_snapshot(model)) or _by_name(model.name)
+        snapshot = hub_cache(model.name, "model") / "snapshots" / model.revision
+        return _in_folder(snapshot) or _by_name(model.name)
     return unknown(f"the size of {model.name} is not known")
 
 
 def decoder_parameters(config: Mapping[str, Any]) -> int:
-    """Parameters of a Llama, Mistral or Gemma-2, by its config.json."""
+    """How many parameters a Llama, Mistral or Gemma-2 has, by its config.json."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     head_size = config.get("head_dim") or hidden // heads
     kv_heads = config.get("num_key_value_heads") or heads
     attention = 2 * hidden * heads * head_size + 2 * hidden * kv_heads * head_size
     norms = 4 if config["model_type"] == "gemma2" else 2
     layer = attention + 3 * hidden * config["intermediate_size"] + norms * hidden
-    # a config.json leaves out what its architecture does by default
+    # a config.json leaves out what is its architecture's default
     tied = config.get("tie_word_embeddings", config["model_type"] == "gemma2")
     embeddings = config["vocab_size"] * hidden * (1 if tied else 2)
     return int(embeddings + config["num_hidden_layers"] * layer + hidden)
 
 
-def _snapshot(model: Source) -> Path:
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    name = repo_folder_name(repo_id=model.name, repo_type="model")
-    return Path(constants.HF_HUB_CACHE) / name / "snapshots" / model.revision
-
-
 def _in_gguf(file: Path) -> Figure:
     try:
         shapes = gguf_header(file).shapes.values()
-    except (FileNotFoundError, ValueError):  # the job that reads it will complain
+    except (FileNotFoundError, ValueError):  # the job that loads the model reports it
         return unknown(f"{file} cannot be read")
     return Figure(sum(math.prod(shape) for shape in shapes), "its weights")
 
 
 def _in_folder(folder: Path) -> Figure | None:
-    """From the headers of the weights, their index, or the config; None when there is nothing of these."""
+    """By the headers of the weights, their index, or the config; None when the folder has none of them."""
     index, config = _json(folder / "model.safetensors.index.json"), _json(folder / "config.json")
     names = set(index["weight_map"].values()) if index else {p.name for p in folder.glob("*.safetensors")}
     headers = [_header(folder / name) for name in names]
@@ -128,56 +106,48 @@ def _in_folder(folder: Path) -> Figure | None:
 def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # the job that reads it will complain
+    except (FileNotFoundError, ValueError):  # the job that loads the model reports it
         return None
 
 
 def _header(file: Path) -> dict[str, list[int]] | None:
-    """Shapes by name; None when the file is not there or no safetensors file."""
+    """Shapes by name; None when the file is missing or not a safetensors file."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            # what is larger is no header (the format's own limit)
+            # the format limits a header to 100 MB: anything larger is another kind of file
             header = json.loads(stream.read(length)) if length <= 100_000_000 else None
     except (FileNotFoundError, ValueError):
         return None
     if not isinstance(header, dict):
         return None
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
 
 
 def _by_name(name: str) -> Figure:
-    found = re.findall(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bm])(?![A-Za-z0-9])", name.lower())
-    if len(found) != 1:
+    sizes = re.findall(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bm])(?![A-Za-z0-9])", name.lower())
+    if len(sizes) != 1:
         return unknown(f"the size of {name} is not in its name, and it is not in the Hugging Face cache")
-    number, unit = found[0]
+    number, unit = sizes[0]
     return Figure(float(number) * (1e9 if unit == "b" else 1e6), f"the name {name}", estimate=True)
 
 
 def training_rows(spec: TrainSpec) -> tuple[Figure, Figure]:
-    """(rows, tokens a row) that a training run draws from."""
+    """(rows, tokens per row) that a training run draws from."""
     hyper, source = spec.hyper, spec.dataset
-    if source.kind == "embedded":
-        count, tokens = EMBEDDED_ROWS[source.name]
-        rows, length = Figure(hyper.num_examples or count, "its generator"), _guess(tokens, source.name)
-    elif source.kind == "local":
-        rows, length = _local_rows(Path(source.name), hyper.max_length_tokens)
+    if source.kind == "local":
+        rows, tokens = _local_rows(Path(source.name), hyper.max_length_tokens)
     else:
-        preset = next((name for name, hub in HUB_DATASETS.items() if hub == source.name), None)
-        if preset is None:
-            rows = length = unknown(f"the size of {source.name} is not known")
-        else:
-            count, tokens = HUB_ROWS[preset]
-            rows = Figure(count, "its card")
-            length = _guess(min(tokens, hyper.max_length_tokens), source.name)
+        presets = (preset for name, preset in PRESETS.items() if (preset.hub or name) == source.name)
+        preset, name = next(presets, Preset()), source.name.rpartition("/")[2]
+        # a generated dataset has as many rows as the grid asks for
+        generated = hyper.num_examples if source.kind == "embedded" else None
+        rows = _count(generated or preset.num_rows, f"the number of rows of {name}")
+        per_row = preset.tokens_per_row
+        tokens = _tokens(None if per_row is None else min(per_row, hyper.max_length_tokens), "row", name)
     if hyper.num_examples is not None:
-        most = rows.value if rows.value is not None else math.inf
-        rows = Figure(min(most, hyper.num_examples), "num_examples", rows.estimate or rows.value is None)
-    return rows, length
-
-
-def _guess(tokens: float, name: str) -> Figure:
-    return Figure(tokens, f"{tokens:g} tokens a row of {name.rpartition('/')[2]}", estimate=True)
+        rows = _at_most(rows, hyper.num_examples, "num_examples")
+    return rows, tokens
 
 
 def _local_rows(file: Path, max_length_tokens: int) -> tuple[Figure, Figure]:
@@ -190,30 +160,20 @@ def _local_rows(file: Path, max_length_tokens: int) -> tuple[Figure, Figure]:
 
 
 def _characters(row: Mapping[str, Any]) -> int:
-    """Of a row of training data, in the schemas that `training.data.token_files` reads."""
+    """The characters of a row of training data, in the schemas that `training.data.messages` reads."""
     turns = row.get("messages") or row.get("conversations")
     if isinstance(turns, list):
         return sum(len(str(turn.get("content") or turn.get("value") or "")) for turn in turns)
     return sum(len(str(row.get(column) or "")) for column in ("instruction", "input", "output"))
 
 
-def _sample(file: Path) -> list[Mapping[str, Any]] | str:
+def _sample(file: Path) -> list[Row] | str:
     """The first rows of a file, or why there are none."""
     try:
-        if file.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            batches = pq.ParquetFile(file).iter_batches(batch_size=SAMPLE_ROWS)
-            rows = next(batches).to_pylist() if pq.read_metadata(file).num_rows else []
-        else:
-            with file.open(encoding="utf-8") as stream:
-                lines = (line for line in stream if line.strip())
-                rows = [json.loads(line) for line, _ in zip(lines, range(SAMPLE_ROWS), strict=False)]
-    except (OSError, ValueError, RecursionError) as error:  # pyarrow's and json's errors among them
-        return f"{file} cannot be read ({(str(error).splitlines() or ['?'])[0]})"
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        return f"{file} holds no rows"
-    return rows
+        rows = list(islice(iterate_rows(file), SAMPLE_ROWS))
+    except (RecordError, OSError) as error:
+        return str(error)
+    return rows or f"{file}: holds no rows"
 
 
 def _num_rows(file: Path) -> Figure:
@@ -230,30 +190,39 @@ def _num_rows(file: Path) -> Figure:
 
 
 def items(benchmark: Benchmark, language: str) -> tuple[Figure, Figure]:
-    """(items, tokens an item) of one language."""
-    count, tokens = _items(benchmark.source, benchmark.name, benchmark.split, language)
+    """(items, tokens per item) of one language."""
+    source, name, split = benchmark.source, benchmark.name, benchmark.split
+    if source.kind == "local":
+        count, tokens = _local_items(Path(source.name), language, split)
+    else:
+        definition = definition_of(name)
+        tokens = _tokens(definition.tokens_per_item, "item", name)
+        if definition.embedded:
+            from study.cldr import benchmark as cldr
+
+            rows = cldr.rows(language, per_subject=definition.per_subject)
+            count = Figure(sum(row["split"] == split for row in rows), "its generator")
+        else:
+            count = _count(definition.sizes.get(split), f"the size of split '{split}' of {name}")
     if benchmark.num_items is not None:
-        most = count.value if count.value is not None else math.inf
-        count = Figure(min(most, benchmark.num_items), "num_items", count.estimate or count.value is None)
+        count = _at_most(count, benchmark.num_items, "num_items")
     return count, tokens
 
 
-def _items(source: Source, name: str, split: str, language: str) -> tuple[Figure, Figure]:
-    if source.kind == "embedded":
-        from study.cldr import benchmark as cldr
-        from study.cldr.instructions import DEMO_PER_SUBJECT
+def _count(number: int | None, what: str) -> Figure:
+    return Figure(number, "its card") if number is not None else unknown(f"{what} is not known")
 
-        rows = cldr.rows(language, per_subject=DEMO_PER_SUBJECT if name == "cldr_lite" else None)
-        count = sum(row["split"] == split for row in rows)
-        return Figure(count, "its generator"), _guess(EMBEDDED_ITEM_TOKENS, name)
-    if source.kind == "local":
-        return _local_items(Path(source.name), language, split)
-    known = next((key for key, (hub, _) in HUB_BENCHMARKS.items() if hub == source.name), None)
-    counts, tokens = HUB_ITEMS[known] if known is not None else ({}, 0)
-    if split not in counts:
-        why = unknown(f"the size of split '{split}' of {name} is not known")
-        return why, why if known is None else _guess(tokens, name)
-    return Figure(counts[split], "its card"), _guess(tokens, name)
+
+def _at_most(count: Figure, limit: int, key: str) -> Figure:
+    """A count under the limit that a grid sets; an estimate where only the limit is known."""
+    known = count.value if count.value is not None else math.inf
+    return Figure(min(known, limit), key, count.estimate or count.value is None)
+
+
+def _tokens(tokens: float | None, unit: str, name: str) -> Figure:
+    if tokens is None:
+        return unknown(f"the tokens per {unit} of {name} are not known")
+    return Figure(tokens, f"{tokens:g} tokens per {unit} of {name}", estimate=True)
 
 
 def _local_items(folder: Path, language: str, split: str) -> tuple[Figure, Figure]:
@@ -267,10 +236,7 @@ def _local_items(folder: Path, language: str, split: str) -> tuple[Figure, Figur
     if "split" not in sample[0]:
         return _num_rows(file), length
     try:
-        return Figure(_in_split(read_rows(file), split), "its rows"), length
+        count = sum(row.get("split", split) == split for row in iterate_rows(file))
     except RecordError as error:
         return unknown(str(error)), length
-
-
-def _in_split(rows: Iterable[Mapping[str, Any]], split: str) -> int:
-    return sum(row.get("split", split) == split for row in rows)
+    return Figure(count, "its rows"), length

@@ -1,4 +1,4 @@
-"""How fast jobs were: what a study's own finished jobs, or its pilot's, have written down."""
+"""How fast the finished jobs of a study, or of its pilot, were."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from study.jobs.specs import EvalSpec, TrainSpec
 from study.paths import JobPaths, StudyPaths
 
 SAMPLES, LOOKS = 3, 20
-"""Jobs that are read of one model (and benchmark), and jobs that are looked at for them."""
+"""For one model (and benchmark): jobs whose speed counts, and jobs that are looked at to find them."""
 
 
 @dataclass
 class Throughput:
-    """training: model -> tokens per second and rank. evaluation: (model, benchmark) -> items per second.
+    """Measured speeds and lengths. Models are named as in the grid.
 
-    lengths: dataset -> (rows, tokens a row), as `dataset_key` names it. Models are named as in the grid.
+    training: model -> tokens per second and rank. evaluation: (model, benchmark) -> items per second.
+    lengths: `dataset_key` -> (rows, tokens per row).
     """
 
     training: dict[str, float] = field(default_factory=dict)
@@ -34,7 +35,7 @@ class Throughput:
 
 
 def dataset_key(spec: TrainSpec) -> tuple[Any, ...]:
-    """What the length of a tokenised dataset depends on, but for the tokenizer."""
+    """Everything that the length of a tokenised dataset depends on, except the tokenizer."""
     hyper = spec.hyper
     return (
         spec.dataset.revision,
@@ -46,9 +47,9 @@ def dataset_key(spec: TrainSpec) -> tuple[Any, ...]:
 
 
 def measured(plan: Plan, paths: StudyPaths, site: Site) -> Throughput:
-    """What the study measured; where it has nothing, its pilot.
+    """The study's measurements, and its pilot's where the study has none.
 
-    Only jobs that ran on the kind of device that the site has now count: on GPUs, or on none.
+    Only jobs count that ran on the kind of device that the site has now: with GPUs, or without.
     """
     result = Throughput()
     pilot = StudyPaths(paths.pilot)
@@ -60,7 +61,7 @@ def measured(plan: Plan, paths: StudyPaths, site: Site) -> Throughput:
 
 
 def _read(jobs: Iterable[Job], paths: StudyPaths, site: Site, result: Throughput) -> None:
-    """Add what these jobs measured, in place of what is there already."""
+    """Add what these jobs measured; it replaces what `result` has for the same key."""
     training: dict[str, list[float]] = {}
     evaluation: dict[tuple[str, str], list[float]] = {}
     looks: dict[tuple[str, str], int] = {}
@@ -96,12 +97,12 @@ def _read(jobs: Iterable[Job], paths: StudyPaths, site: Site, result: Throughput
 
 def _note_length(spec: TrainSpec, folder: JobPaths, result: Throughput) -> None:
     done = read_json(folder.done)
-    if done.get("tokens"):  # absent from what an earlier version of this program trained
+    if done.get("tokens"):  # an earlier version of this program did not write it
         result.lengths[dataset_key(spec)] = (done["examples"], done["tokens"] / done["examples"])
 
 
 def _resources(folder: JobPaths, job: Job, site: Site) -> Resources | None:
-    """What the job ran with; None where that tells nothing about this site."""
+    """The resources that the job ran with; None where they are of another kind than the site's."""
     if not folder.execution.is_file():
         return None
     used = Resources(**read_json(folder.execution)["resources"])
@@ -109,25 +110,25 @@ def _resources(folder: JobPaths, job: Job, site: Site) -> Resources | None:
 
 
 def _lines(metrics: Path) -> list[dict[str, Any]]:
-    found = []
+    lines = []
     for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else ():
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except json.JSONDecodeError:  # torn by a kill
             continue
-    return found
+    return lines
 
 
 def steady_tokens_per_s(lines: list[Mapping[str, Any]] | list[dict[str, Any]]) -> float | None:
-    """Tokens per second over all ranks, without what came before the first line of metrics (the first step).
+    """Tokens per second over all ranks, without the time before the first line of metrics (the first step).
 
-    A line's `tokens_per_s` is the mean since the start, so that step / tokens_per_s is proportional to the
-    time since then; the tokens of a step cancel.
+    A line's `tokens_per_s` is the mean since the start, so step / tokens_per_s is proportional to the time
+    since the start; the tokens per step cancel.
     """
     if len(lines) < 2:
         return None
     first, last = lines[0], lines[-1]
     begin, end = (line["step"] / line["tokens_per_s"] for line in (first, last))
-    if end <= begin:  # the last attempt resumed just before the end, and began slowly
+    if end <= begin:  # the last attempt resumed just before the end and started slowly
         return float(last["tokens_per_s"])
     return float((last["step"] - first["step"]) / (end - begin))

@@ -141,14 +141,14 @@ def _run(paths: StudyPaths, jobs: list[Job]) -> None:
 
 def _analyse(paths: StudyPaths, job: Job) -> None:
     from analysis.dashboard.page import write_dashboard
-    from analysis.diagnoses.diagnose import diagnose
-    from analysis.reading.loading import load_study
+    from analysis.diagnoses.diagnose import diagnose, read_study
     from analysis.tables.files import write_tables
 
-    study = load_study(paths.root)
+    read = read_study(paths.root)
+    study = read.study
     write_tables(paths.root, study=study)
     write_dashboard(paths.root, study=study)
-    diagnose(paths.root, study=study)
+    diagnose(paths.root, read=read)
     missing = [need for need in job.needs if not paths.job(need).done.is_file()]
     if missing:
         raise JobError(f"{len(missing)} of {len(job.needs)} evaluations are missing; the tables say which")

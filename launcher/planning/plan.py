@@ -8,11 +8,12 @@ from typing import Any
 
 from evaluation import prompts
 from launcher.planning.cells import cells
-from study import languages
+from study.benchmarks.definition import columns_of
+from study.benchmarks.sources import benchmark_source, chosen_languages, may_have_shots
 from study.errors import UserError, nearest
 from study.files import digest
 from study.grid.config import EvaluateConfig, Grid, checked_section
-from study.grid.sources import benchmark_languages, benchmark_source, dataset_source, model_source
+from study.grid.sources import dataset_source, model_source
 from study.jobs.job import Job
 from study.jobs.plan import ANY_MODEL, Evaluations, Plan, analysis_of, many_objects, needs_of
 from study.jobs.specs import Benchmark, EvalSpec, Hyperparameters, Prompting, Scratch, Source, TrainSpec
@@ -127,10 +128,7 @@ def _shards(grid: Grid) -> list[EvalSpec]:
     for index, config in enumerate(grid.benchmarks):
         where = f"{grid.path.name}: evaluate.benchmarks[{index}]"
         benchmark = benchmark_source(config, grid, where)
-        try:
-            codes = languages.resolve(config.languages, benchmark_languages(benchmark))
-        except UserError as error:
-            raise UserError(error.what, where=f"{where}.languages", remedy=error.remedy) from None
+        codes = chosen_languages(config, benchmark, where)
         # how many items there are, or where they lie, makes no other test: tables would average both
         again = [code for code in codes if (benchmark.name, benchmark.split, code) in listed]
         if again:
@@ -152,13 +150,20 @@ def _shards(grid: Grid) -> list[EvalSpec]:
 
 
 def _shard(evaluate: EvaluateConfig, benchmark: Benchmark, language: str) -> EvalSpec:
-    """One language of a benchmark, for whatever model. Raises UserError for a value out of range."""
+    """One language of a benchmark, for any model. Raises UserError for a value out of range."""
+    if evaluate.num_shots and not may_have_shots(benchmark):
+        raise UserError(f"{benchmark.name} has no split for shots", where="num_shots", remedy="write 0")
     prompting = Prompting(
         evaluate.scaffold,
         evaluate.num_shots,
         evaluate.option_order,
         evaluate.too_long,
-        prompts.version(evaluate.protocol, evaluate.scaffold, language),
+        prompts.version(
+            evaluate.protocol,
+            evaluate.scaffold,
+            language,
+            with_passage=columns_of(benchmark.schema).passage is not None,
+        ),
     )
     return EvalSpec(ANY_MODEL, benchmark, language, evaluate.protocol, evaluate.dtype, prompting)
 

@@ -1,9 +1,8 @@
-"""The evaluation rows: the same questions, options and gold letters in 49 languages, in Global-MMLU's
-columns.
+"""Evaluation rows in Global-MMLU's columns: the same questions, options and gold letters in 49 languages.
 
-Names come from CLDR through Babel (Unicode licence); the question templates are our own, rated by hand in
-templates.tsv: A good, B understandable, C unsure of the grammar. Every row carries this rating and the share
-of its options that read as in English: a row of quality C, or one that is English but for its question, says
+Names come from CLDR through Babel (Unicode licence). The question templates are our own, rated by hand in
+templates.tsv: A good, B understandable, C doubtful grammar. Every row carries this rating and the share of
+its options that are spelled as in English: a row of quality C, or one whose options are all English, says
 little about a language.
 """
 
@@ -32,7 +31,7 @@ TEMPLATES_FILE = Path(__file__).with_name("templates.tsv")
 
 @dataclass(frozen=True)
 class Item:
-    """One question of the benchmark, still without words."""
+    """One question of the benchmark, as codes, before it is put into words."""
 
     fact: Fact
     options: tuple[str, ...]
@@ -44,25 +43,23 @@ class Item:
 
 @cache
 def templates() -> dict[str, dict[str, str]]:
-    """Language -> {currency, language, continent, city, next, prev: question with {x}; quality: A | B |
-    C}.
-    """
+    """Language -> its row: a question with {x} for each kind of fact, and `quality` (A | B | C)."""
     with TEMPLATES_FILE.open(encoding="utf-8", newline="") as file:
         # QUOTE_NONE: apostrophes and quotation marks are letters in some of these languages.
         return {row["lang"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
 
 
 def quality(language: str) -> str:
-    """Our own rating of the language's question templates: A, B or C."""
+    """The rating of the language's question templates: A, B or C."""
     return templates()[language]["quality"]
 
 
 @cache
 def plan() -> tuple[Item, ...]:
-    """All items, about 500, the same for every language; under a second, once a process.
+    """All items, about 500, the same for every language. Takes under a second, once per process.
 
     The options must be four different names in every language (several currencies share a name in some of
-    them), so the plan is made with all languages in hand even if rows of only one are wanted.
+    them), so all languages are read even if rows of only one are wanted.
     """
     items: list[Item] = []
     letters: dict[str, list[int]] = {}
@@ -87,7 +84,7 @@ def plan() -> tuple[Item, ...]:
 
 
 def _given_away(fact: Fact) -> bool:
-    """Whether a city is called like its country in some language: Algiers and Algeria in Arabic."""
+    """Whether a city is named like its country in some language, as Algiers and Algeria are in Arabic."""
     if fact.subject != "city":
         return False
     for names in map(names_in, LANGUAGES):
@@ -118,9 +115,7 @@ def _folded(language: str, fact: Fact, code: str) -> str:
 
 
 def capped(items: Sequence[Item], per_subject: int | None) -> list[Item]:
-    """The first `per_subject` items of each subject (None: all). A smaller cap gives a subset of a larger
-    one.
-    """
+    """The first `per_subject` items of each subject (None: all), so that a smaller cap gives a subset."""
     num_of_subject = Counter[str]()
     kept = []
     for item in items:
@@ -136,13 +131,11 @@ def question(language: str, fact: Fact) -> str:
 
 
 def rows(language: str, *, per_subject: int | None = None) -> list[dict[str, str]]:
-    """Rows of one language, parallel across languages: row i has the same id, gold letter and option order in
-    all.
+    """Rows of one language. Row i has the same id, gold letter and order of options in every language.
 
-    Columns: sample_id, subject, question, option_a .. option_d, answer (a letter), as in Global-MMLU; split
-    (test | dev); fallback (a decimal number: how many of the row's five names are English for want of one in
-    CLDR); quality (A | B | C, of the language's templates); share_equal_to_english (a decimal number in
-    [0, 1]: of the row's options).
+    Columns, all text: sample_id, subject, question, option_a .. option_d, answer (a letter), as in
+    Global-MMLU; split (test | dev); fallback (how many of the row's five names are English because CLDR has
+    no other); quality (A | B | C, of the language's templates); share_equal_to_english (in [0, 1]).
     """
     if language not in LANGUAGES:
         raise ValueError(f"no templates for language {language!r}; known: {' '.join(LANGUAGES)}")
@@ -162,11 +155,3 @@ def rows(language: str, *, per_subject: int | None = None) -> list[dict[str, str
         row.update(quality=quality(language), share_equal_to_english=str(sum(same) / NUM_OPTIONS))
         out.append(row)
     return out
-
-
-def share_equal_to_english(language: str, *, per_subject: int | None = None) -> float:
-    """Share of all options that read exactly as in English, in [0, 1]: there the language is hardly
-    tested.
-    """
-    shares = [float(row["share_equal_to_english"]) for row in rows(language, per_subject=per_subject)]
-    return sum(shares) / len(shares)

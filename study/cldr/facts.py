@@ -7,7 +7,7 @@ here is a pure function of the installed Babel, and of what doubtful.tsv leaves 
 import csv
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,30 +29,28 @@ CONTINENTS = {
 """First segment of a time-zone id -> UN M49 code of the continent, which is how CLDR names continents."""
 
 ON_SEVERAL_CONTINENTS = frozenset("RU TR CY GE AM AZ KZ EG US CL EC ES PT FR NL YE ID TL".split())
-"""States that lie on several continents, or are counted with different ones: never asked "on which
-continent".
-"""
+"""States on several continents, or whose continent is disputed: no question asks for it."""
 
 SKIPPED_TERRITORIES = frozenset(
     "AC AI AQ AS AW AX BL BM BQ BV CC CK CP CQ CW CX DG EA EH FK FO GF GG GI GL GP GS GU HK HM IC IM IO JE "
     "KY MF MO MP MQ MS NC NF NU PF PM PN PR PS RE SH SJ SX TA TC TF TK TW UM VG VI WF XK YT ZZ".split()
 )
-"""Uninhabited, disputed or dependent territories, for which "country" is the wrong or a contested word."""
+"""Uninhabited, disputed or dependent territories, for which "country" is wrong or contested."""
 
 DOUBTFUL_FILE = Path(__file__).with_name("doubtful.tsv")
-"""Facts that no rule here tells from the others, and why each is not asked."""
+"""Facts that are left out although no rule here can recognise them, each with the reason."""
 
 MAX_QUESTIONS_PER_CURRENCY = 6
 MAX_QUESTIONS_PER_LANGUAGE = 8
 MAX_CITIES_PER_TERRITORY = 2
 
 LEAST_COVERED = ("mg", "sn")
-"""What CLDR names in both of these it names in every other language of the benchmark (except ny and wo)."""
+"""What CLDR names in both of these it names in all other languages of the benchmark except ny and wo."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One question without words. `template` is a column of templates.tsv, kinds are those of `Names.get`."""
+    """One question, as codes. `template` is a column of templates.tsv, kinds are those of `Names.get`."""
 
     subject: str
     template: str
@@ -62,11 +60,9 @@ class Fact:
     answer_kind: str
     answer: str
     distractors: tuple[str, ...]
-    """Codes of wrong answers, sorted: of the same continent where there are enough, and never also right."""
+    """Codes of wrong answers, sorted: from the same continent where there are enough, never right as well."""
     in_benchmark: bool
-    """False where the answer has no name in many languages. Such facts are asked in English instructions
-    only.
-    """
+    """False where the answer has no name in many languages: then only English instructions ask about it."""
 
     @property
     def fact_id(self) -> str:
@@ -82,7 +78,7 @@ def stable_hash(*parts: object) -> int:
 
 @cache
 def doubtful() -> dict[str, str]:
-    """Fact id -> why it is not asked."""
+    """Fact id -> why it is left out."""
     with DOUBTFUL_FILE.open(encoding="utf-8", newline="") as file:
         return {row["fact"]: row["reason"] for row in csv.DictReader(file, delimiter="\t")}
 
@@ -90,9 +86,9 @@ def doubtful() -> dict[str, str]:
 @cache
 def all_facts() -> tuple[Fact, ...]:
     """Every fact that is not doubtful, in an order that looks random and never changes."""
-    made = (fact for fact in (*_country_facts(), *_calendar_facts()) if fact.fact_id not in doubtful())
+    facts = (fact for fact in (*_country_facts(), *_calendar_facts()) if fact.fact_id not in doubtful())
     kept, per_language = [], Counter[str]()
-    for fact in sorted(made, key=lambda fact: stable_hash(fact.fact_id)):
+    for fact in sorted(facts, key=lambda fact: stable_hash(fact.fact_id)):
         # English, French, Spanish and Arabic are official in so many countries that they would dominate
         if fact.subject == "language":
             per_language[fact.answer] += 1
@@ -104,9 +100,7 @@ def all_facts() -> tuple[Fact, ...]:
 
 @dataclass(frozen=True)
 class _World:
-    """What CLDR says of the world, by territory code; and the codes that the least covered languages have
-    names for.
-    """
+    """What CLDR says about each territory, and the codes that have names in the least covered languages."""
 
     zones: Mapping[str, Sequence[str]]
     continent: Mapping[str, str]
@@ -125,11 +119,11 @@ class _World:
         ]
 
     def status(self, territory: str, language: str) -> str | None:
-        found: str | None = self.languages[territory][language]["official_status"]
-        return found
+        status: str | None = self.languages[territory][language]["official_status"]
+        return status
 
     def neighbours(self, territory: str) -> list[str]:
-        """Territories of the same continent (or, like this one, of none), itself included."""
+        """Territories on the same continent, itself included; without a continent, all others without one."""
         return [other for other in self.zones if self.continent.get(other) == self.continent.get(territory)]
 
 
@@ -143,14 +137,16 @@ def _world() -> _World:
     }
     continent = {}
     for code, ids in zones.items():
-        found = {CONTINENTS.get(zone.split("/")[0]) for zone in ids}
-        only = found.pop() if len(found) == 1 else None
-        if only:
+        continents = {CONTINENTS.get(zone.split("/")[0]) for zone in ids}
+        if len(continents) == 1 and (only := continents.pop()):
             continent[code] = only
     history = get_global("territory_currencies")
-    # History entries are (currency, first day, last day, legal tender?).
     currencies = {
-        code: [str(entry[0]) for entry in history.get(code, []) if entry[2] is None and entry[3]]
+        code: [
+            str(currency)
+            for currency, _, last_day, is_tender in history.get(code, [])
+            if last_day is None and is_tender
+        ]
         for code in zones
     }
     first, second = (Locale.parse(language) for language in LEAST_COVERED)
@@ -179,9 +175,9 @@ def _country_facts() -> Iterable[Fact]:
         if len(official) == 1 and world.status(territory, official[0]) == "official":
             yield _language_fact(world, territory)
         if territory in world.continent and territory not in ON_SEVERAL_CONTINENTS:
-            here = world.continent[territory]
-            others = tuple(code for code in CONTINENT_CODES if code != here)
-            yield Fact("continent", "continent", "territory", territory, "continent", here, others, True)
+            continent = world.continent[territory]
+            others = tuple(code for code in CONTINENT_CODES if code != continent)
+            yield Fact("continent", "continent", "territory", territory, "continent", continent, others, True)
         yield from _city_facts(world, territory)
 
 
@@ -193,36 +189,33 @@ def _currency_fact(world: _World, territory: str) -> Fact:
         if len(world.currencies[other]) == 1
     }
     anywhere = {codes[0] for codes in world.currencies.values() if codes}
-    pool = (near & world.named_currencies) - {answer}
-    if len(pool) < 3:
-        pool = (anywhere & world.named_currencies) - {answer}
-    in_benchmark = answer in world.named_currencies
-    return Fact(
-        "currency", "currency", "territory", territory, "currency", answer, tuple(sorted(pool)), in_benchmark
-    )
+    named = world.named_currencies
+    wrong = _wrong(near & named, anywhere & named, {answer})
+    return Fact("currency", "currency", "territory", territory, "currency", answer, wrong, answer in named)
 
 
 def _language_fact(world: _World, territory: str) -> Fact:
     (answer,) = world.official(territory)
-    also_right = {  # official in some region, or spoken by many: too close to right to be called wrong
+    also_right = {  # official in some region, or spoken by many: not clearly wrong
         code
         for code, about in world.languages[territory].items()
         if about["official_status"] or about["population_percent"] > 3
     }
-    near = {code for other in world.neighbours(territory) for code in world.official(other)}
-    pool = (near & world.named_languages) - also_right if territory in world.continent else set()
-    if len(pool) < 3:
-        pool = set(world.named_languages) - also_right
-    in_benchmark = answer in world.named_languages
-    return Fact(
-        "language", "language", "territory", territory, "language", answer, tuple(sorted(pool)), in_benchmark
-    )
+    near: set[str] = set()
+    if territory in world.continent:
+        near = {code for other in world.neighbours(territory) for code in world.official(other)}
+    named = world.named_languages
+    wrong = _wrong(near & named, named, also_right)
+    return Fact("language", "language", "territory", territory, "language", answer, wrong, answer in named)
+
+
+def _wrong(near: Set[str], anywhere: Set[str], right: Set[str]) -> tuple[str, ...]:
+    """Wrong answers, sorted: those nearby if there are three, else from anywhere."""
+    return tuple(sorted(near - right if len(near - right) >= 3 else anywhere - right))
 
 
 def _city_facts(world: _World, territory: str) -> Iterable[Fact]:
-    """Cities that name a time zone, unless the name gives the country away (Luxembourg, Guatemala, Mexico
-    City, St. Lucia).
-    """
+    """Cities that a time zone is named after, unless the name reveals the country, as Mexico City does."""
     country = letters_of(Locale.parse("en").territories[territory])
     regions = {*CONTINENTS, "Atlantic", "Indian"}
     zones = [
@@ -247,9 +240,7 @@ def _calendar_facts() -> Iterable[Fact]:
 
 
 def names_by_kind(facts: Iterable[Fact]) -> dict[str, set[str]]:
-    """Kind -> the codes whose names can occur in a row made from these facts, as thing, answer or
-    distractor.
-    """
+    """Kind -> the codes whose names can occur in a row made from these facts."""
     codes: defaultdict[str, set[str]] = defaultdict(set)
     for fact in facts:
         codes[fact.thing_kind].add(fact.thing)

@@ -9,7 +9,7 @@ exactly the prompt the `letter` protocol scores:
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Literal
 
@@ -32,10 +32,10 @@ DEMO_SHARES: Mapping[str, float] = {
     "yo": 0.015,
     "ig": 0.01,
 }
-"""Relative amounts of pretraining rows, not adding up to 1: the demo's stand-in for the unequal web."""
+"""Relative amounts of pretraining rows (their sum is not 1): as unequal as languages are on the web."""
 
 DEMO_PER_SUBJECT = 50
-"""The demo asks about fewer facts than CLDR offers, so that a tiny model can know most of them in English."""
+"""The demo asks about fewer facts than CLDR has, so that a tiny model can learn most of them in English."""
 
 PRETRAINING_SHARE_OF_CHOICE = 0.7
 
@@ -46,9 +46,9 @@ def multiple_choice(instruction: str, options: Sequence[str], gold: int) -> dict
 
 
 def instruction_facts(facts: Literal["disjoint", "overlap"], *, per_subject: int | None) -> list[Fact]:
-    """overlap: the facts of the test split under this cap. disjoint: those in no test split under any cap.
+    """overlap: the facts of the test split under this cap. disjoint: those that it has under no cap.
 
-    That May follows April and that April precedes May are one fact here.
+    "May follows April" and "April precedes May" count as one fact here.
     """
     if facts == "overlap":
         return [item.fact for item in capped(plan(), per_subject) if item.split == "test"]
@@ -61,7 +61,7 @@ def instruction_facts(facts: Literal["disjoint", "overlap"], *, per_subject: int
 
 
 def _known(fact: Fact) -> tuple[str, str, frozenset[str]]:
-    """What one knows who can answer, whichever way round it is asked."""
+    """The knowledge that answers a fact's question, the same for both directions of asking."""
     return fact.subject, fact.thing_kind, frozenset((fact.thing, fact.answer))
 
 
@@ -73,7 +73,7 @@ def english_instructions(
     per_subject: int | None = DEMO_PER_SUBJECT,
     share_of_choice: float = 1.0,
 ) -> list[dict[str, str]]:
-    """English rows for instruction tuning: multiple choice with fresh options, the rest question and answer.
+    """English rows for instruction tuning: multiple choice with newly drawn options, or question and answer.
 
     Facts come in shuffled rounds, so that none is seen twice before all were seen once.
     """
@@ -91,15 +91,14 @@ def pretraining_rows(
 ) -> list[dict[str, str]]:
     """Shuffled rows: 70% multiple choice, 30% question -> name, with a fourth column `language`.
 
-    Each language gets its exact share, and its facts in shuffled rounds: all benchmark facts (under the cap,
-    both splits) in every language that has at least as many rows as there are facts; in English the facts
-    that only instructions ask about as well. What differs between languages is how often a fact is met, not
-    which facts.
+    Each language gets its exact share of rows and its facts in shuffled rounds, so that languages differ in
+    how often a fact is seen, and not in which facts: all of the benchmark (under the cap, both splits) in
+    every language that has at least as many rows, and in English also those that only instructions ask about.
     """
     rng = random.Random(f"pretraining {seed}")
     rows = []
     for language, count in _allot(num_rows, shares).items():
-        for fact in _rounds(_facts_told_in(language, per_subject), count, rng):
+        for fact in _rounds(_facts_in(language, per_subject), count, rng):
             row = _row(language, fact, rng, PRETRAINING_SHARE_OF_CHOICE)
             row["language"] = language
             rows.append(row)
@@ -108,17 +107,17 @@ def pretraining_rows(
 
 
 def vocabulary(language: str, *, per_subject: int | None = DEMO_PER_SUBJECT) -> tuple[list[str], list[str]]:
-    """What a tokenizer must know: all names in rows of a language, and its bare question templates."""
+    """What a tokenizer must know: (all names in rows of a language, its question templates without names)."""
     names = names_in(language)
-    codes = names_by_kind(_facts_told_in(language, per_subject))
+    codes = names_by_kind(_facts_in(language, per_subject))
     known = {names.get(kind, code).text for kind, of_kind in codes.items() for code in of_kind}
     columns = templates()[language].items()
     texts = [text.replace("{x}", " ") for column, text in columns if column not in ("lang", "quality")]
     return sorted(known - {""}), texts
 
 
-def _facts_told_in(language: str, per_subject: int | None) -> list[Fact]:
-    """The benchmark's facts, both splits; in English also those that only instructions ask about."""
+def _facts_in(language: str, per_subject: int | None) -> list[Fact]:
+    """The facts in pretraining rows: those of both splits; in English also those of instructions."""
     facts = [item.fact for item in capped(plan(), per_subject)]
     if language == "en":
         known = {fact.fact_id for fact in facts}
@@ -136,7 +135,7 @@ def _row(language: str, fact: Fact, rng: random.Random, share_of_choice: float) 
     return multiple_choice(asked, options, gold)
 
 
-@cache  # the same few thousand strings, each a hundred times over
+@cache  # a few thousand strings, each needed a hundred times
 def _question(language: str, fact: Fact) -> str:
     return question(language, fact)
 
@@ -148,7 +147,7 @@ def _answer(language: str, fact: Fact) -> str:
 
 @cache
 def _wrong_names(language: str, fact: Fact) -> tuple[str, ...]:
-    """Names of the distractors, no two alike, none like the answer or the thing asked about."""
+    """Names of the distractors: all different, and not the answer or the thing that the question is about."""
     names = names_in(language)
     taken = {_answer(language, fact).casefold(), names.get(fact.thing_kind, fact.thing).text.casefold(), ""}
     out = []
@@ -168,7 +167,7 @@ def _rounds(facts: Sequence[Fact], count: int, rng: random.Random) -> list[Fact]
 
 
 def _allot(num_rows: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers in proportion to the shares that add up to num_rows (largest remainders get the rest)."""
+    """Rows per language in proportion to the shares; the largest remainders get what rounding leaves."""
     unknown = [language for language in shares if language not in templates()]
     if unknown or not shares or min(shares.values()) < 0 or sum(shares.values()) <= 0:
         raise ValueError(
@@ -180,3 +179,10 @@ def _allot(num_rows: int, shares: Mapping[str, float]) -> dict[str, int]:
     for language in by_remainder[: num_rows - sum(counts.values())]:
         counts[language] += 1
     return counts
+
+
+GENERATORS: Mapping[str, Callable[..., list[dict[str, str]]]] = {
+    "cldr-instruct": english_instructions,
+    "cldr-pretrain": pretraining_rows,
+}
+"""Name of an embedded dataset -> what makes its rows from `num_rows` and `seed`."""

@@ -15,7 +15,7 @@ CONTINENT_NAMES_ABSENT_FROM_CLDR = {
     "sn": ("Afrika", "Amerika", "Asia", "Europe", "Oceania"),
     "ny": ("Africa", "America", "Asia", "Europe", "Oceania"),
 }
-"""Our own, in the order of CONTINENT_CODES."""
+"""Written by us, in the order of CONTINENT_CODES."""
 
 
 class Name(NamedTuple):
@@ -24,7 +24,7 @@ class Name(NamedTuple):
     cldr    the language's own data
     root    CLDR's rule for cities: the last part of the zone id
     manual  CONTINENT_NAMES_ABSENT_FROM_CLDR
-    en      the English name, for want of a better one
+    en      the English name, because the language's own data have none
     """
 
     text: str
@@ -32,9 +32,7 @@ class Name(NamedTuple):
 
 
 class Names:
-    """Names in one language. `get(kind, code)`; kinds: territory currency language continent city month
-    day.
-    """
+    """Names in one language. Kinds: territory, currency, language, continent, city, month, day."""
 
     def __init__(self, language: str) -> None:
         self.language = language
@@ -46,7 +44,7 @@ class Names:
         }
 
     def get(self, kind: str, code: str) -> Name:
-        """An empty text means that neither this language nor English has a name for the code."""
+        """The name of a code; its text is empty where neither this language nor English has one."""
         if kind in ("month", "day"):
             return Name(self._calendar[kind][int(code)], "cldr")
         if kind == "city":
@@ -79,10 +77,10 @@ class Names:
 def _wide_names(language: str, field: str, count: int) -> Mapping[int, str]:
     """Full month names (keys 1..12) or day names (keys 0..6, Monday first), stand-alone form preferred.
 
-    Trap: not `Locale.months`. Babel 2.18 resolves root's aliases into a dict that all locales share, so the
-    stand-alone names of one locale leak into another, depending on which was loaded first. The unmerged data
-    has no such leak. Nor `localedata.load(language, merge_inherited=False)`: Babel would give what it returns
-    to everybody who asks for that locale from then on.
+    Two traps. `Locale.months`: Babel 2.18 resolves root's aliases into a dict that all locales share, so the
+    stand-alone names of one locale leak into another, depending on which was loaded first; the unmerged data
+    has no such leak. `localedata.load(language, merge_inherited=False)`: Babel caches what it returns as the
+    locale's data for all later calls.
     """
     with open(localedata.resolve_locale_filename(language), "rb") as stream:
         raw: Mapping[str, Any] = pickle.load(stream)[field]  # a file of the installed Babel
@@ -99,9 +97,9 @@ def names_in(language: str) -> Names:
 
 
 def letters_of(name: str) -> str:
-    """A name in lower case without accents, spaces and punctuation, to tell whether one is in another."""
+    """A name in lower case without accents, spaces and punctuation, to see whether one contains another."""
     decomposed = unicodedata.normalize("NFKD", name.casefold())
-    # vowel signs of Indic scripts are marks too, but not of a combining class
+    # vowel signs of Indic scripts are marks, too, but have no combining class
     return "".join(
         c for c in decomposed if not unicodedata.combining(c) and unicodedata.category(c)[0] in "LMN"
     )

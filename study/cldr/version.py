@@ -1,9 +1,9 @@
-"""The version of the generated text: part of the identity of all that is made from it."""
+"""The version of the generated text, which is part of the identity of every job that uses it."""
 
 import hashlib
 
 DATA_VERSION = "2"
-"""Raised by hand whenever the generated text changes; a golden test guards it."""
+"""Raised by hand whenever the generated text changes; a golden test fails until it is."""
 
 
 def revision() -> str:

@@ -7,7 +7,6 @@ key path and the nearest valid key.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 import re
@@ -41,9 +40,11 @@ ABBREVIATIONS = {
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """name: `cldr`, `global_mmlu`, `mmlu_prox`, or any name with `path` and `schema`.
+    """name: of a file in study/benchmarks, with `@<commit>` to pin it; or any name, with `path` and `schema`.
     path: a folder with <language>.parquet or <language>.jsonl.
-    languages: codes, `all`, or buckets (`low`, `mid`, `high`).
+    schema: the benchmark whose columns those files have, e.g. `global_mmlu`.
+    languages: codes, buckets (`low`, `mid`, `high`), scripts, families, or `all` that the benchmark has.
+    num_items: the first so many rows of each language; None for all.
     """
 
     name: str
@@ -210,10 +211,8 @@ def checked_section(schema: type[Any], values: Any, where: str) -> Any:
     return _checked(schema, created, where)
 
 
-@functools.cache
-def _structure(schema: type[Any]) -> Any:
-    """A dataclass with its types and defaults, for OmegaConf; `merge` copies it."""
-    return OmegaConf.structured(schema)
+_structures: dict[type[Any], Any] = {}
+"""A dataclass -> its types and defaults, for OmegaConf, whose `merge` copies them: made once, as it takes long."""
 
 
 def _checked(schema: type[Any], values: Any, where: str) -> Any:
@@ -222,7 +221,9 @@ def _checked(schema: type[Any], values: Any, where: str) -> Any:
         return (f"{where}.{key}" if ": " in where else f"{where}: {key}") if key else where
 
     try:
-        structure = _structure(schema)
+        if schema not in _structures:
+            _structures[schema] = OmegaConf.structured(schema)
+        structure = _structures[schema]
         _check_shapes(OmegaConf.to_container(structure), OmegaConf.to_container(values))
         merged = OmegaConf.merge(structure, values)
         missing = sorted(OmegaConf.missing_keys(merged))
@@ -231,7 +232,9 @@ def _checked(schema: type[Any], values: Any, where: str) -> Any:
         return OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         key = str(error.full_key or error.key)
-        raise UserError("unknown key", where=place(key), remedy=_suggest_key(schema, key)) from None
+        # in a section it is the section's own type that lacks the key
+        remedy = _suggest_key(error.object_type or schema, key.rpartition(".")[2])
+        raise UserError("unknown key", where=place(key), remedy=remedy) from None
     except (OmegaConfBaseException, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(
             f"wrong type or value ({problem_of(error)})",
@@ -259,13 +262,10 @@ def _check_shapes(defaults: Any, given: Any, above: str = "") -> None:
 
 
 def _suggest_key(schema: type[Any], key: str) -> str:
-    *parents, leaf = key.split(".")
-    sections = {"evaluate": EvaluateConfig, "tracking": TrackingConfig, "budget": BudgetConfig}
-    schema = sections.get(parents[0], schema) if parents else schema
-    leaf = ABBREVIATIONS.get(leaf, leaf)
-    if schema is GridConfig and leaf in AXES:
-        return f"did you mean 'grid.{leaf}=[...]' or 'train.{leaf}'?"
-    return nearest(leaf, (f.name for f in dataclasses.fields(schema)))
+    key = ABBREVIATIONS.get(key, key)
+    if schema is GridConfig and key in AXES:
+        return f"did you mean 'grid.{key}=[...]' or 'train.{key}'?"
+    return nearest(key, (f.name for f in dataclasses.fields(schema)))
 
 
 def _check_grid(config: GridConfig, where: str) -> None:

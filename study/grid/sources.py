@@ -7,33 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from study import languages
 from study.errors import JobError, UserError, nearest
 from study.files import HASH_LENGTH
-from study.grid.config import BenchmarkConfig, Grid
-from study.jobs.specs import Benchmark, Source
+from study.grid.config import Grid
+from study.jobs.specs import Source
 from study.models.weights import GGUF, SPLIT_NAME, gguf_header
+from study.presets import PRESETS
 
-EMBEDDED_DATASETS = ("cldr-instruct", "cldr-pretrain")
-# lite: at most DEMO_PER_SUBJECT questions a subject, those that cldr-pretrain teaches
-EMBEDDED_BENCHMARKS = ("cldr", "cldr_lite")
-HUB_DATASETS = {
-    "alpaca": "tatsu-lab/alpaca",
-    "tulu3": "allenai/tulu-3-sft-mixture",
-    "openhermes": "teknium/OpenHermes-2.5",
-    "tulu_stanford_alpaca": "arazd/tulu_stanford_alpaca",
-}
-HUB_BENCHMARKS = {
-    "global_mmlu": ("CohereLabs/Global-MMLU", "global_mmlu"),
-    "global_mmlu_lite": ("CohereLabs/Global-MMLU-Lite", "global_mmlu"),
-    "mmlu_prox": ("li-lab/MMLU-ProX", "mmlu_prox"),
-    "mmlu_prox_lite": ("li-lab/MMLU-ProX-Lite", "mmlu_prox"),
-}
 DATA_SUFFIXES = (".jsonl", ".parquet")
 OPEN = "unresolved"
-"""The revision of a hub repository in a plan that is only looked at, when the hub cannot be asked."""
-# weights are told apart by their size and blocks spread over them: reading 15 GB for every plan is no option,
-# and the ends alone are the same in models that differ in some layers only
+"""The revision of a hub repository in a dry run when the hub does not answer."""
+# reading 15 GB of weights for every plan is too slow, and their ends are alike in models that differ in a few
+# layers only: a large file is identified by its size and by blocks spread over it
 SAMPLE_ABOVE_BYTES = 64 * 2**20
 SAMPLE_BLOCK_BYTES = 2**16
 SAMPLE_BLOCKS = 256
@@ -43,23 +28,23 @@ def model_source(name: str, grid: Grid, prepared: Mapping[str, str], where: str)
     """A model of the grid: a name under `prepare`, a local folder, a GGUF file, or a hub id."""
     if name in prepared:
         return Source("job", prepared[name], prepared[name])
-    found = grid.find(name)
-    if found is not None:
-        if found.suffix == GGUF:
-            _check_gguf(found, name, where)
-        elif not (found / "config.json").is_file():
+    path = grid.find(name)
+    if path is not None:
+        if path.suffix == GGUF:
+            _check_gguf(path, name, where)
+        elif not (path / "config.json").is_file():
             raise UserError(
                 f"'{name}' has no config.json",
                 where=where,
                 remedy="give a Hugging Face model folder or a GGUF file",
             )
-        return Source("local", str(found), content_revision(found))
+        return Source("local", str(path), content_revision(path))
     remedy = nearest(name, prepared) if prepared else "give a folder or a hub id"
-    return _hub(name, "model", where, remedy, grid)
+    return hub_source(name, "model", where, remedy, grid)
 
 
 def _check_gguf(file: Path, name: str, where: str) -> None:
-    """Refuse what transformers would read as another model than the one in the file."""
+    """Refuse a file from which transformers would read a different model."""
     try:
         header = gguf_header(file)
     except ValueError as error:
@@ -80,19 +65,24 @@ def _check_gguf(file: Path, name: str, where: str) -> None:
 
 
 def dataset_source(name: str, grid: Grid, where: str) -> Source:
-    """A dataset of the grid: an embedded preset, a local JSONL or Parquet file, or a hub id."""
-    if name in EMBEDDED_DATASETS:
+    """A dataset of the grid: a preset, a local JSONL or Parquet file, or a hub id."""
+    if name in PRESETS and PRESETS[name].hub is None:
         return embedded_source(name)
-    found = grid.find(name)
-    if found is not None:
-        if found.suffix not in DATA_SUFFIXES:
+    path = grid.find(name)
+    if path is not None:
+        if path.suffix not in DATA_SUFFIXES:
             raise UserError(
                 f"'{name}' is not a .jsonl or .parquet file", where=where, remedy="give such a file"
             )
-        return Source("local", str(found), content_revision(found))
-    known = (*EMBEDDED_DATASETS, *HUB_DATASETS)
-    preset, at, commit = name.partition("@")
-    return _hub(HUB_DATASETS.get(preset, preset) + at + commit, "dataset", where, nearest(name, known), grid)
+        return Source("local", str(path), content_revision(path))
+    return hub_source(dataset_repository(name), "dataset", where, nearest(name, PRESETS), grid)
+
+
+def dataset_repository(name: str) -> str:
+    """A dataset's name in a grid, with or without @<revision>, as `<hub id>[@<revision>]`."""
+    preset, at, revision = name.partition("@")
+    hub = PRESETS[preset].hub if preset in PRESETS else None
+    return (hub or preset) + at + revision
 
 
 def embedded_source(name: str) -> Source:
@@ -105,8 +95,8 @@ def embedded_source(name: str) -> Source:
 def content_revision(path: Path) -> str:
     """First 16 hex of a SHA-256 over the content of a file, or the names and contents of a folder's files.
 
-    Hidden files and folders do not count: downloads and editors leave their notes there. Of a file above
-    64 MiB only its size and 256 blocks of 64 KiB, evenly spread from end to end, are read.
+    Hidden files and folders do not count, since downloads and editors keep notes in them. For a file above
+    64 MiB only its size and 256 blocks of 64 KiB, evenly spread from end to end, count.
     """
     total = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _counts(p, path))
@@ -130,7 +120,7 @@ def _counts(file: Path, folder: Path) -> bool:
     return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _hub(name: str, kind: str, where: str, remedy: str, grid: Grid) -> Source:
+def hub_source(name: str, kind: str, where: str, remedy: str, grid: Grid) -> Source:
     """A hub repository at a commit: `org/name@<commit>`, else the cached or current commit of main."""
     repository, _, revision = name.partition("@")
     looks_local = repository.startswith(("/", ".", "~")) or repository.endswith((*DATA_SUFFIXES, GGUF))
@@ -144,7 +134,15 @@ def _hub(name: str, kind: str, where: str, remedy: str, grid: Grid) -> Source:
 
 
 _silent: list[bool] = []
-"""Not empty once the hub did not answer: a look at a grid of ten names does not wait ten times."""
+"""Not empty once the hub did not answer, so that a dry run with ten names does not wait ten times."""
+
+
+def hub_cache(repository: str, kind: str) -> Path:
+    """Where the Hugging Face cache keeps a repository's files, in `refs` and `snapshots`."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
 
 
 def is_commit(revision: str) -> bool:
@@ -155,8 +153,8 @@ def is_commit(revision: str) -> bool:
 def require_commit(data: Any, source: Source) -> None:
     """Refuse rows of another commit than the job's.
 
-    Without a network `datasets.load_dataset` takes the version that was cached last, whatever revision it is
-    asked for. data: what it returned. Raises JobError.
+    Trap: without a network `datasets.load_dataset` gives the version that was cached last, whichever revision
+    it is asked for. data: what it returned. Raises JobError.
     """
     for file in data.cache_files:  # .../<config>/<version>/<commit>/<name>.arrow
         commit = Path(file["filename"]).parent.name
@@ -168,18 +166,17 @@ def require_commit(data: Any, source: Source) -> None:
 
 
 def _hub_commit(repository: str, revision: str, kind: str, where: str, *, may_stay_open: bool) -> str:
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from huggingface_hub.file_download import repo_folder_name
 
     try:
-        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
-        if (folder / "refs" / revision).is_file():  # an air-gapped plan gets the commit fetched for it
-            return (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+        ref = hub_cache(repository, kind) / "refs" / revision
+        if ref.is_file():  # what prefetch noted, for a plan without a network
+            return ref.read_text(encoding="utf-8").strip()
         if may_stay_open and _silent:
             return OPEN
         commit = HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=10).sha
-    except Exception as error:  # which library speaks HTTP, and so its errors, is the hub client's affair
+    except Exception as error:  # the HTTP library, and so its errors, depend on the hub client's version
         if may_stay_open and not isinstance(error, HfHubHTTPError | HFValidationError):
             _silent.append(True)
             return OPEN
@@ -190,50 +187,3 @@ def _hub_commit(repository: str, revision: str, kind: str, where: str, *, may_st
         ) from None
     assert commit is not None
     return commit
-
-
-def benchmark_source(config: BenchmarkConfig, grid: Grid, where: str) -> Benchmark:
-    """A benchmark of the grid: `cldr` or `cldr_lite` (embedded), a hub benchmark by name, or local files."""
-    if config.path is not None:
-        found = grid.find(config.path)
-        if found is None or not found.is_dir():
-            raise UserError(
-                f"no such folder ('{config.path}')",
-                where=f"{where}.path",
-                remedy="give a folder of <language>.jsonl",
-            )
-        if config.schema is None:
-            raise UserError("is missing", where=f"{where}.schema", remedy="write global_mmlu or mmlu_prox")
-        source, schema = Source("local", str(found), content_revision(found)), config.schema
-    elif config.name in EMBEDDED_BENCHMARKS:
-        source, schema = embedded_source(config.name), "global_mmlu"
-    elif config.name.partition("@")[0] in HUB_BENCHMARKS:
-        name, _, commit = config.name.partition("@")
-        repository, schema = HUB_BENCHMARKS[name]
-        pinned = f"{repository}@{commit}" if commit else repository
-        source = _hub(pinned, "dataset", where, "", grid)
-    else:
-        raise UserError(
-            f"'{config.name}' is unknown",
-            where=f"{where}.name",
-            remedy=nearest(config.name, (*EMBEDDED_BENCHMARKS, *HUB_BENCHMARKS))
-            + " (or give path and schema)",
-        )
-    try:
-        name = config.name if config.path is not None else config.name.partition("@")[0]
-        return Benchmark(name, source, schema, config.split, config.num_items)
-    except UserError as error:
-        raise UserError(error.what, where=f"{where}.{error.where}", remedy=error.remedy) from None
-
-
-def benchmark_languages(benchmark: Benchmark) -> list[str]:
-    """The languages a benchmark has, sorted."""
-    if benchmark.source.kind == "local":
-        folder = Path(benchmark.source.name)
-        return sorted({p.stem for p in folder.iterdir() if p.suffix in DATA_SUFFIXES and p.name[0] != "."})
-    if benchmark.source.kind == "embedded":
-        from study.cldr.benchmark import LANGUAGES
-
-        return sorted(LANGUAGES)
-    attribute = "in_global_mmlu" if benchmark.schema == "global_mmlu" else "in_mmlu_prox"
-    return sorted(code for code, language in languages.LANGUAGES.items() if getattr(language, attribute))

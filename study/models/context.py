@@ -1,6 +1,6 @@
-"""How long a sequence a model takes, by its config: transformers checks none of it.
+"""The longest sequence that a model's config allows: transformers does not check it.
 
-config: of the text model (`get_text_config()`), as transformers has it.
+config: transformers' config of the text model (`get_text_config()`).
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 EXTENDED = ("linear", "yarn")
-"""Kinds of RoPE scaling whose factor may come on top of `max_position_embeddings` (Vicuna-16k, Qwen2.5)."""
+"""Kinds of RoPE scaling whose factor may multiply `max_position_embeddings` (Vicuna-16k, Qwen2.5)."""
 
 
 def context_tokens(config: Any) -> int | None:
-    """The longest sequence, in tokens; None where there is no limit (ALiBi, or no positions)."""
+    """The longest sequence, in tokens; None without a limit (ALiBi, or no positions)."""
     limit: int | None = getattr(config, "max_position_embeddings", None)
     if limit is None or getattr(config, "alibi", False):
         return None
@@ -25,9 +25,9 @@ def context_tokens(config: Any) -> int | None:
 
 
 def one_embedding(config: Any) -> int | None:
-    """The longest sequence, in tokens, without a change of the rotary embedding; None: any length.
+    """The longest sequence, in tokens, that does not change the rotary embedding; None: any length.
 
-    `longrope` has another one for longer sequences, and takes it for all rows of a batch with such a one.
+    `longrope` has a second embedding for longer sequences, and uses it for all rows of a batch that has one.
     """
     changes: list[int] = [
         rope["original_max_position_embeddings"]
@@ -38,6 +38,6 @@ def one_embedding(config: Any) -> int | None:
 
 
 def _ropes(config: Any) -> list[dict[str, Any]]:
-    """One for all layers, or one for each type of layer."""
+    """RoPE parameters: one set for all layers, or one per type of layer."""
     ropes = getattr(config, "rope_parameters", None) or {}
     return [ropes, *(rope for rope in ropes.values() if isinstance(rope, dict))]

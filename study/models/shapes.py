@@ -1,4 +1,4 @@
-"""The shapes of models that are built from nothing, as their config.json states them."""
+"""The shapes of models from scratch, as their config.json states them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from study.jobs.specs import Scratch
 
 
 def config_of(scratch: Scratch) -> dict[str, Any]:
-    """The config of such a model, all but its vocabulary.
+    """The config of a model from scratch, without its vocabulary.
 
-    What is particular to an architecture is there at this size too: few key heads and a window that is
-    shorter than most texts (Mistral, every other layer of Gemma-2), heads of a width of their own and both
-    soft-caps (Gemma-2).
+    It has the features of its architecture at every size: few key heads and a sliding window shorter than
+    most texts (Mistral, every other layer of Gemma-2), a head_dim that does not follow from hidden_size, and
+    both soft-caps (Gemma-2).
     """
     config: dict[str, Any] = {
         "model_type": scratch.architecture,

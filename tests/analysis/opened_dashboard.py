@@ -92,11 +92,11 @@ def open_grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
                             "learning_rate": rate,
                             "label_smoothing": smoothing,
                         }
-                        gone = (*cell.values(), language) == MISSING
+                        is_missing = (*cell.values(), language) == MISSING
                         rows = random_letters(
                             str((language, *cell.values())), COUNT, 4.0 - 10 * smoothing, 0.5, 0.95
                         )
-                        folder.add(cell, language, None if gone else rows, failed=gone)  # fmt: skip
+                        folder.add(cell, language, None if is_missing else rows, failed=is_missing)
     study = load_study(root)
     page = write_dashboard(root, study=study)
     with chromium(tmp_path_factory.mktemp("browser")) as tab:

@@ -1,4 +1,4 @@
-"""`python -m analysis`: what it prints, writes and returns."""
+"""`calsweep analyse`: what it prints, writes and returns."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def test_help_is_light_and_nothing_imports_torch() -> None:
     heavy = "torch, numpy, pyarrow, plotly, rich, jinja2"
     code = f"import sys, analysis.cli; print([m for m in '{heavy}'.split(', ') if m in sys.modules])"
     assert run("-c", code).stdout.strip() == "[]"
-    everything = " ".join(
-        sorted(path.stem for path in (ROOT / "analysis").glob("*.py") if path.stem != "__main__")
-    )
-    code = f"import sys; [__import__('analysis.' + m) for m in '{everything}'.split()]"
+    modules = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "analysis").rglob("*.py")]
+    names = [".".join(module.parts) for module in modules if module.stem != "__main__"]
+    assert len(names) > 40
+    code = f"import sys, importlib; [importlib.import_module(name) for name in {names}]"
     assert run("-c", f"{code}; print('torch' in sys.modules)").stdout.strip() == "False"
 
 

@@ -1,19 +1,18 @@
 """`make bench`: what the analysis of a study costs, and the same ECE table through other libraries.
 
-Scores are generated: nothing is read, and what making them takes is not counted. Every case runs in a
-process of its own, which gives its peak memory. Sizes are quarters and halves of the whole, so that cost can
-be seen to grow with the records. Beside the time on the clock stands the processors' own, which a busy
-machine does not stretch as much.
+Scores are generated: nothing is read, and the time to make them is not counted. Every case runs in a separate
+process, which gives its peak memory. Each is run at a quarter, a half and full size, to show how cost grows
+with the records. Processor time is printed beside wall-clock time, since a busy machine stretches it less.
 
-    python -m tests.bench.analysis          # whole
+    python -m tests.bench.analysis          # full size
     python -m tests.bench.analysis 0.05     # a twentieth of the examples
 
 1. All metrics of 42 languages x 14,042 questions x 4 options x 3 models, both kinds of confidence, and 1,000
    paired bootstrap replicates with intervals, null floors and Holm-corrected differences: one core.
 2. The metrics alone of 36 models x 71 shards, Global-MMLU and MMLU-ProX with its 3 to 10 options: two cores.
-3. The ECE table of 1: ours, torchmetrics, netcal, each from the same arrays, through its public function with
-   all its checks; alone, and with replicates, which others have to compute one by one (a table is timed, and
-   multiplied). Ratios are of processor time.
+3. The ECE table of case 1 by ours, torchmetrics and netcal, each from the same arrays, through its public
+   function with all its checks; alone, and with replicates, which the others have to compute one by one (one
+   table is timed, and multiplied). Ratios compare processor time.
 """
 
 from __future__ import annotations
@@ -38,7 +37,8 @@ from analysis.diagnoses.metrics import all_metrics
 from analysis.inference import bootstrap as uncertainty
 from analysis.inference import estimates as inference
 from analysis.inference.estimates import Estimate
-from analysis.reading.measure import CONFIDENCES, PerExample, Scored, measure, per_example, sum_examples
+from analysis.reading.measure import estimates, measure, sum_examples
+from analysis.reading.scored import CONFIDENCES, PerExample, Scored, per_example
 from study.bins import FloatArray
 
 GLOBAL_MMLU, MMLU_PROX = (42, 14_042), (29, 11_759)
@@ -47,7 +47,7 @@ SHARDS_AT_ONCE = 8
 ROUNDS = 25
 
 Times = tuple[float, float]
-"""Seconds on the clock, and of the processor."""
+"""Seconds of wall-clock time, and of processor time."""
 
 
 class Stopwatch:
@@ -70,7 +70,7 @@ class Stopwatch:
 
 
 def made_scores(num_items: int, most_options: int, seed: int) -> tuple[FloatArray, NDArray[np.int64]]:
-    """(N, C) nats and (N,) labels of an over-confident model; 3 to C options where C is above 4."""
+    """(N, C) nats and (N,) labels of an over-confident model; with 3 to C options if C is above 4."""
     rng = np.random.default_rng(seed)
     score = rng.normal(-4.0, 2.0, (num_items, most_options))
     score -= np.log(np.exp(score).sum(axis=1, keepdims=True)) + 0.2  # letters hold most of the probability
@@ -100,7 +100,7 @@ def metrics_and_replicates(num_items: int) -> Times:
     watch.start()
     resamples = uncertainty.resample(ids, num_replicates=REPLICATES)
     watch.stop()
-    eces: list[dict[str, Estimate | None]] = []
+    eces: list[dict[str, Estimate]] = []
     for model in range(num_models):
         of_model: list[dict[str, Estimate]] = []
         for first in range(0, num_languages, SHARDS_AT_ONCE):
@@ -113,7 +113,7 @@ def metrics_and_replicates(num_items: int) -> Times:
                 examples = per_example(shard)
                 every_metric(shard, examples)
                 sums.append(sum_examples(resamples, resamples.rows(ids), shard, examples))
-            of_model += uncertainty.estimates(resamples, sums)
+            of_model += estimates(resamples, sums)
             watch.stop()
         watch.start()
         for of_shard in of_model:
@@ -122,8 +122,11 @@ def metrics_and_replicates(num_items: int) -> Times:
         eces.append({str(language): of_shard["ece_raw"] for language, of_shard in enumerate(of_model)})
         watch.stop()
     watch.start()
-    inference.compare(eces[1], eces[0])
-    inference.compare(eces[2], eces[1])
+    for a, b in ((eces[1], eces[0]), (eces[2], eces[1])):
+        differences = {language: inference.difference(a[language], b[language]) for language in a}
+        for estimate in differences.values():
+            inference.interval(estimate)
+        inference.holm({language: inference.p_value(one) for language, one in differences.items()})
     for by_language in eces:
         inference.mean(list(by_language.values()))
     watch.stop()
@@ -165,7 +168,7 @@ def netcal_ece() -> Callable[[FloatArray, Any], float]:
 
 
 def ece_table(num_items: int) -> None:
-    """Case 3: libraries take turns over all cells, several rounds, and the medians are compared."""
+    """Case 3: the libraries take turns over all cells for several rounds; the medians are compared."""
     cells = [
         (examples.confidence["renormalised"], examples.correct)
         for seed in range(GLOBAL_MMLU[0] * 3)
@@ -216,16 +219,16 @@ def ece_table_with_replicates(cells: list[tuple[FloatArray, Any]]) -> Times:
             uncertainty.sum_rows(resamples, rows, {"": confidence}, correct, {})
             for confidence, correct in cells[first : first + SHARDS_AT_ONCE]
         ]
-        for of_cell in uncertainty.estimates(resamples, sums):
-            inference.interval(of_cell["ece"])
+        for of_cell in uncertainty.estimates(resamples, sums, {}):
+            inference.interval(of_cell["ece", ""])
     watch.stop()
     return watch.times
 
 
 def in_processes(function: Callable[..., Times], *arguments: list[Any]) -> tuple[float, float, float]:
-    """The longest time on the clock, the processors' together, and the sum of the peaks in GiB.
+    """The longest wall-clock time, the sum of the processor times, and the sum of the peaks in GiB.
 
-    A process for each element of `arguments`, started and with everything imported before its time begins.
+    There is one process for each element of `arguments`, with everything imported before its time begins.
     """
     context = multiprocessing.get_context("spawn")
     pools = [concurrent.futures.ProcessPoolExecutor(1, mp_context=context) for _ in arguments[0]]

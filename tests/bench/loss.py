@@ -2,7 +2,7 @@
 
 Each contender runs in turn, several rounds, so that a machine that slows down slows all of them; what counts
 is the ratio of the medians. The limit is the three matrix products that nobody can do without: logits, and
-the gradients of hidden states and head, alone. Memory is the peak of a process of its own above that of the
+the gradients of hidden states and head, alone. Memory is the peak of a separate process above that of the
 inputs.
 
     python -m tests.bench.loss                            # the default shapes: ten minutes

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from study.languages import LANGUAGES
+from study.benchmarks.definition import definition_of
 from tests.grids import write_model
 from tests.sweeping import ROOT
 
@@ -38,9 +38,9 @@ HELP_RUNS = 11
 def write_big_grid(folder: Path) -> Path:
     """10 rates x 10 smoothing factors x 100 seeds; 29 and 42 languages."""
     write_model(folder / "m")
-    for name, attribute in (("prox", "in_mmlu_prox"), ("global", "in_global_mmlu")):
+    for name, schema in (("prox", "mmlu_prox"), ("global", "global_mmlu")):
         (folder / name).mkdir()
-        for code in (code for code, language in LANGUAGES.items() if getattr(language, attribute)):
+        for code in definition_of(schema).languages:
             (folder / name / f"{code}.jsonl").write_text("{}\n")
     grid = folder / "grid.yaml"
     grid.write_text(

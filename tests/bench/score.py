@@ -76,7 +76,7 @@ LENGTHS = {
 WITHIN_ITEM = 0.28
 """Options of an item are about equally long: the standard deviation of the logarithm."""
 MOST_WORDS = 400
-"""Of a text before it is cut: a word is one token at least."""
+"""Words of a text before it is cut: a word is at least one token."""
 
 
 class Case(NamedTuple):
@@ -211,8 +211,8 @@ class Contenders:
     def ours(self, queries: Sequence[Query]) -> tuple[float, list[list[float]]]:
         """(CPU-seconds, the log-scores by item)."""
         begin = time.process_time()
-        found = self.scorer.score(queries)
-        return time.process_time() - begin, [one.scores for one in found]
+        actual = self.scorer.score(queries)
+        return time.process_time() - begin, [one.scores for one in actual]
 
     def exact(self, queries: Sequence[Query]) -> list[list[float]]:
         """The log-scores in float32."""
@@ -221,8 +221,8 @@ class Contenders:
     def theirs(self, queries: Sequence[Query]) -> tuple[float, list[list[float]]]:
         """As `ours`."""
         begin = time.process_time()
-        found = log_scores(self.peer, queries)
-        return time.process_time() - begin, found
+        actual = log_scores(self.peer, queries)
+        return time.process_time() - begin, actual
 
     def bound(self, queries: Sequence[Query], tokens: int, read: int) -> float:
         """How many times the operations that are needed HFLM takes."""

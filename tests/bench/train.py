@@ -37,7 +37,7 @@ from study.jobs.specs import Hyperparameters
 from training.data.token_files import IGNORE_INDEX, TokenDataset
 from training.engine import zero
 from training.model import LossModel
-from training.step import Step, accumulate
+from training.step import StepSums, accumulate
 
 EPS = 0.1
 GLOBAL_BATCH = 128
@@ -180,7 +180,7 @@ class Ours:
         self.engine = zero.engine(LossModel(model(), HYPER), HYPER, RESOURCES, steps=1000)
         self.engine.train()
 
-    def step(self, dataset: TokenDataset, batch: Indices) -> tuple[float, Step]:
+    def step(self, dataset: TokenDataset, batch: Indices) -> tuple[float, StepSums]:
         begin = time.process_time()
         done = accumulate(self.engine, dataset, batch, 0, RESOURCES, self.world)
         self.engine.step()
@@ -193,7 +193,7 @@ def measure(name: str, number: int, folder: str) -> dict[str, float]:
     short = np.argsort(np.diff(dataset.offsets), kind="stable")[:16]
     if name == "loss of ours":
         _, done = Ours().step(dataset, short)
-        return {"loss": float(done.sums[0] / done.sums[2])}
+        return {"loss": float(done.losses[0] / done.losses[2])}
     if name == "loss of the Trainer":
         _, loss, _ = peer_step(model(), rows(dataset, short), "random", 0, folder, batch=16, accumulation=1)
         return {"loss": float(loss)}
@@ -207,20 +207,20 @@ def measure(name: str, number: int, folder: str) -> dict[str, float]:
 
 
 def in_a_process(name: str, number: int) -> dict[str, float]:
-    """Of its own: each contender needs most of the memory there is."""
+    """In a separate process: each contender needs most of the memory."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tests.bench.train", "--one", name, str(number), folder]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    print(f"  {name}, {number + 1}: {found}", file=sys.stderr)
-    return found
+    actual: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(f"  {name}, {number + 1}: {actual}", file=sys.stderr)
+    return actual
 
 
 def main(rounds: int) -> None:
     losses = [in_a_process(name, 0)["loss"] for name in ("loss of ours", "loss of the Trainer")]
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in ("calsweep", *STRATEGIES)}
+    actual: dict[str, list[dict[str, float]]] = {name: [] for name in ("calsweep", *STRATEGIES)}
     for number in range(rounds):
-        for name, values in found.items():
+        for name, values in actual.items():
             values.append(in_a_process(name, number))
     table = Table(
         title=f"target tokens per CPU-second, 1 thread, median of {rounds} steps of {GLOBAL_BATCH} examples",
@@ -229,10 +229,10 @@ def main(rounds: int) -> None:
     for column in ("", "target tokens/s", "ours is faster by", "padding"):
         table.add_column(column, justify="left" if column == "" else "right")
     rate, padding = (
-        {name: statistics.median(value[key] for value in values) for name, values in found.items()}
+        {name: statistics.median(value[key] for value in values) for name, values in actual.items()}
         for key in ("rate", "padding")
     )
-    for name in found:
+    for name in actual:
         ratio = rate["calsweep"] / rate[name]
         table.add_row(name, f"{rate[name]:.0f}", f"{ratio:.2f}", f"{padding[name]:.0%}")
     Console(width=110).print(table)

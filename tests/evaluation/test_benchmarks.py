@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.items import global_mmlu, mmlu_prox
 from evaluation.items.item import Item
 from evaluation.items.load import load_items, load_split
+from evaluation.items.row import read_item
 from evaluation.items.table import items_table
+from study.benchmarks.definition import columns_of
 from study.errors import JobError, RecordError, UserError
 from study.grid.sources import embedded_source
 from study.jobs.specs import Benchmark, Source
@@ -93,7 +94,7 @@ def test_parquet_and_jsonl_give_the_same_items(tmp_path: Path, schema: str, lang
         ("global_mmlu", "sw", {"answer": "AB"}, "answer is 'AB'"),
         ("global_mmlu", "sw", {"answer": ""}, "answer is ''"),
         ("global_mmlu", "sw", {"answer": None}, "answer is None"),
-        ("global_mmlu", "sw", {"sample_id": None}, "sample_id is None, expected text"),
+        ("global_mmlu", "sw", {"sample_id": None}, "sample_id is None, expected a whole number or text"),
         ("global_mmlu", "sw", {"option_b": 5}, "option 5 is not text"),
         ("global_mmlu", "sw", {"question": None}, "question is None, expected text"),
         ("global_mmlu", "sw", {"question": " \n"}, "question is blank"),
@@ -135,11 +136,10 @@ READ_COLUMNS = {
     ("schema", "column"), [(schema, column) for schema, columns in READ_COLUMNS.items() for column in columns]
 )
 def test_a_missing_column_is_named(schema: str, column: str) -> None:
-    parse = {"global_mmlu": global_mmlu.parse, "mmlu_prox": mmlu_prox.parse}[schema]
     row = rows_of(schema, {"global_mmlu": "sw", "mmlu_prox": "zh"}[schema])[0]
     del row[column]
     with pytest.raises(RecordError, match=f"here: there is no column '{column}'"):
-        parse(row, "here")
+        read_item(row, columns_of(schema), "here")
 
 
 CELLS = st.one_of(
@@ -152,7 +152,7 @@ CELLS = st.one_of(
 @given(data=st.data())
 def test_any_row_is_an_item_a_gap_or_one_sentence(schema: str, data: st.DataObject) -> None:
     """A good row with a few cells replaced or removed."""
-    parse, language = {"global_mmlu": (global_mmlu.parse, "sw"), "mmlu_prox": (mmlu_prox.parse, "zh")}[schema]
+    language = {"global_mmlu": "sw", "mmlu_prox": "zh"}[schema]
     row = dict(data.draw(st.sampled_from(rows_of(schema, language))))
     for column in data.draw(st.lists(st.sampled_from([*row, "share_equal_to_english"]), max_size=4)):
         if data.draw(st.booleans()):
@@ -161,7 +161,7 @@ def test_any_row_is_an_item_a_gap_or_one_sentence(schema: str, data: st.DataObje
             row.pop(column, None)
     item, said = None, ""
     try:
-        item = parse(row, "here")
+        item = read_item(row, columns_of(schema), "here")
     except RecordError as error:
         said = str(error)
     if item is not None:
@@ -180,12 +180,12 @@ def test_any_row_is_an_item_a_gap_or_one_sentence(schema: str, data: st.DataObje
 
 
 def test_columns_of_absent_options_may_be_left_out() -> None:
-    """Two options in a file of one's own: XCOPA in MMLU-ProX's columns."""
+    """Two options in a user's own file: XCOPA in MMLU-ProX's columns."""
     row = {
         "question_id": "test-0", "question": "Why?", "option_0": "So.", "option_1": "Thus.",
         "answer": "B", "answer_index": 1, "category": "cause",
     }  # fmt: skip
-    item = mmlu_prox.parse(row, "here")
+    item = read_item(row, columns_of("mmlu_prox"), "here")
     assert item is not None
     assert (item.options, item.label) == (("So.", "Thus."), 1)
 
@@ -197,7 +197,7 @@ def test_a_global_mmlu_row_without_four_options_is_skipped(tmp_path: Path) -> No
     assert (len(split.items), split.num_skipped) == (1, 1)
 
 
-def test_doubled_ids_empty_splits_and_missing_files_are_told(tmp_path: Path) -> None:
+def test_doubled_ids_empty_splits_and_missing_files_are_reported(tmp_path: Path) -> None:
     row = rows_of("global_mmlu", "sw")[0]
     write_rows(tmp_path, "sw", [row, row])
     with pytest.raises(RecordError, match="id 'abstract_algebra/test/0' occurs a second time"):
@@ -243,15 +243,16 @@ def test_the_embedded_benchmark_is_parallel_over_languages() -> None:
 
 
 def test_the_columns_that_analysis_slices_by_may_be_missing_but_never_wrong() -> None:
-    row = rows_of("global_mmlu", "sw")[0]
-    full = global_mmlu.parse({**row, "quality": "B", "share_equal_to_english": "0.25"}, "here")
+    row, columns = rows_of("global_mmlu", "sw")[0], columns_of("global_mmlu")
+    full = read_item({**row, "quality": "B", "share_equal_to_english": "0.25"}, columns, "here")
     assert full is not None
     assert (full.category, full.cultural_sensitivity) == ("STEM", None)
     assert (full.quality, full.share_equal_to_english) == ("B", 0.25)
-    told = ("subject_category", "cultural_sensitivity_label")
-    bare = global_mmlu.parse({k: v for k, v in row.items() if k not in told}, "here")
+    optional = ("subject_category", "cultural_sensitivity_label")
+    bare = read_item({k: v for k, v in row.items() if k not in optional}, columns, "here")
     assert bare == Item(full.example_id, full.subject, full.question, full.options, full.label)
-    null = global_mmlu.parse({**row, **dict.fromkeys((*told, "quality", "share_equal_to_english"))}, "here")
+    absent = dict.fromkeys((*optional, "quality", "share_equal_to_english"))
+    null = read_item({**row, **absent}, columns, "here")
     assert null == bare
 
 
@@ -303,10 +304,6 @@ def test_a_hub_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         load_items(benchmark, "sww")
 
 
-def test_every_schema_of_the_specs_has_a_parser() -> None:
-    from evaluation.items.load import PARSERS
-    from study.jobs.specs import SCHEMAS
-
-    assert set(PARSERS) == set(SCHEMAS)
-    with pytest.raises(UserError):
-        local(FIXTURES, "belebele")
+def test_rows_of_an_unknown_schema_are_refused() -> None:
+    with pytest.raises(UserError, match="schema: 'belebele' is unknown; valid: global_mmlu, mmlu_prox"):
+        load_items(local(FIXTURES / "global_mmlu", "belebele"), "sw")

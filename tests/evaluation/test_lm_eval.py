@@ -48,7 +48,7 @@ def tiny(name: str) -> PreTrainedModel:
 
 
 def made_items(num_options: int, subject: str, count: int) -> list[Item]:
-    """Of unlike lengths, in several scripts; no two options alike, many with a like end."""
+    """Questions of different lengths in several scripts; options differ, and many have the same ending."""
     made = []
     for i in range(count):
         words = WORDS[i % 5 :] + WORDS[: i % 5]
@@ -59,14 +59,14 @@ def made_items(num_options: int, subject: str, count: int) -> list[Item]:
 
 
 def made_queries(protocol: str, num_options: int, num_shots: int) -> list[Query]:
-    """Two subjects, each with shots of its own."""
-    found = []
+    """Two subjects with different shots."""
+    actual = []
     for subject, count in (("a", 6), ("b", 3)):
         items = made_items(num_options, subject, num_shots + count)
         for item in items[num_shots:]:
             text = context(item, items[:num_shots], protocol=protocol, scaffold="english", language="en")
-            found.append(Query(item.example_id, text, answers(item, protocol=protocol, scaffold="english")))
-    return found
+            actual.append(Query(item.example_id, text, answers(item, protocol=protocol, scaffold="english")))
+    return actual
 
 
 @pytest.mark.parametrize("num_shots", [0, 5])
@@ -91,8 +91,8 @@ def test_the_golden_file_holds_what_lm_eval_says_today(name: str) -> None:
     for protocol, num_shots in kept.CASES:
         entries = kept.golden(protocol, num_shots)
         said = log_scores(lm, kept.as_queries(entries))
-        for entry, own in zip(entries, said, strict=True):
-            assert_close(entry["log_scores"][name], own, rtol=0, atol=TOLERANCE)
+        for question, own in zip(entries, said, strict=True):
+            assert_close(question["log_scores"][name], own, rtol=0, atol=TOLERANCE)
 
 
 def rows(subject: str, split: str, count: int) -> list[dict[str, str]]:
@@ -164,10 +164,10 @@ def test_a_task_of_lm_evals_own_asks_and_scores_the_same(
         "fp32",
         Prompting(num_shots=num_shots),
     )
-    found = questions(spec)
+    actual = questions(spec)
     asked = {
-        one.item.example_id: query(one, found.shots[one.item.subject] if num_shots else (), spec, None)
-        for one in found.asked
+        one.item.example_id: query(one, actual.shots[one.item.subject] if num_shots else (), spec, None)
+        for one in actual.asked
     }
     scores = Scorer([model], tokenizer, batch_tokens=3000).score(list(asked.values()))
     ours = dict(zip(asked, scores, strict=True))

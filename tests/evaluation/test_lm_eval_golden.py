@@ -30,7 +30,7 @@ FILE = Path(__file__).with_name("golden_lm_eval.json")
 CONTEXT = 2048
 TOLERANCE = 1e-4
 SCALE = 1.2
-"""Of the weights, which are uniform in [-SCALE / 2, SCALE / 2): far from equal scores."""
+"""Weights are uniform in [-SCALE / 2, SCALE / 2), which keeps scores far from equal."""
 MODELS = ["llama", "gemma2"]
 ITEMS = [
     Item("0", "s", "Mji mkuu wa Kenya ni upi?", ("Nairobi", "Kampala", "Dodoma", "Kigali"), 0),
@@ -81,12 +81,18 @@ def asked(protocol: str, num_shots: int) -> list[Query]:
 
 
 def golden(protocol: str, num_shots: int) -> list[dict[str, Any]]:
-    entries = json.loads(FILE.read_text(encoding="utf-8"))
-    return [entry for entry in entries if (entry["protocol"], entry["num_shots"]) == (protocol, num_shots)]
+    questions = json.loads(FILE.read_text(encoding="utf-8"))
+    return [
+        question
+        for question in questions
+        if (question["protocol"], question["num_shots"]) == (protocol, num_shots)
+    ]
 
 
-def as_queries(entries: list[dict[str, Any]]) -> list[Query]:
-    return [Query(entry["name"], entry["context"], tuple(entry["answers"])) for entry in entries]
+def as_queries(questions: list[dict[str, Any]]) -> list[Query]:
+    return [
+        Query(question["name"], question["context"], tuple(question["answers"])) for question in questions
+    ]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100_000])
@@ -94,10 +100,10 @@ def as_queries(entries: list[dict[str, Any]]) -> list[Query]:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_scores_are_those_of_lm_eval(name: str, protocol: str, num_shots: int, batch_tokens: int) -> None:
     scorer = Scorer([tiny(name)], make_tokenizer(bos=True), batch_tokens=batch_tokens)
-    entries = golden(protocol, num_shots)
-    scores = scorer.score(as_queries(entries), letters=protocol == "letter")
-    for entry, own in zip(entries, scores, strict=True):
-        assert_close(own.scores, entry["log_scores"][name], rtol=0, atol=TOLERANCE)
+    questions = golden(protocol, num_shots)
+    scores = scorer.score(as_queries(questions), letters=protocol == "letter")
+    for question, own in zip(questions, scores, strict=True):
+        assert_close(own.scores, question["log_scores"][name], rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(("protocol", "num_shots"), CASES)
@@ -112,9 +118,9 @@ def main() -> None:
         queries = asked(protocol, num_shots)
         scores = {name: log_scores(peer, queries) for name, peer in peers.items()}
         for i, query in enumerate(queries):
-            own = {name: [round(value, 6) for value in found[i]] for name, found in scores.items()}
-            entry = {"protocol": protocol, "num_shots": num_shots, **query._asdict(), "log_scores": own}
-            lines.append(json.dumps(entry, ensure_ascii=False))
+            own = {name: [round(value, 6) for value in actual[i]] for name, actual in scores.items()}
+            question = {"protocol": protocol, "num_shots": num_shots, **query._asdict(), "log_scores": own}
+            lines.append(json.dumps(question, ensure_ascii=False))
     FILE.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.prefixes import Shared, shared_prefixes
+from evaluation.prefixes import Group, shared_prefixes
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), max_size=7)
 
 
-def saved(groups: Sequence[Shared], cost: int) -> int:
+def saved(groups: Sequence[Group], cost: int) -> int:
     return sum((len(g.members) - 1) * g.length - cost for g in groups if g.length)
 
 
@@ -54,6 +54,6 @@ def test_two_subjects_with_shots_of_their_own() -> None:
 
 
 def test_a_saving_below_the_cost_of_a_pass_is_none() -> None:
-    assert shared_prefixes([[1, 2, 3], [1, 2, 4]], cost=2) == [Shared([0, 1], 0)]
-    assert shared_prefixes([[1, 2, 3], [1, 2, 4]], cost=1) == [Shared([0, 1], 2)]
+    assert shared_prefixes([[1, 2, 3], [1, 2, 4]], cost=2) == [Group([0, 1], 0)]
+    assert shared_prefixes([[1, 2, 3], [1, 2, 4]], cost=1) == [Group([0, 1], 2)]
     assert shared_prefixes([], cost=1) == []

@@ -76,7 +76,7 @@ def scored(benchmark: Benchmark, folder: Path, paths: JobPaths, **prompting: Any
 def log_probs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, letters: str, keep: int = CONTEXT
 ) -> list[float]:
-    """Of letters after a text, of which the BOS and the last `keep` - 1 tokens are left."""
+    """Scores of letters after a text cut to its BOS and its last `keep` - 1 tokens."""
     ids = tokenizer(text)["input_ids"]
     ids = ids if len(ids) <= keep else [ids[0], *ids[len(ids) - keep + 1 :]]
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_a_chat_is_the_tokenizer_s_own_with_one_bos(
 
 def test_without_a_chat_template_there_is_no_chat(benchmark: Benchmark, tmp_path: Path) -> None:
     plain = save(make_llama(), make_tokenizer(), tmp_path / "model")
-    with pytest.raises(JobError, match="has no chat template; take the scaffold english or native"):
+    with pytest.raises(JobError, match="has no chat template; use the scaffold english or native"):
         run(make_job(benchmark, scaffold="chat"), JobPaths(tmp_path / "job"), plain)
 
 
@@ -184,7 +184,7 @@ def test_prompts_beyond_the_context_fail_or_lose_their_beginning(
         want = log_probs(short, tokenizer, text, " A, B, C, D", keep=60)
         assert row["scores"] == pytest.approx(want, abs=1e-4)
         assert row["num_prompt_tokens"] == 60
-    # told at the end, also of what an earlier attempt has cut
+    # reported at the end, with the cuts of earlier attempts
     paths = JobPaths(tmp_path / "cut")
     assert read_json(paths.done)["num_cut"] == len(rows) == 6
     paths.done.unlink()

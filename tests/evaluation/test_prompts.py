@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,6 +116,41 @@ def test_prompts_are_the_golden_ones() -> None:
     assert text == (FIXTURES / "prompts.golden.txt").read_text(encoding="utf-8")
 
 
+PASSAGE = "Kenya iko Afrika.\n Ina mji mkuu."
+READING = dataclasses.replace(KENYA, passage=PASSAGE)
+
+
+def test_a_passage_under_letters_gives_lm_evals_belebele_prompt() -> None:
+    """lm_eval/tasks/belebele/_default_template_yaml of lm-eval 0.4."""
+    template = (
+        "P: {{flores_passage}}\nQ: {{question.strip()}}\nA: {{mc_answer1}}\nB: {{mc_answer2}}\n"
+        "C: {{mc_answer3}}\nD: {{mc_answer4}}\nAnswer:"
+    )
+    row = {f"mc_answer{i}": option for i, option in enumerate(READING.options, start=1)}
+    row |= {"flores_passage": PASSAGE, "question": READING.question}
+    expected = jinja2.Template(template).render(row)
+    how: dict[str, Any] = {"protocol": "letter", "language": "sw"}
+    assert context(READING, (), scaffold="english", **how) == expected
+    assert context(READING, [READING], scaffold="english", **how) == f"{expected} A\n\n{expected}"
+    assert f"<|user|>{expected}<|end|>" in context(READING, (), scaffold="chat", chat=CHAT, **how)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "scaffold"), [("letter", "native"), ("option_text", "english"), ("option_text", "native")]
+)
+def test_elsewhere_a_passage_stands_above_the_prompt(protocol: str, scaffold: str) -> None:
+    how: dict[str, Any] = {"protocol": protocol, "scaffold": scaffold, "language": "sw"}
+    alone = context(KENYA, (), **how)
+    assert context(READING, (), **how) == f"{PASSAGE}\n{alone}"
+    after_a_shot = context(KENYA, [UGANDA], **how).replace(alone, f"{PASSAGE}\n{alone}")
+    assert context(READING, [UGANDA], **how) == after_a_shot
+
+
+def test_in_a_chat_a_passage_stands_above_the_bare_question() -> None:
+    text = context(READING, (), protocol="option_text", scaffold="chat", language="sw", chat=CHAT)
+    assert text == f"<|user|>{PASSAGE}\nMji mkuu wa Kenya ni upi?<|end|><|assistant|>"
+
+
 def test_an_answer_follows_after_one_space_and_in_a_chat_right_away() -> None:
     assert continuation("A") == " A"
     assert continuation("Nairobi") == " Nairobi"
@@ -163,8 +200,8 @@ def test_rotations_are_the_items_own_and_one_answer_is_right(item: Item) -> None
 @in_every_scaffold
 @given(item=items())
 def test_there_is_one_answer_an_option_and_none_twice(protocol: str, scaffold: str, item: Item) -> None:
-    found = answers(item, protocol=protocol, scaffold=scaffold)
-    assert len(found) == len(set(found)) == len(item.options)
+    texts_of_answers = answers(item, protocol=protocol, scaffold=scaffold)
+    assert len(texts_of_answers) == len(set(texts_of_answers)) == len(item.options)
 
 
 def test_every_language_has_words_of_its_own() -> None:
@@ -200,7 +237,7 @@ def test_serbian_words_follow_the_script_of_the_question() -> None:
     assert native_words("sr", "Који је главни град?").answer == "Одговор:"
     assert native_words("sr", "Koji je glavni grad?").answer == "Odgovor:"
     assert native_words("ru", "2 + 2").answer == "Ответ:"
-    with pytest.raises(JobError, match="no words in language 'et'; take 'english'"):
+    with pytest.raises(JobError, match="no words in language 'et'; use 'english'"):
         native_words("et", "Mis?")
 
 
@@ -213,6 +250,10 @@ def test_versions_differ_exactly_where_prompts_do() -> None:
     assert not versions("english") & versions("chat")
     assert version("letter", "native", "en") == version("letter", "english", "sw")
     assert version("letter", "native", "de") not in versions("english")
+    kinds = [(protocol, scaffold) for protocol in PROTOCOLS for scaffold in SCAFFOLDS]
+    with_passage = {version(*kind, "sw", with_passage=True) for kind in kinds}
+    assert len(with_passage) == len(kinds)
+    assert not with_passage & {*versions("english"), *versions("native"), *versions("chat")}
 
 
 def test_a_version_is_the_same_in_every_process_and_changes_with_a_space(
@@ -231,8 +272,8 @@ def test_a_version_is_the_same_in_every_process_and_changes_with_a_space(
         assert version.__wrapped__("letter", "english", "en") != here
     assert version.__wrapped__("letter", "english", "en") == here
 
-    def other_between_shots(item: Item, shots: list[Item], **told: Any) -> str:
-        return context(item, shots, **told) + (" " if shots else "")
+    def other_between_shots(item: Item, shots: list[Item], **how: Any) -> str:
+        return context(item, shots, **how) + (" " if shots else "")
 
     monkeypatch.setattr("evaluation.prompts.context", other_between_shots)
     assert version.__wrapped__("letter", "english", "en") != here

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PhiConfig, PhiForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from evaluation import forward, scoring
 from evaluation.encoding import Encoded, Query
@@ -110,6 +110,19 @@ def test_questions_behind_the_same_shots_score_as_if_alone(
     assert min(lengths) > 40
 
 
+def test_a_bias_of_the_head_counts() -> None:
+    torch.manual_seed(0)
+    config = PhiConfig(
+        vocab_size=len(TOKENIZER), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, initializer_range=0.3,
+    )  # fmt: skip
+    phi = PhiForCausalLM(config).eval()
+    torch.nn.init.normal_(phi.lm_head.bias)
+    scores = Scorer([phi], TOKENIZER, batch_tokens=150).score(TEXT_QUERIES)
+    for query, score in zip(TEXT_QUERIES, scores, strict=True):
+        assert score.scores == pytest.approx(expected(phi, TOKENIZER, query), abs=5e-5)
+
+
 def test_a_head_cut_into_slices_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Scorer([MODELS["gemma2"]], TOKENIZER, batch_tokens=10_000)
     whole = scorer.score(TEXT_QUERIES)
@@ -140,9 +153,9 @@ def test_neither_padding_nor_company_changes_a_score(
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=40), batch_tokens=st.integers(1, 200))
 def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], batch_tokens: int) -> None:
-    found = length_batches(lengths, batch_tokens)
-    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
-    for batch in found:
+    actual = length_batches(lengths, batch_tokens)
+    assert sorted(i for batch in actual for i in batch) == list(range(len(lengths)))
+    for batch in actual:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= batch_tokens
 
 
@@ -214,7 +227,7 @@ def raise_out_of_memory(*args: object) -> list[list[float]]:
 
 
 def test_a_model_that_looks_at_the_order_of_its_input_shares_nothing() -> None:
-    """Positions by place in the batch, whatever it is told: questions and answers must lie alone."""
+    """Positions follow the place in the batch and ignore position_ids: answers need separate sequences."""
 
     class Ordered(type(MODELS["llama"].base_model)):  # type: ignore[misc]
         def forward(self, *args: object, **kwargs: object) -> object:
@@ -265,7 +278,7 @@ def test_an_option_that_ends_beyond_the_context_is_refused() -> None:
 
 def test_a_letter_of_two_tokens_is_refused() -> None:
     scorer = Scorer([MODELS["llama"]], make_tokenizer(letters="AB"), batch_tokens=100)
-    with pytest.raises(JobError, match=r"' C' is no token of its own \(item '1'\)"):
+    with pytest.raises(JobError, match=r"' C' is not a single token \(item '1'\)"):
         scorer.score(LETTER_QUERIES, letters=True)
 
 
@@ -291,7 +304,7 @@ def test_letters_the_tokenizer_does_not_know_are_refused() -> None:
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
     scorer = Scorer([MODELS["llama"]], tokenizer, batch_tokens=100)
-    with pytest.raises(JobError, match="does not tell the letters AB apart"):
+    with pytest.raises(JobError, match="does not distinguish the letters AB"):
         scorer.score(queries(["Answer:"], ["AB"]), letters=True)
 
 

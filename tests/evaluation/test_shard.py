@@ -1,4 +1,4 @@
-"""Whole shards on a tiny model: records, resume, refusal, and what W&B is told."""
+"""Complete shards on a tiny model: records, resume, refusal, and what is sent to W&B."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_shard_that_is_told_to_stop_keeps_its_parts_and_goes_on(
     assert not stopped.done.exists()
     assert len(records.parts(stopped.predictions)) == 2
     assert json.loads(stopped.progress.read_text())["done"] == 8
-    with pytest.raises(Stopped):  # told before it began
+    with pytest.raises(Stopped):  # requested before it began
         run(job, stopped, model_folder)
     assert len(records.parts(stopped.predictions)) == 2
     stopping.listen()
@@ -146,7 +146,7 @@ def test_a_pack_stops_between_languages_and_finishes_the_one_that_has_all_its_pa
     failures = shard.evaluate(jobs, tracking=DISABLED, on_progress=tell_at_the_last_item, **options)
     assert [job for job, _ in failures] == [
         jobs[0][0]
-    ]  # told at the end of the last: nothing is left to stop
+    ]  # requested at the end of the last one: nothing is left to stop
     assert jobs[2][1].done.exists()
 
 

@@ -73,22 +73,22 @@ def study_of(folder: Path, job: Job) -> StudyPaths:
 @pytest.fixture
 def started() -> Iterator[list[ForkServerProcess]]:
     """The attempts. None outlives the test, and no service of W&B outlives its attempt for long."""
-    found: list[ForkServerProcess] = []
-    yield found
-    for process in found:
+    actual: list[ForkServerProcess] = []
+    yield actual
+    for process in actual:
         process.kill()
         process.join()
-    parents = [process.pid for process in found]
+    parents = [process.pid for process in actual]
     eventually(lambda: not services(parents), "the services of W&B end")
 
 
 def services(parents: Sequence[int | None]) -> list[int]:
     """The processes of W&B that were started by these."""
-    found = []
+    actual = []
     for process in psutil.process_iter(["name", "cmdline"]):
         if process.info["name"] == "wandb-core" and {*map(str, parents)} & {*(process.info["cmdline"] or [])}:
-            found.append(process.pid)
-    return found
+            actual.append(process.pid)
+    return actual
 
 
 def start(paths: StudyPaths, job: Job, started: list[ForkServerProcess]) -> ForkServerProcess:
@@ -160,7 +160,7 @@ def test_a_shard_that_is_killed_twenty_times(
     expected, folder = digests(alone.job(job.job_id)), killed.job(job.job_id)
     assert len(expected) == PARTS
 
-    moments, found, in_a_save = random.Random(0), 0, 0
+    moments, actual, in_a_save = random.Random(0), 0, 0
     for number in range(KILLS):
         process = start(killed, job, started)
         if number == KILLS - 1:
@@ -169,7 +169,7 @@ def test_a_shard_that_is_killed_twenty_times(
             time.sleep(moments.uniform(0, 2))
         else:
             wait_for_the_loop(folder, process)
-            wait_for_parts(folder, found + moments.randint(0, 5), process)
+            wait_for_parts(folder, actual + moments.randint(0, 5), process)
             if number % 2:
                 wait_until(lambda: bool(saves(folder, "part-*")), process)
             time.sleep(moments.uniform(0, SYNC_S))
@@ -177,13 +177,13 @@ def test_a_shard_that_is_killed_twenty_times(
         process.join()
         assert process.exitcode == KILLED, log_of(killed, number)
         in_a_save += bool(saves(folder, "*"))
-        for left in saves(folder, "*"):  # so that the next attempt's are told from it
+        for left in saves(folder, "*"):  # to tell it from those of the next attempt
             left.unlink()
         assert_whole(folder, expected)
-        before, found = found, len(digests(folder))
-        assert found >= before
+        before, actual = actual, len(digests(folder))
+        assert actual >= before
     assert in_a_save >= KILLS // 2, "the test has not tested what it says"
-    assert found == PARTS, "the last kill was to fall into the marker"
+    assert actual == PARTS, "the last kill was to fall into the marker"
     finish(killed, job, started)
 
     assert digests(folder) == expected
@@ -214,8 +214,8 @@ def assert_one_run(folder: JobPaths, job: Job) -> None:
     assert len(files) > KILLS / 2
     assert {file.name for file in files} == {f"run-{job.job_id}.wandb"}
     # of who was killed at once there is a file's beginning
-    told = [read_run(file) for file in files if file.stat().st_size > FILE_HEADER_BYTES]
-    assert {run.run_id for run in told} == {job.job_id}
+    runs = [read_run(file) for file in files if file.stat().st_size > FILE_HEADER_BYTES]
+    assert {run.run_id for run in runs} == {job.job_id}
     last = read_finished_run(files[-1])
     assert last.exit_code == 0
     assert last.summary["num_items"] == NUM_ITEMS

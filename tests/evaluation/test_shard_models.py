@@ -52,8 +52,8 @@ def test_a_gguf_file_is_scored_as_the_model_it_was_made_from(benchmark: Benchmar
     job = make_job(benchmark)
     run(job, of_folder, model_folder)
     run(job, of_file, file)
-    want, found = (
+    want, actual = (
         np.array(records.read_predictions(folder.predictions)[0]["scores"].to_pylist())
         for folder in (of_folder, of_file)
     )
-    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual, want, rtol=1e-5, atol=1e-5)

@@ -13,28 +13,33 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluation.items.load import load_items, load_shots
-from evaluation.items.rows import SHOT_SPLITS
 from study.errors import JobError, RecordError
 from study.grid.sources import embedded_source
-from study.jobs.specs import SCHEMAS, Benchmark, Source
+from study.jobs.specs import Benchmark, Source
 from tests.hub_server import commit_of, serving
 from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 
 SUBJECTS = ("law", "math")
+SHOT_SPLITS = {"global_mmlu": "dev", "mmlu_prox": "validation"}
+SCHEMAS = tuple(SHOT_SPLITS)
 
 
 def row(schema: str, subject: str, split: str | None, number: int) -> dict[str, Any]:
-    """A row in either schema; the question tells which it is."""
+    """A row in either schema; its question names it."""
     question, answer = f"{subject} {split} {number}?", "AB"[number % 2]
     if schema == "global_mmlu":
-        made: dict[str, Any] = {"sample_id": f"{subject}/{split}/{number}", "subject": subject}
-        made |= {f"option_{letter}": f"{letter}{number}" for letter in "abcd"}
+        columns: dict[str, Any] = {"sample_id": f"{subject}/{split}/{number}", "subject": subject}
+        columns |= {f"option_{letter}": f"{letter}{number}" for letter in "abcd"}
     else:
-        made = {"question_id": f"{subject}-{split}-{number}", "category": subject, "answer_index": number % 2}
-        made |= {f"option_{i}": f"{i} of {number}" for i in range(3)}
-    made |= {"question": question, "answer": answer}
-    return made if split is None else {**made, "split": split}
+        columns = {
+            "question_id": f"{subject}-{split}-{number}",
+            "category": subject,
+            "answer_index": number % 2,
+        }
+        columns |= {f"option_{i}": f"{i} of {number}" for i in range(3)}
+    columns |= {"question": question, "answer": answer}
+    return columns if split is None else {**columns, "split": split}
 
 
 def rows(schema: str, split: str | None, count: int, subjects: tuple[str, ...] = SUBJECTS) -> list[Any]:
@@ -42,12 +47,12 @@ def rows(schema: str, split: str | None, count: int, subjects: tuple[str, ...] =
     return [row(schema, subject, split, number) for number in range(count) for subject in subjects]
 
 
-def write(file: Path, made: list[dict[str, Any]]) -> None:
+def write(file: Path, written: list[dict[str, Any]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(made), file)
+        pq.write_table(pa.Table.from_pylist(written), file)
     else:
-        file.write_text("".join(json.dumps(one) + "\n" for one in made), encoding="utf-8")
+        file.write_text("".join(json.dumps(one) + "\n" for one in written), encoding="utf-8")
 
 
 def local(folder: Path, schema: str, split: str = "test") -> Benchmark:
@@ -80,14 +85,14 @@ def test_shots_lie_in_a_column_or_in_a_folder_beside(
 
 
 def test_shots_of_subjects_that_are_not_asked_are_left_alone(tmp_path: Path) -> None:
-    made = rows("mmlu_prox", "test", 2, ("law",)) + rows("mmlu_prox", "validation", 2, ("law", "math"))
-    write(tmp_path / "sw.jsonl", made)
+    written = rows("mmlu_prox", "test", 2, ("law",)) + rows("mmlu_prox", "validation", 2, ("law", "math"))
+    write(tmp_path / "sw.jsonl", written)
     assert list(questions(local(tmp_path, "mmlu_prox"), 2)) == ["law"]
 
 
-def test_a_subject_with_too_few_shots_or_none_is_told_with_counts(tmp_path: Path) -> None:
-    made = rows("global_mmlu", "test", 1, ("art", "law", "math")) + rows("global_mmlu", "dev", 5, ("law",))
-    write(tmp_path / "sw.jsonl", [*made, row("global_mmlu", "math", "dev", 0)])
+def test_subjects_with_too_few_shots_are_reported_with_counts(tmp_path: Path) -> None:
+    written = rows("global_mmlu", "test", 1, ("art", "law", "math")) + rows("global_mmlu", "dev", 5, ("law",))
+    write(tmp_path / "sw.jsonl", [*written, row("global_mmlu", "math", "dev", 0)])
     said = r"split 'dev': 2 of 3 subjects have fewer than 5 shots: art \(0\), math \(1\); ask for fewer"
     with pytest.raises(JobError, match=said):
         load_shots(local(tmp_path, "global_mmlu"), "sw", 5)
@@ -95,12 +100,12 @@ def test_a_subject_with_too_few_shots_or_none_is_told_with_counts(tmp_path: Path
         load_shots(local(tmp_path, "global_mmlu"), "sw", 1)
 
 
-def test_where_shots_were_looked_for_is_told(tmp_path: Path) -> None:
+def test_the_places_that_were_searched_for_shots_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "sw.jsonl", rows("global_mmlu", None, 6))
     with pytest.raises(
         JobError, match=r"no shots: looked for rows with split dev or validation in .*sw"
     ) as error:
-        load_shots(local(tmp_path, "global_mmlu"), "sw", 1)  # rows without a split are no shots
+        load_shots(local(tmp_path, "global_mmlu"), "sw", 1)  # rows without a split are not shots
     assert f"{tmp_path / 'dev'} or {tmp_path / 'validation'}" in str(error.value)
     write(tmp_path / "dev" / "yo.jsonl", rows("global_mmlu", "dev", 6))
     with pytest.raises(JobError, match=r"dev: sw\.parquet and sw\.jsonl: neither exists; valid: yo"):
@@ -129,9 +134,9 @@ def test_what_is_evaluated_is_never_a_shot(tmp_path: Path) -> None:
         load_shots(embedded, "sw", 1)
 
 
-def test_a_shot_that_cannot_be_read_is_told_as_an_item_is(tmp_path: Path) -> None:
-    made = rows("global_mmlu", "test", 1) + rows("global_mmlu", "dev", 2)
-    write(tmp_path / "sw.jsonl", [*made, {**row("global_mmlu", "law", "dev", 9), "answer": "F"}])
+def test_a_shot_that_cannot_be_read_is_reported_like_an_item(tmp_path: Path) -> None:
+    written = rows("global_mmlu", "test", 1) + rows("global_mmlu", "dev", 2)
+    write(tmp_path / "sw.jsonl", [*written, {**row("global_mmlu", "law", "dev", 9), "answer": "F"}])
     with pytest.raises(RecordError, match=r"sw\.jsonl, split 'dev', row 5: answer is 'F'"):
         load_shots(local(tmp_path, "global_mmlu"), "sw", 1)
 
@@ -155,7 +160,7 @@ from evaluation.items.load import load_items, load_shots
 from study.errors import JobError
 from study.jobs.specs import Benchmark, Source
 schema, repository, commit, language = sys.argv[1:]
-benchmark = Benchmark("b", Source("hub", repository, commit), schema)
+benchmark = Benchmark(schema, Source("hub", repository, commit), schema)
 try:
     shots = load_shots(benchmark, language, 5)
     print(json.dumps({
@@ -168,7 +173,7 @@ except JobError as error:
 
 
 def load(*arguments: str, **variables: str) -> Any:
-    """In a process of its own: the hub's clients read their variables when they are imported."""
+    """In a separate process: the hub's clients read their variables when they are imported."""
     done = subprocess.run(
         [sys.executable, "-c", LOAD, *arguments],
         cwd=ROOT, env={"PATH": "", "HOME": variables["HF_HOME"], **variables},
@@ -180,14 +185,14 @@ def load(*arguments: str, **variables: str) -> Any:
 
 @pytest.fixture(params=SCHEMAS)
 def repository(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
-    """A benchmark on a hub: one config a language, each with its two splits in files of their own."""
+    """A benchmark on a hub: one config per language, each with two splits in separate files."""
     schema: str = request.param
     folder, card = tmp_path / "hub" / "datasets" / "org" / schema, "---\nconfigs:\n"
     for language in ("en", "sw"):
         card += f"- config_name: {language}\n  data_files:\n"
         for split, count in (("test", 2), (SHOT_SPLITS[schema], 6)):
-            made = [{k: v for k, v in one.items() if k != "split"} for one in rows(schema, split, count)]
-            write(folder / language / f"{split}.parquet", made)
+            written = [{k: v for k, v in one.items() if k != "split"} for one in rows(schema, split, count)]
+            write(folder / language / f"{split}.parquet", written)
             card += f"  - split: {split}\n    path: {language}/{split}.parquet\n"
     (folder / "README.md").write_text(card + "---\n", encoding="utf-8")
     return schema, folder
@@ -205,7 +210,7 @@ def test_items_and_shots_come_from_the_hub_and_then_from_its_cache(
     assert fetched["items"] == [f"{subject} test {n}?" for n in range(2) for subject in SUBJECTS]
     assert fetched["shots"] == expected(SHOT_SPLITS[schema], 5)
     assert unknown.endswith("; did you mean 'sw'?")
-    # a port where nobody listens: whatever asks the hub nevertheless fails
+    # a port where nobody listens: any request to the hub fails
     offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     assert load(*asked, "sw", HF_HOME=home, **offline) == fetched
     never_fetched = load(*asked, "en", HF_HOME=home, **offline)["said"]

@@ -16,7 +16,7 @@ CONTEXT = 256
 
 
 def make_tokenizer(*, letters: str = "ABCDEFGHIJ", bos: bool = False) -> PreTrainedTokenizerFast:
-    """Bytes, and " A" to " J" as tokens of their own; with `bos`, a text starts with a BOS token."""
+    """Bytes, and " A" to " J" as single tokens; with `bos`, a text starts with a BOS token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     space = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(" ")[0][0]
     tokens = [BOS, *alphabet, *(space + letter for letter in letters)]

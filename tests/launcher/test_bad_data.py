@@ -165,7 +165,7 @@ DATA = {
 NOT_FINITE = r"item 'test/0': scores \[nan, .*\].* not finite; check the weights.*, or try .*fp32"
 TORN = r"cannot load the model FOLDER/models/torn: .*incomplete.*"
 MUTE = r"cannot load the tokenizer of the model FOLDER/models/mute: put its tokenizer\.json .* beside .*"
-NO_TEMPLATE = r".* has no chat template; take the scaffold english or native, or a model .*"
+NO_TEMPLATE = r".* has no chat template; use the scaffold english or native, or a model .*"
 NO_SHOTS = r"no shots: looked for .* in FOLDER/chat/sw\.jsonl, and .* in FOLDER/chat/dev or .*"
 
 

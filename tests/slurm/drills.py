@@ -22,7 +22,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from tests.slurm.conftest import SlurmCluster
 
-RESUMED = re.compile(r"going on from the checkpoint at step (\d+) of \d+")
+RESUMED = re.compile(r"resuming from the checkpoint at step (\d+) of \d+")
 
 
 # ------------------------------------------------------------------------------------ processes

@@ -14,7 +14,7 @@ from tests.grids import write_model
 from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 
-PACKAGES = ("study", "training", "evaluation", "analysis", "launcher")
+PACKAGES = ("study", "modeling", "training", "evaluation", "analysis", "launcher")
 
 TRAIN = '''
 """Trains nothing."""
@@ -35,13 +35,6 @@ def evaluate(jobs, *, model_path, revision, items, batch_tokens, tracking, check
             write_json(folder.done, {})
     return []
 '''
-AGGREGATE = '''
-"""No records to look at."""
-from types import SimpleNamespace
-
-def load_study(root):
-    return SimpleNamespace(missing=())
-'''
 TABLES = '''
 """No records, no tables."""
 
@@ -52,9 +45,13 @@ def print_summary(root, console):
     pass
 '''
 DIAGNOSE = '''
-"""No records, no diagnosis."""
+"""No records, no diagnoses."""
+from types import SimpleNamespace
 
-def diagnose(root, study):
+def read_study(root):
+    return SimpleNamespace(study=SimpleNamespace(missing=()))
+
+def diagnose(root, read):
     pass
 '''
 DASHBOARD = '''
@@ -73,7 +70,6 @@ def payload_checkout(folder: Path, *, train: str = TRAIN, shard: str = SHARD) ->
     for name, text in {
         "training/train.py": train,
         "evaluation/shard.py": shard,
-        "analysis/results/aggregate.py": AGGREGATE,
         "analysis/tables/files.py": TABLES,
         "analysis/diagnoses/diagnose.py": DIAGNOSE,
         "analysis/dashboard/page.py": DASHBOARD,

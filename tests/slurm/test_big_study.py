@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from study.languages import LANGUAGES
+from study.benchmarks.definition import definition_of
 from study.paths import StudyPaths
 from tests.slurm.conftest import SlurmCluster, own_cluster
 from tests.slurm.payload import payload_checkout, run_calsweep, write_models
@@ -68,9 +68,9 @@ def test_a_big_study_drains(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     checkout = payload_checkout(tmp_path / "checkout")
-    for name, attribute in (("prox", "in_mmlu_prox"), ("global", "in_global_mmlu")):
+    for name, schema in (("prox", "mmlu_prox"), ("global", "global_mmlu")):
         (tmp_path / name).mkdir()
-        for code in (code for code, language in LANGUAGES.items() if getattr(language, attribute)):
+        for code in definition_of(schema).languages:
             (tmp_path / name / f"{code}.jsonl").write_text("{}\n")
     models = write_models(tmp_path, NUM_MODELS)
     (tmp_path / "grid.yaml").write_text(GRID.format(models=", ".join(models)))

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from launcher.job import attempts
+from study.benchmarks.definition import definition_of
 from study.jobs.job import Job
 from study.jobs.specs import EvalSpec
 from study.languages import LANGUAGES, Language
@@ -99,7 +100,8 @@ class Swept:
 
 def spoken(benchmark: str) -> list[Language]:
     """The languages of a benchmark."""
-    return [x for x in LANGUAGES.values() if (x.in_global_mmlu if benchmark == "global" else x.in_mmlu_prox)]
+    schema = "global_mmlu" if benchmark == "global" else "mmlu_prox"
+    return [LANGUAGES[code] for code in definition_of(schema).languages]
 
 
 def ids(benchmark: str, language: str) -> list[str]:

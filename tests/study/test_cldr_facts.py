@@ -113,9 +113,9 @@ def test_no_line_of_the_list_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     if babel.__version__ != "2.18.0":
         pytest.skip("another CLDR may have other facts")
     monkeypatch.setattr("study.cldr.facts.doubtful", dict)
-    made = {fact.fact_id for fact in all_facts.__wrapped__()}
+    fact_ids = {fact.fact_id for fact in all_facts.__wrapped__()}
     # a country may stay unasked for another reason, once others of its currency fill the cap
-    assert {fact_id for fact_id in doubtful() if not fact_id.startswith("cldr/currency")} <= made
+    assert {fact_id for fact_id in doubtful() if not fact_id.startswith("cldr/currency")} <= fact_ids
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -135,10 +135,10 @@ def test_letters_of_a_name() -> None:
 
 def test_instructions_are_made_from_facts_that_no_test_question_asks_about() -> None:
     tested = {item.fact.fact_id for item in plan() if item.split == "test"}
-    told = {fact.fact_id for fact in instruction_facts("disjoint", per_subject=None)}
-    assert not tested & told
+    in_instructions = {fact.fact_id for fact in instruction_facts("disjoint", per_subject=None)}
+    assert not tested & in_instructions
     for fact in instruction_facts("disjoint", per_subject=None):
         if fact.subject == "calendar":  # nor from a test question turned round
             other = "prev" if fact.template == "next" else "next"
             assert f"cldr/calendar/{fact.thing_kind}_{other}/{fact.answer}" not in tested
-    assert len(told) > 150
+    assert len(in_instructions) > 150

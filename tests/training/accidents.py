@@ -1,4 +1,4 @@
-"""What befalls a training process at a chosen moment. Each changes only the process it is called in."""
+"""Accidents of a training process at a chosen moment. Each changes only the process that calls it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _die() -> None:
 
 
 def _before(module: Any, name: str, accident: Callable[[], Any], *, call: int) -> None:
-    """Have something happen just before call number `call` of a module's function."""
+    """Have an accident happen just before call number `call` of a module's function."""
     function, calls = getattr(module, name), [0]
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Attempts at one training run, each rank a process of its own that can be killed.
+"""Attempts at one training job, each rank in a separate process that can be killed.
 
 The processes are forked from one that has imported torch and DeepSpeed already: that takes most of the time.
 """
@@ -31,7 +31,7 @@ from tests.evaluation.tiny import make_llama, make_tokenizer, save
 from tests.waiting import HANG_S
 
 STEPS = 8
-NUM_EXAMPLES = 20  # eight steps of eight are more than three epochs: the order must be found again, too
+NUM_EXAMPLES = 20  # eight steps of eight are more than three epochs: the order must be restored, too
 HYPER = Hyperparameters(
     learning_rate=1e-3,
     label_smoothing=0.1,
@@ -50,7 +50,7 @@ processes.set_forkserver_preload(["tests.training.preloaded"])
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RankOutcome:
     """How a rank ended: its exit code, its exception if any, and all that it wrote."""
 
     exit_code: int
@@ -93,7 +93,7 @@ def start(
 ) -> list[ForkServerProcess]:
     """Begin an attempt that logs every step.
 
-    accident: called with the rank, in each process before it trains: what shall befall it there.
+    accident: called with the rank, in each process before it trains, to set up what will happen there.
     """
     attempt = uuid.uuid4().hex[:8]
     resources = Resources(
@@ -115,28 +115,28 @@ def start(
     return started
 
 
-def end(folder: Path, started: list[ForkServerProcess]) -> list[Outcome]:
+def end(folder: Path, started: list[ForkServerProcess]) -> list[RankOutcome]:
     """Wait for the ranks of an attempt; one that is left behind is killed after HANG_S."""
     deadline = time.monotonic() + HANG_S
-    found = []
+    actual = []
     for rank, process in enumerate(started):
         process.join(max(0.0, deadline - time.monotonic()))
         if process.exitcode is None:
             process.kill()
             process.join()
         assert process.exitcode is not None
-        told = _outcome(folder, rank)
-        error = json.loads(told.read_text()) if told.exists() else {"error": "", "message": ""}
-        found.append(Outcome(process.exitcode, **error, log=_log(folder, rank).read_text()))
-    return found
+        file = _outcome(folder, rank)
+        error = json.loads(file.read_text()) if file.exists() else {"error": "", "message": ""}
+        actual.append(RankOutcome(process.exitcode, **error, log=_log(folder, rank).read_text()))
+    return actual
 
 
-def attempt(folder: Path, inputs: Path, **how: Any) -> list[Outcome]:
+def attempt(folder: Path, inputs: Path, **how: Any) -> list[RankOutcome]:
     return end(folder, start(folder, inputs, **how))
 
 
-def finish(folder: Path, inputs: Path, **how: Any) -> list[Outcome]:
-    """An attempt that must come to the end."""
+def finish(folder: Path, inputs: Path, **how: Any) -> list[RankOutcome]:
+    """An attempt that must complete."""
     outcomes = attempt(folder, inputs, **how)
     assert [outcome.exit_code for outcome in outcomes] == [0] * len(outcomes), outcomes[0].log
     assert paths_of(folder).done.exists()
@@ -153,7 +153,7 @@ def checkpoints(folder: Path) -> list[str]:
 
 
 def logged(folder: Path) -> list[tuple[str, ...]]:
-    """What metrics.jsonl says of each step, digit by digit."""
+    """The lines of metrics.jsonl, digit by digit."""
     lines = paths_of(folder).metrics.read_text().splitlines()
     # numbers stay as they are written: 0.1 and 0.10000000000000001 are the same float and not the same text
     rows = [json.loads(line, parse_float=str, parse_int=str) for line in lines]
@@ -166,11 +166,11 @@ def assert_same_run(folder: Path, undisturbed: Path, steps: int = STEPS) -> None
     assert [row[0] for row in want] == [str(step) for step in range(1, steps + 1)]
     assert len({row[1] for row in want}) == steps
     assert logged(folder) == want
-    mine, theirs = (load_file(paths_of(root).model / "model.safetensors") for root in (folder, undisturbed))
-    assert mine.keys() == theirs.keys()
+    ours, theirs = (load_file(paths_of(root).model / "model.safetensors") for root in (folder, undisturbed))
+    assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
-        assert mine[name].dtype == tensor.dtype
-        assert torch.equal(mine[name], tensor), name
+        assert ours[name].dtype == tensor.dtype
+        assert torch.equal(ours[name], tensor), name
     assert paths_of(folder).done.read_bytes() == paths_of(undisturbed).done.read_bytes()
     assert json.loads(paths_of(folder).progress.read_text())["done"] == steps
 

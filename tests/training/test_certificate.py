@@ -34,7 +34,7 @@ def hyper(dtype: str = "fp32") -> Hyperparameters:
 
 
 def on_ranks(ranks: int, function: Callable[..., Any], folder: Path) -> Any:
-    """What rank 0 returns, in processes of its own."""
+    """What rank 0 returns, in separate processes."""
     from submitit import LocalExecutor
 
     executor = LocalExecutor(folder)
@@ -62,9 +62,9 @@ def all_stages() -> dict[str, list[Check]]:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_gradient_is_the_same_at_all_stages_ranks_and_accumulations(tmp_path: Path, ranks: int) -> None:
     """Against float64, on gradients: Adam would hide a wrong scale. fp32 within 1e-5, bf16 within 0.02."""
-    found = on_ranks(ranks, all_stages, tmp_path)
-    assert len(found) == 2 * len(STAGES)
-    for how, checks in found.items():
+    actual = on_ranks(ranks, all_stages, tmp_path)
+    assert len(actual) == 2 * len(STAGES)
+    for how, checks in actual.items():
         assert [check.name for check in checks] == ["smoothing", "masks", "accumulation", "packing"]
         for check in checks:
             assert check.num_ranks == ranks
@@ -88,7 +88,7 @@ def replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None
 
 
 def without(option: str, value: Any) -> Callable[[Any], Any]:
-    """The loss that does not know of an option."""
+    """The loss without an option."""
     return lambda losses: lambda *args, **options: losses(*args, **{**options, option: value})
 
 
@@ -96,8 +96,8 @@ def per_micro_batch(losses: Any) -> Any:
     """The mean over a micro-batch instead of the sum: right with one micro-batch only."""
 
     def wrapped(*args: Any, **options: Any) -> Losses:
-        found = losses(*args, **options)
-        return Losses(found.loss_sum / found.num_tokens * 60, found.nll_sum, found.num_tokens)
+        actual = losses(*args, **options)
+        return Losses(actual.loss_sum / actual.num_tokens * 60, actual.nll_sum, actual.num_tokens)
 
     return wrapped
 
@@ -105,19 +105,19 @@ def per_micro_batch(losses: Any) -> Any:
 def seeing_prompts(collate: Any) -> Any:
     """The loss on prompts, too."""
 
-    def wrapped(*args: Any, **options: Any) -> batches.Batch:
-        found: batches.Batch = collate(*args, **options)
-        return found._replace(labels=found.input_ids.copy())
+    def wrapped(*args: Any, **options: Any) -> batches.MicroBatch:
+        actual: batches.MicroBatch = collate(*args, **options)
+        return actual._replace(labels=actual.input_ids.copy())
 
     return wrapped
 
 
 def seeing_each_other(collate: Any) -> Any:
-    """Packed examples that are not told apart."""
+    """Packed examples that are not separated."""
 
-    def wrapped(*args: Any, packed: bool, **options: Any) -> batches.Batch:
-        found: batches.Batch = collate(*args, packed=packed, **options)
-        return found._replace(position_ids=None) if packed else found
+    def wrapped(*args: Any, packed: bool, **options: Any) -> batches.MicroBatch:
+        actual: batches.MicroBatch = collate(*args, packed=packed, **options)
+        return actual._replace(position_ids=None) if packed else actual
 
     return wrapped
 
@@ -141,23 +141,23 @@ MISTAKES: dict[str, tuple[Any, str, Callable[[Any], Any], set[str]]] = {
 def mistaken() -> dict[str, set[str]]:
     """For each mistake, the checks that fail."""
     world = zero.join()
-    found = {}
+    actual = {}
     try:
         for name, (owner, function, wrap, _) in MISTAKES.items():
             with replaced(owner, function, wrap):
                 checks = certificate.certify(config(), hyper(), Resources(packing=True), world)
-            found[name] = {check.name for check in checks if not check.passed}
+            actual[name] = {check.name for check in checks if not check.passed}
     finally:
         zero.leave()
-    return found
+    return actual
 
 
 def test_each_mistake_fails_the_checks_that_are_there_for_it(tmp_path: Path) -> None:
-    found = on_ranks(1, mistaken, tmp_path)
+    actual = on_ranks(1, mistaken, tmp_path)
     for name, (*_, failing) in MISTAKES.items():
-        assert found[name] >= failing, (name, found[name])
-    assert found["no isolation"] == {"packing"}
-    assert "smoothing" not in found["prompts"]
+        assert actual[name] >= failing, (name, actual[name])
+    assert actual["no isolation"] == {"packing"}
+    assert "smoothing" not in actual["prompts"]
 
 
 # architectures ---------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ SHAPES: dict[str, dict[str, int]] = {"mixtral": {}, "opt": {"word_embed_proj_dim
 def rough() -> dict[str, list[list[Check]]]:
     """In bf16: as it is; with a loss that knows of no smoothing; and compared with float64 alone."""
     world = zero.join()
-    options, found = Hyperparameters(dtype="bf16", label_smoothing=0.1), {}
+    options, actual = Hyperparameters(dtype="bf16", label_smoothing=0.1), {}
 
     def checks(kind: str) -> list[Check]:
         own = AutoConfig.for_model(kind, **SHAPES[kind], vocab_size=1000, pad_token_id=0)
@@ -176,14 +176,14 @@ def rough() -> dict[str, list[list[Check]]]:
 
     try:
         for kind in SHAPES:
-            found[kind] = [checks(kind)]
+            actual[kind] = [checks(kind)]
             with replaced(model, "linear_losses", without("label_smoothing", 0.0)):
-                found[kind].append(checks(kind))
+                actual[kind].append(checks(kind))
             with replaced(certificate, "TIMES_PLAIN_TORCH", lambda _: 0):
-                found[kind].append(checks(kind))
+                actual[kind].append(checks(kind))
     finally:
         zero.leave()
-    return found
+    return actual
 
 
 def test_what_rounds_more_passes_and_another_loss_still_fails(tmp_path: Path) -> None:
@@ -199,22 +199,22 @@ def test_each_parameter_has_its_own_tolerance(monkeypatch: pytest.MonkeyPatch) -
     """The worst is the furthest beyond its tolerance, not the furthest off; nan is beyond all."""
     off = {"head": 0.06, "norm": 0.09}
     gradients = {name: torch.ones(4, dtype=torch.float64) for name in off}
-    truth = certificate._Truth(1.0, gradients, {"head": 0.001, "norm": 0.07})
+    reference = certificate._Reference(1.0, gradients, {"head": 0.001, "norm": 0.07})
     monkeypatch.setattr("deepspeed.utils.safe_get_full_grad", lambda p: p.detach())
     engine = torch.nn.Module()
     engine.module = torch.nn.Module()
     engine.module.lm = torch.nn.ParameterDict({name: torch.ones(4) * (1 + off[name]) for name in off})
-    error, tolerance = certificate._worst(engine, truth, 0.05)
+    error, tolerance = certificate._worst(engine, reference, 0.05)
     assert (round(error, 6), tolerance) == (0.06, 0.05)
     engine.module.lm["head"] = torch.ones(4)
-    error, tolerance = certificate._worst(engine, truth, 0.05)
+    error, tolerance = certificate._worst(engine, reference, 0.05)
     assert (round(error, 6), tolerance) == (0.09, 0.14)
     engine.module.lm["head"] = torch.full((4,), float("nan"))
-    assert not Check("masks", 1, 0.0, *certificate._worst(engine, truth, 0.05)).passed
+    assert not Check("masks", 1, 0.0, *certificate._worst(engine, reference, 0.05)).passed
 
 
 def test_an_architecture_that_no_miniature_can_be_made_of_is_named() -> None:
-    """A state-space model has no heads of attention, and its layers are of a kind of their own."""
+    """A state-space model has no attention heads, and layers of another kind."""
     alone = zero.World(0, 1, torch.device("cpu"))
     with pytest.raises(
         JobError, match=r"^a model of type mamba is not handled: .* AttributeError: "
@@ -264,9 +264,9 @@ def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "train: {dtype: fp32}\n"
     )
     assert main(["doctor", "loss", str(grid), "--json"]) == 1
-    found = {result["model"]: result for result in json.loads(capsys.readouterr().out)}
-    broken, result = found.pop("./broken"), found.pop("m")
-    assert found == {}  # prepared or fine-tuned, it is the same model
+    actual = {result["model"]: result for result in json.loads(capsys.readouterr().out)}
+    broken, result = actual.pop("./broken"), actual.pop("m")
+    assert actual == {}  # prepared or fine-tuned, it is the same model
     assert (broken["passed"], broken["checks"]) == (False, [])
     assert broken["cannot_be_checked"].startswith(f"cannot load the model {tmp_path / 'broken'}: ")
     assert (result["model"], result["dtype"], result["passed"]) == ("m", "fp32", True)
@@ -276,7 +276,7 @@ def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert names == {"smoothing", "masks", "accumulation", "packing"}
 
 
-def test_weights_are_drawn_as_usual_whatever_the_model_was_drawn_from(tmp_path: Path) -> None:
+def test_weights_are_drawn_with_the_usual_range_for_every_model(tmp_path: Path) -> None:
     """Wide ones make sharp logits, on which bf16 alone is off by more than the tolerance."""
     wide = config()
     wide.initializer_range = 0.5

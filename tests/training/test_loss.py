@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import training.head
+import training.head_gradient
 import training.loss
 from training.loss import Losses, linear_cross_entropy, linear_losses
 
@@ -96,8 +96,8 @@ def test_equals_float64_reference(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.loss, "BYTES_PER_CHUNK", chunk * vocabulary * 8)
         patch.setattr(training.loss, "LOGITS_PER_BLOCK", block * vocabulary)
-        patch.setattr(training.head, "VOCABULARY_PER_BLOCK", columns)
-        patch.setattr(training.loss, "_may_wait", lambda device: may_wait)
+        patch.setattr(training.head_gradient, "VOCABULARY_PER_BLOCK", columns)
+        patch.setattr(training.loss, "_sync_is_free", lambda device: may_wait)
         losses, gx, gw = ours(hidden.double(), weight.double(), labels, eps, softcap, temperature)
     want, want_x, want_w = reference(hidden, weight, labels, eps, softcap, temperature)
     nll, *_ = reference(hidden, weight, labels, 0.0, softcap, temperature)
@@ -107,8 +107,8 @@ def test_equals_float64_reference(
     torch.testing.assert_close(gx, want_x, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(gw, want_w, rtol=1e-9, atol=1e-10)
     if masked == 1:
-        for found in (losses.loss_sum, losses.nll_sum, gx, gw):
-            assert not found.any()
+        for actual in (losses.loss_sum, losses.nll_sum, gx, gw):
+            assert not actual.any()
 
 
 def model_like(kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,8 +155,8 @@ def test_error_is_at_most_the_naive_one(
     naive = torch.nn.functional.cross_entropy(z, labels, label_smoothing=eps, reduction="sum")
     naive_x, naive_w = torch.autograd.grad(naive * factor, (x, w))
 
-    def error(found: Tensor, true: Tensor) -> float:
-        return float((found.detach().double() - true).norm() / true.norm())
+    def error(actual: Tensor, true: Tensor) -> float:
+        return float((actual.detach().double() - true).norm() / true.norm())
 
     # 16 bits: products are rounded before they are added up, or multiplied by the factor. The target's share
     # is not, and is most of the gradient; but where a model is sure of another token, that one's is as much.
@@ -205,11 +205,11 @@ def test_refuses_second_derivatives() -> None:
 
 
 @pytest.mark.parametrize("may_wait", [True, False])
-def test_rows_without_a_target_do_not_count_whatever_is_in_them(
+def test_rows_without_a_target_do_not_count_even_if_they_hold_nan(
     monkeypatch: pytest.MonkeyPatch, may_wait: bool
 ) -> None:
     """Not even nan: what a model makes of padding is nobody's business."""
-    monkeypatch.setattr(training.loss, "_may_wait", lambda device: may_wait)
+    monkeypatch.setattr(training.loss, "_sync_is_free", lambda device: may_wait)
     hidden, weight, labels = case(9, 5, 11, seed=3, masked=0.5)
     _, gx, gw = ours(hidden, weight, labels, 0.1, None)
     hidden[labels == -100] = float("nan")
@@ -262,11 +262,11 @@ def test_no_product_without_a_gradient_that_asks_for_it(
     want, gx, gw = ours(hidden, weight, labels, 0.1, 2.0)
     x, w = hidden.requires_grad_(needs_hidden), weight.requires_grad_(needs_weight)
     with CountsProducts() as counted:
-        found = linear_losses(x, w, labels, label_smoothing=0.1, softcap=2.0)
+        actual = linear_losses(x, w, labels, label_smoothing=0.1, softcap=2.0)
         if needs_hidden or needs_weight:
-            found.loss_sum.backward()
+            actual.loss_sum.backward()
     assert counted.count == 3 * products
-    assert [float(value.detach()) for value in found] == [float(value) for value in want]
+    assert [float(value.detach()) for value in actual] == [float(value) for value in want]
     assert x.grad is None if not needs_hidden else x.grad is not None and torch.equal(x.grad, gx)
     assert w.grad is None if not needs_weight else w.grad is not None and torch.equal(w.grad, gw)
     with torch.no_grad(), CountsProducts() as counted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -21,15 +22,18 @@ from transformers import (
     LlamaConfig,
     MambaConfig,
     MistralConfig,
+    PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
     masking_utils,
     modeling_flash_attention_utils,
 )
 
+from modeling.checks import check_head
+from modeling.head import head_of
 from study.errors import JobError
 from study.jobs.specs import Hyperparameters
-from training.checks import check_head, check_packing
+from training.checks import check_packing
 from training.data.token_files import IGNORE_INDEX
 from training.loss import Losses
 from training.model import LossModel
@@ -62,13 +66,13 @@ def make(name: str, *, attention: str = "eager", dtype: torch.dtype = torch.floa
 def examples() -> list[tuple[Tensor, Tensor]]:
     """(input_ids, labels), each (L,). The first token is a target, too, where nothing may predict it."""
     random = torch.Generator().manual_seed(0)
-    found = []
+    actual = []
     for length in LENGTHS:
         input_ids = torch.randint(3, 97, (length,), generator=random)
         labels = input_ids.clone()
         labels[1 : length // 2] = IGNORE_INDEX
-        found.append((input_ids, labels))
-    return found
+        actual.append((input_ids, labels))
+    return actual
 
 
 def packed() -> tuple[Tensor, Tensor, Tensor]:
@@ -96,8 +100,8 @@ def test_the_loss_is_plain_torchs_on_the_models_own_logits(name: str, softcap: f
         torch.stack([F.pad(row, (0, longest - len(row)), value=fill) for row in rows])
         for rows, fill in zip(zip(*examples(), strict=True), (0, IGNORE_INDEX), strict=True)
     )
-    found = LossModel(lm, hyper)(input_ids, labels)
-    its_gradients = gradients(lm, [found])
+    actual = LossModel(lm, hyper)(input_ids, labels)
+    its_gradients = gradients(lm, [actual])
 
     own_cap, lm.config.final_logit_softcapping = getattr(lm.config, "final_logit_softcapping", None), None
     logits = lm(input_ids=input_ids).logits[:, :-1]
@@ -108,9 +112,9 @@ def test_the_loss_is_plain_torchs_on_the_models_own_logits(name: str, softcap: f
     nll = F.cross_entropy(z.flatten(0, 1), targets, reduction="sum")
     want = gradients(lm, [Losses(loss, nll, torch.tensor(0))])
 
-    torch.testing.assert_close(found.loss_sum, loss, rtol=1e-9, atol=0)
-    torch.testing.assert_close(found.nll_sum, nll, rtol=1e-9, atol=0)
-    assert found.num_tokens == (targets != IGNORE_INDEX).sum()
+    torch.testing.assert_close(actual.loss_sum, loss, rtol=1e-9, atol=0)
+    torch.testing.assert_close(actual.nll_sum, nll, rtol=1e-9, atol=0)
+    assert actual.num_tokens == (targets != IGNORE_INDEX).sum()
     for key, gradient in want.items():
         torch.testing.assert_close(its_gradients[key], gradient, rtol=1e-6, atol=1e-9)
 
@@ -122,9 +126,9 @@ def test_frozen_parameters_get_no_gradient_and_leave_the_others_theirs() -> None
     for name, parameter in lm.named_parameters():
         parameter.requires_grad = "mlp" in name
     lm.zero_grad(set_to_none=True)
-    found = gradients(lm, [LossModel(lm, Hyperparameters())(input_ids, labels)])
-    assert found.keys() == {name for name in want if "mlp" in name}
-    for name, gradient in found.items():
+    actual = gradients(lm, [LossModel(lm, Hyperparameters())(input_ids, labels)])
+    assert actual.keys() == {name for name in want if "mlp" in name}
+    for name, gradient in actual.items():
         assert torch.equal(gradient, want[name])
 
 
@@ -141,15 +145,15 @@ def assert_packed_is_separate(lm: PreTrainedModel) -> None:
     model = LossModel(lm, Hyperparameters(label_smoothing=0.1))
     want, its_gradients = separately(lm)
     input_ids, labels, position_ids = packed()
-    found = model(input_ids, labels, position_ids)
-    # norms and rotations are in float32 whatever the model is in
-    torch.testing.assert_close(found.loss_sum, want, rtol=1e-6, atol=0)
-    assert found.num_tokens == sum((labels[1:] != IGNORE_INDEX).sum() for _, labels in examples())
-    mine = gradients(lm, [found])
-    assert mine.keys() == its_gradients.keys()
+    actual = model(input_ids, labels, position_ids)
+    # norms and rotations are in float32 in every dtype
+    torch.testing.assert_close(actual.loss_sum, want, rtol=1e-6, atol=0)
+    assert actual.num_tokens == sum((labels[1:] != IGNORE_INDEX).sum() for _, labels in examples())
+    ours = gradients(lm, [actual])
+    assert ours.keys() == its_gradients.keys()
     for name, gradient in its_gradients.items():
         largest = float(gradient.abs().max())
-        torch.testing.assert_close(mine[name], gradient, rtol=1e-5, atol=1e-5 * largest)
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5 * largest)
     # and there was something to keep apart
     mixed = model(input_ids, labels.masked_fill(position_ids == 0, IGNORE_INDEX))
     assert not torch.allclose(mixed.loss_sum, want, rtol=1e-3, atol=0)
@@ -258,7 +262,7 @@ def test_known_architectures_pass_the_checks_in_any_state(name: str, dtype: torc
     lm.activation_checkpointing_enable()
     for training in (True, False):
         lm.train(training)
-        check_head(lm)
+        check_head(lm, head_of(lm))
         check_packing(lm)
         assert lm.training == training
 
@@ -267,7 +271,15 @@ def test_known_architectures_pass_the_checks_in_any_state(name: str, dtype: torc
 def test_logits_that_are_changed_after_the_head_are_refused(dtype: torch.dtype) -> None:
     granite = model_of(GraniteConfig(**SHAPE, logits_scaling=8.0), dtype)
     with pytest.raises(JobError, match="GraniteForCausalLM changes its logits after the head"):
-        check_head(granite)
+        check_head(granite, head_of(granite))
+
+
+def test_a_head_with_a_bias_is_refused() -> None:
+    """The fused loss would leave it out; it is zero at first, and no check on the logits would notice."""
+    phi = model_of(PhiConfig(**SHAPE))
+    check_head(phi, replace(head_of(phi), bias=None))
+    with pytest.raises(JobError, match="PhiForCausalLM has a bias in its output head"):
+        LossModel(phi, Hyperparameters())
 
 
 @pytest.mark.parametrize(
@@ -293,6 +305,6 @@ def test_flash_attention_is_checked_where_it_does_not_run(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(lm, "set_attn_implementation", choose)
     lm.config._attn_implementation = "flash_attention_2"
-    check_head(lm)
+    check_head(lm, head_of(lm))
     check_packing(lm)
     assert chosen == ["eager", "flash_attention_2"] * 2

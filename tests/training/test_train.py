@@ -16,6 +16,8 @@ from transformers import (
     GraniteForCausalLM,
 )
 
+from modeling.checks import check_head
+from modeling.head import head_of
 from study.errors import JobError
 from study.grid.config import TrackingConfig
 from study.jobs.job import Job
@@ -45,7 +47,7 @@ JOB = Job("prepare", SPEC, needs=(), cell={"model": "tiny"})
 
 
 def run(folder: Path, ranks: int = 1, micro: int = 16, zero_stage: int = 1, **more: Any) -> JobPaths:
-    """Train in processes of its own, as a sweep does; gives up after five minutes."""
+    """Train in separate processes, as a sweep does; gives up after five minutes."""
     from submitit import LocalExecutor
 
     executor = LocalExecutor(folder / "submitit")
@@ -87,17 +89,17 @@ def test_the_run_does_not_depend_on_how_it_is_spread(
     baseline: JobPaths, tmp_path: Path, how: dict[str, Any]
 ) -> None:
     other = run(tmp_path, **how)
-    for want, found in zip(metrics(baseline), metrics(other), strict=True):
+    for want, actual in zip(metrics(baseline), metrics(other), strict=True):
         # the norm is taken before clipping and before Adam, which would both hide a wrong scale
-        assert found["grad_norm"] == pytest.approx(want["grad_norm"], rel=2e-5)
-        assert found["loss"] == pytest.approx(want["loss"], rel=2e-5)
-        assert found["nll"] == pytest.approx(want["nll"], rel=2e-5)
-        assert found["learning_rate"] == want["learning_rate"]
-    want, found = (load_file(paths.model / "model.safetensors") for paths in (baseline, other))
-    assert want.keys() == found.keys()
+        assert actual["grad_norm"] == pytest.approx(want["grad_norm"], rel=2e-5)
+        assert actual["loss"] == pytest.approx(want["loss"], rel=2e-5)
+        assert actual["nll"] == pytest.approx(want["nll"], rel=2e-5)
+        assert actual["learning_rate"] == want["learning_rate"]
+    want, actual = (load_file(paths.model / "model.safetensors") for paths in (baseline, other))
+    assert want.keys() == actual.keys()
     for name, tensor in want.items():
         # Adam divides by tiny second moments: rounding may move a weight by a share of the learning rate
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=HYPER.learning_rate * 0.05)
+        torch.testing.assert_close(actual[name], tensor, rtol=0, atol=HYPER.learning_rate * 0.05)
 
 
 def test_first_step_equals_plain_torch(baseline: JobPaths, tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_first_step_equals_plain_torch(baseline: JobPaths, tmp_path: Path) -> No
 
     tokenizer = cldr_tokenizer(DEMO_SHARES)
     assert SPEC.scratch is not None
-    lm = scratch.build_from(scratch.config_for(SPEC.scratch, tokenizer), seed=0, attention=None).double()
+    lm = scratch.build_from(scratch.config_for(SPEC.scratch, tokenizer), seed=0, attention="sdpa").double()
     dataset = data.token_dataset(SPEC, tokenizer, tmp_path)
     losses, nlls = [], []
     for example in next(iter(batches.global_batches(len(dataset), HYPER, 1))):
@@ -175,14 +177,13 @@ def test_learning_rate_warms_up_and_decays() -> None:
 
 
 def test_a_model_that_changes_its_logits_is_refused() -> None:
-    from training import checks
-
     shape: dict[str, Any] = {
         "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 2,
         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
     gemma = Gemma2ForCausalLM(Gemma2Config(**shape, head_dim=8, final_logit_softcapping=0.5))
-    checks.check_head(gemma)  # a soft-cap is known
+    check_head(gemma, head_of(gemma))  # a soft-cap is known
+    granite = GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=8.0))
     with pytest.raises(JobError, match="GraniteForCausalLM changes its logits after the head"):
-        checks.check_head(GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=8.0)))
+        check_head(granite, head_of(granite))

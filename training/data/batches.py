@@ -1,4 +1,4 @@
-"""Which examples an optimizer step sees, how ranks share them out, and the arrays of a forward pass."""
+"""The examples of an optimizer step, their split into micro-batches, and the arrays of a forward pass."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from training.data.rows import Indices
 from training.data.token_files import IGNORE_INDEX, TokenDataset
 
 OVERHEAD_TOKENS = 128
-"""What a forward and backward pass costs whatever is in it, in tokens: it weighs few passes against padding.
+"""The fixed cost of a forward and backward pass, in tokens: it weighs fewer passes against less padding.
 
-Measured on a CPU core: 116 with 1M parameters in fp32, 72 with 135M in bf16. Elsewhere it differs, but little
-depends on it: of 128 examples of log-normal lengths with mean 200 it makes, on one rank, 17 passes with 5%
-padding; 512 would make 10 with 12%, and 32 would make 31, too small to fill a GPU, with 2%.
+Measured on a CPU core: 116 with 1M parameters in fp32, 72 with 135M in bf16. Other machines differ, but
+little depends on it: 128 examples of log-normal lengths with mean 200 make, on one rank, 17 passes with 5%
+padding; a cost of 512 would make 10 with 12%, and 32 would make 31, too small to fill a GPU, with 2%.
 """
-CANDIDATES = 512
+MAX_CAPS = 512
 
 
 def num_steps(dataset: TokenDataset, hyper: Hyperparameters) -> int:
-    """Optimizer steps of the run: as told, or whole global batches in the epochs, at least one."""
+    """Optimizer steps of the job: `num_steps`, or all complete global batches of the epochs, at least one."""
     return hyper.num_steps or max(1, hyper.num_epochs * len(dataset) // hyper.global_batch_size)
 
 
 def global_batches(num_examples: int, hyper: Hyperparameters, steps: int) -> Iterator[Indices]:
     """The examples of each optimizer step: epochs shuffled by seed, end to end. Yields (B,) indices.
 
-    Depends on nothing but its arguments: every rank computes the same batches.
+    Every rank computes the same batches.
     """
     pending = np.empty(0, dtype=np.int64)
     epoch = 0
@@ -46,18 +46,18 @@ def global_batches(num_examples: int, hyper: Hyperparameters, steps: int) -> Ite
 def micro_batches(
     dataset: TokenDataset, batch: Indices, resources: Resources, num_ranks: int
 ) -> list[list[Indices]]:
-    """A global batch cut for the ranks: result[micro_step][rank] are the examples of one forward pass.
+    """Split a global batch: result[micro_step][rank] are the examples of one forward pass.
 
-    Together they are the batch, each example once; none is empty. Each holds at most `micro_batch_size`
+    Every example is in exactly one micro-batch, and none is empty. Each holds at most `micro_batch_size`
     examples and `micro_batch_tokens` tokens, padding included (none with `packing`), or one longer example.
-    They are neighbours in length, the longest first: what does not fit into memory fails at once. Among all
-    such cuts this one takes the ranks, who wait for each other, the least time (see `_cuts`).
+    Examples of similar length are together, the longest first, so that what does not fit into memory fails at
+    once. Among all such splits this one takes the least time, as ranks wait for each other (see `_cuts`).
 
-    Which example falls into which micro-batch does not change the gradient: the loss is divided by the
-    target tokens of the whole global batch. Every rank computes the same cut.
+    The split does not change the gradient: the loss is divided by the target tokens of the global batch.
+    Every rank computes the same split.
 
-    Where the batch is no multiple of the ranks and nearly every example fills a micro-batch alone, no such
-    cut exists; then the bounds give way, by as many doublings as it takes.
+    Where the batch is not a multiple of the ranks and nearly every example fills a micro-batch alone, no such
+    split exists; then both bounds are doubled until one does.
     Raises JobError when there are fewer examples than ranks.
     """
     if len(batch) < num_ranks:
@@ -76,15 +76,15 @@ def micro_batches(
 
 
 def _cuts(lengths: Indices, num_ranks: int, most: int, tokens: int, packed: bool) -> list[int] | None:
-    """Where to cut descending lengths into micro-batches, steps of `num_ranks` of them; None: impossible.
+    """Where to cut descending lengths into micro-batches, `num_ranks` per step; None: impossible.
 
-    A step takes as long as its largest micro-batch: least is the sum over steps of its tokens, and
-    OVERHEAD_TOKENS. For one rank these are all padded tokens and an overhead for each micro-batch.
+    A step takes as long as its largest micro-batch. The cuts minimise the sum over steps of that
+    micro-batch's tokens plus OVERHEAD_TOKENS; for one rank these are all padded tokens, and an overhead for
+    each micro-batch.
 
-    With a cap on a micro-batch's tokens known, as many examples as possible are taken into each of a step's.
-    So for each cap and each first example there is a furthest end of a step, and from the ends backwards
-    the best way to go on (dynamic programming). Where there are more than CANDIDATES caps, so many of them,
-    evenly spread, are tried.
+    Given a cap on a micro-batch's tokens, each micro-batch of a step takes as many examples as fit. So for
+    each cap and each first example there is a furthest end of a step, and dynamic programming from the last
+    example backwards finds the best steps. Of more than MAX_CAPS caps, that many are tried, evenly spread.
     """
     count, first = len(lengths), np.arange(len(lengths))
     sums = np.concatenate([[0], np.cumsum(lengths)])
@@ -93,10 +93,10 @@ def _cuts(lengths: Indices, num_ranks: int, most: int, tokens: int, packed: bool
     else:
         sizes = (lengths[:, None] * np.arange(1, most + 1)).reshape(-1)
     caps = np.unique(np.concatenate([sizes[sizes <= tokens], lengths]))
-    if len(caps) > CANDIDATES:
-        caps = caps[np.linspace(0, len(caps) - 1, CANDIDATES).astype(np.int64)]
+    if len(caps) > MAX_CAPS:
+        caps = caps[np.linspace(0, len(caps) - 1, MAX_CAPS).astype(np.int64)]
 
-    # end[cap, i]: of a micro-batch that begins at i; an example above the bound goes alone
+    # end[cap, i]: the end of a micro-batch that begins at i; an example above the bound is alone
     room = np.minimum(caps, tokens)[:, None]
     end = np.searchsorted(sums, room + sums[:-1], side="right") - 1 if packed else first + room // lengths
     end = np.clip(end, first + 1, np.minimum(first + most, count))
@@ -105,10 +105,10 @@ def _cuts(lengths: Indices, num_ranks: int, most: int, tokens: int, packed: bool
 
     cost = np.full(count + 1, np.inf)
     cost[count] = 0
-    chosen = np.zeros((count, 2), dtype=np.int64)  # of a step that begins here: its end, its cap
+    chosen = np.zeros((count, 2), dtype=np.int64)  # by begin of a step: its end, its cap
     for begin in range(count - num_ranks, -1, -1):
         ends = np.arange(begin + num_ranks, count + 1)
-        lowest = int(np.searchsorted(caps, lengths[begin]))  # of the caps, that its longest example fits
+        lowest = int(np.searchsorted(caps, lengths[begin]))  # the first cap that fits its longest example
         cap = lowest + np.searchsorted(furthest[lowest:, begin], ends)
         ends, cap = ends[cap < len(caps)], cap[cap < len(caps)]
         if len(ends):
@@ -127,7 +127,7 @@ def _cuts(lengths: Indices, num_ranks: int, most: int, tokens: int, packed: bool
 
 
 def _applied(end: Indices, times: int) -> Indices:
-    """(C, N + 1) -> (C, N + 1): where one gets by going from i to end[c, i], `times` times."""
+    """(C, N + 1) -> (C, N + 1): where i ends up after replacing it by end[c, i], `times` times."""
     result = np.broadcast_to(np.arange(end.shape[1]), end.shape)
     while times:
         if times % 2:
@@ -137,7 +137,7 @@ def _applied(end: Indices, times: int) -> Indices:
 
 
 def _step(end: Indices, begin: int, step_end: int, num_ranks: int) -> list[int]:
-    """Where the micro-batches of a step begin. When fewer would do, the fullest are halved."""
+    """Where the micro-batches of a step begin. If fewer than `num_ranks` suffice, the fullest are halved."""
     begins = [begin]
     while end[begins[-1]] < step_end:
         begins.append(int(end[begins[-1]]))
@@ -148,13 +148,13 @@ def _step(end: Indices, begin: int, step_end: int, num_ranks: int) -> list[int]:
     return begins
 
 
-class Batch(NamedTuple):
-    """Arrays of a forward pass, int64. labels are not shifted; IGNORE_INDEX is no target.
+class MicroBatch(NamedTuple):
+    """Arrays of a forward pass, int64. labels are not shifted; tokens without a loss have IGNORE_INDEX.
 
-    Padded: input_ids and labels (B, L), padding on the right; position_ids None. No attention mask is needed:
-    under causal attention no token sees what is behind it.
-    Packed: all three (1, sum of lengths), examples end to end; position_ids begin at 0 with each, by which
-    transformers tells them apart when it is given no attention mask.
+    Padded: input_ids and labels (B, L), padding on the right; position_ids None. Causal attention needs no
+    mask for padding on the right.
+    Packed: all three (1, sum of lengths), examples end to end; position_ids begin at 0 with each example, by
+    which transformers separates them when it is given no attention mask.
     """
 
     input_ids: Indices
@@ -162,29 +162,27 @@ class Batch(NamedTuple):
     position_ids: Indices | None
 
 
-def collate(dataset: TokenDataset, indices: Indices, pad_token_id: int, *, packed: bool) -> Batch:
-    """The arrays of some examples. The first token of each is no target: nothing, or another example, is
-    before it.
-    """
+def collate(dataset: TokenDataset, indices: Indices, pad_token_id: int, *, packed: bool) -> MicroBatch:
+    """The arrays of some examples. The first token of each is not a target: nothing predicts it."""
     where, row, position = _places(dataset, indices)
     ids = dataset.tokens[where].astype(np.int64)
     targets = np.where(dataset.is_target[where] & (position > 0), ids, IGNORE_INDEX)
     if packed:
-        return Batch(ids[None], targets[None], position[None])
+        return MicroBatch(ids[None], targets[None], position[None])
     shape = len(indices), int(position.max()) + 1
     input_ids, labels = np.full(shape, pad_token_id), np.full(shape, IGNORE_INDEX)
     input_ids[row, position], labels[row, position] = ids, targets
-    return Batch(input_ids, labels, None)
+    return MicroBatch(input_ids, labels, None)
 
 
 def num_target_tokens(dataset: TokenDataset, batch: Indices) -> int:
-    """Target tokens of a batch, first tokens left out: nothing predicts them."""
+    """Target tokens of a batch, without the first token of each example."""
     where, _, position = _places(dataset, batch)
     return int(np.count_nonzero(dataset.is_target[where] & (position > 0)))
 
 
 def _places(dataset: TokenDataset, indices: Indices) -> tuple[Indices, Indices, Indices]:
-    """For each token of some examples, end to end: its place in the dataset, its example, its place there."""
+    """Per token of some examples, end to end: index in the dataset, row of its example, position in it."""
     begins = dataset.offsets[indices]
     lengths = dataset.offsets[indices + 1] - begins
     row = np.repeat(np.arange(len(indices)), lengths)

@@ -1,4 +1,4 @@
-"""Text as token ids, with a mask of the tokens the loss is taken on."""
+"""Text as token ids, with a mask of the tokens that the loss is computed on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Encoder: TypeAlias = Callable[[Sequence[Rendered]], "list[Example | None]"]
 
 
 class Example(NamedTuple):
-    """ids: (L,) int32. is_target: (L,) bool. is_cut: targets were lost at the longest length."""
+    """ids: (L,) int32. is_target: (L,) bool. is_cut: targets beyond the maximum length were lost."""
 
     ids: npt.NDArray[np.int32]
     is_target: npt.NDArray[np.bool_]
@@ -23,31 +23,31 @@ class Example(NamedTuple):
 
 
 def encoder(tokenizer: PreTrainedTokenizerBase, max_length_tokens: int) -> Encoder:
-    """A function from texts to examples, each up to its last target; None for a text without any.
+    """A function from texts to examples, each up to its last target; None for a text without a target.
 
-    A text is tokenised in one piece. In pieces, tokenizers made from SentencePiece (Llama-2, Mistral) would
-    begin each of them with a space that no text has. In front comes what `tokenizer(text)` puts there, the
-    beginning of a sequence, unless the text begins with it already, as chat templates write it.
+    A text is tokenised in one piece: tokenizers made from SentencePiece (Llama-2, Mistral) would begin every
+    piece with a space that is not in the text. It is preceded by what `tokenizer(text)` puts there, usually a
+    BOS token, unless the text begins with it already, as chat templates write it.
 
-    A token is a target when it begins inside a span. One that straddles the beginning of an answer is none:
-    at inference the model is given the prompt alone, whose last token ends where the prompt does, and is
-    never asked for a token that begins before.
+    A token is a target if it begins inside a span. A token that straddles the beginning of an answer is not:
+    at inference the model is given the prompt alone, whose last token ends where the prompt ends, and never
+    has to predict a token that begins before.
 
-    tokenizer: one that tells where its tokens are in the text (`is_fast`).
+    tokenizer: one that reports where its tokens are in the text (`is_fast`).
     """
     begin = leading_special_tokens(tokenizer)
-    # not `tokenizer(texts)`, which takes as long again to turn what the backend found into lists
+    # `tokenizer(texts)` takes twice as long: it converts the backend's results to lists
     backend = tokenizer.backend_tokenizer
 
     def encode(texts: Sequence[Rendered]) -> list[Example | None]:
-        # what the tokenizer's latest caller asked for
+        # undo settings of earlier callers
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = tokenizer.split_special_tokens
         encoded = backend.encode_batch([text for text, _ in texts], add_special_tokens=False)
         return [
-            _example(found.ids, found.offsets, spans, begin, max_length_tokens)
-            for found, (_, spans) in zip(encoded, texts, strict=True)
+            _example(tokens.ids, tokens.offsets, spans, begin, max_length_tokens)
+            for tokens, (_, spans) in zip(encoded, texts, strict=True)
         ]
 
     return encode
@@ -62,7 +62,7 @@ def _example(
 ) -> Example | None:
     starts = np.array([start for start, _ in offsets], dtype=np.int64)
     edges = np.array(spans, dtype=np.int64).reshape(-1)
-    # behind an odd number of edges is inside a span; at a span's end is outside
+    # after an odd number of edges a token begins inside a span; at the end of a span, outside
     is_target = np.searchsorted(edges, starts, side="right") % 2 == 1
     if ids[: len(begin)] != begin:
         ids = begin + ids
@@ -77,7 +77,7 @@ def _example(
 
 
 def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What `tokenizer(text)` puts in front of a text."""
+    """The tokens that `tokenizer(text)` puts in front of a text, such as BOS."""
     bare, full = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
     for start in range(len(full)):
         if full[start : start + len(bare)] == bare:

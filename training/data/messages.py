@@ -1,8 +1,8 @@
-r"""Instruction rows as messages, and messages as text with marks on what the assistant says.
+r"""Instruction rows as messages, and messages as text with the spans that the assistant says.
 
 Special tokens that a row spells out ("</s>" in a question about tokenizers) become those tokens, in training
-as at inference: no template of the Hugging Face world escapes them, and one that did would show the model
-another text than every other program does. The loss is on what the assistant says, spelled out or not.
+and at inference: Hugging Face templates do not escape them, and a template that did would show the model
+other texts than every other program. The loss is on everything that the assistant says, those included.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from study.errors import JobError
 
 logger = logging.getLogger(__name__)
 ROLES = {"human": "user", "gpt": "assistant"}
-"""OpenHermes' words for ours; others are kept."""
+"""OpenHermes' names of roles -> ours; other names are kept."""
 TEMPLATE_DATE = "26 Jul 2024"
-"""What Llama's templates write for today: a text must not depend on the day it was tokenised."""
+"""Takes the place of today's date in Llama's templates: texts must not depend on the day of tokenising."""
 
 
 class Message(NamedTuple):
@@ -32,21 +32,18 @@ class Message(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """A conversation as text. spans: (begin, end) in characters, what the loss is taken on, in order."""
+    """A conversation as text. spans: (begin, end) in characters that the loss is computed on, in order."""
 
     text: str
     spans: list[tuple[int, int]]
 
 
 Renderer: TypeAlias = Callable[[Sequence[Message], str], Rendered]
-"""From messages, and the words for where they come from, that errors begin with."""
+"""(messages, where they come from) -> text; errors begin with the latter."""
 
 
 def messages_of(row: Any, where: str) -> list[Message]:
-    """A row of Alpaca's, Tulu-3's or OpenHermes' schema as messages.
-
-    Raises JobError for other columns.
-    """
+    """A row in the schema of Alpaca, Tulu-3 or OpenHermes as messages. Raises JobError for other columns."""
     if not isinstance(row, Mapping):
         raise JobError(f"{where}: not a mapping of columns to values")
     if isinstance(row.get("messages"), list):
@@ -55,10 +52,10 @@ def messages_of(row: Any, where: str) -> list[Message]:
         turns = [(_text(m, "from", where), _text(m, "value", where)) for m in row["conversations"]]
         return [Message(ROLES.get(role, role), content) for role, content in turns]
     if "instruction" in row and "output" in row:
-        asked = _text(row, "instruction", where)
+        prompt = _text(row, "instruction", where)
         if row.get("input"):
-            asked += "\n" + _text(row, "input", where)
-        return [Message("user", asked), Message("assistant", _text(row, "output", where))]
+            prompt += "\n" + _text(row, "input", where)
+        return [Message("user", prompt), Message("assistant", _text(row, "output", where))]
     raise JobError(
         f"{where}: columns {sorted(row)} are neither instruction/input/output, messages nor conversations"
     )
@@ -70,7 +67,7 @@ def _text(row: Any, column: str, where: str) -> str:
         raise JobError(f"{where}: '{column}' is {value!r}, not a text")
     try:
         value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half of a pair of surrogates
+    except UnicodeEncodeError as error:  # JSON can contain half of a surrogate pair
         half = f"U+{ord(value[error.start]):X} at character {error.start + 1}"
         raise JobError(f"{where}: '{column}' has half a character ({half}); correct or remove it") from None
     return value
@@ -84,8 +81,8 @@ def renderer(template: str, tokenizer: PreTrainedTokenizerBase) -> Renderer:
     tulu: `<|role|>\n{content}\n`, the assistant's ends with eos (open-instruct's template).
     tokenizer: the tokenizer's own chat template.
 
-    An answer without a character in it is no target, nor is its end of turn: it is missing, not short.
-    Raises JobError when the tokenizer has not what the template needs.
+    An empty answer is missing, not short: neither it nor its end of turn is a target.
+    Raises JobError when the tokenizer lacks what the template needs.
     """
     if template == "tokenizer":
         return _chat_renderer(tokenizer)
@@ -102,7 +99,7 @@ def renderer(template: str, tokenizer: PreTrainedTokenizerBase) -> Renderer:
 
 
 def _plain(eos: str, messages: Sequence[Message], where: str) -> Rendered:
-    text, spans, asked = "", [], False
+    text, spans, after_prompt = "", [], False
     for message in messages:
         if message.role == "assistant":
             text += "\nAnswer:"
@@ -111,8 +108,8 @@ def _plain(eos: str, messages: Sequence[Message], where: str) -> Rendered:
             if message.content.strip():
                 spans.append((begin, len(text)))
         else:
-            text += "\n" + message.content if asked else message.content
-        asked = message.role != "assistant"
+            text += "\n" + message.content if after_prompt else message.content
+        after_prompt = message.role != "assistant"
     return Rendered(text, spans)
 
 
@@ -134,7 +131,7 @@ def _chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Renderer:
     name = tokenizer.name_or_path
     try:
         template = tokenizer.get_chat_template()
-    except ValueError:  # it has none, or several and no default
+    except ValueError:  # no template, or several and no default
         raise JobError(
             f"{name}: the tokenizer has no chat template (or several and no default); "
             "write template: tulu or plain"
@@ -145,77 +142,67 @@ def _chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Renderer:
             "other text; fix the date in the template, or write template: tulu"
         )
     specials = tuple(token.content for token in tokenizer.added_tokens_decoder.values())
-    variables = {**tokenizer.special_tokens_map, "date_string": TEMPLATE_DATE}
-    # transformers decides by the same expression
-    if re.search(r"\{\%-?\s*generation\s*-?\%\}", template):
-        return partial(_by_generation_marks, name, template, variables)
-    return partial(_by_prefixes, name, template, variables, specials)
+    chat = _ChatTemplate(
+        name, template, {**tokenizer.special_tokens_map, "date_string": TEMPLATE_DATE}, specials
+    )
+    # the expression by which transformers decides
+    return chat.by_marks if re.search(r"\{\%-?\s*generation\s*-?\%\}", template) else chat.by_prefixes
 
 
-def _by_generation_marks(
-    name: str, template: str, variables: Mapping[str, Any], messages: Sequence[Message], where: str
-) -> Rendered:
-    """Spans as the template marks them, with {% generation %}."""
-    text, spans = _jinja(name, template, variables, messages, where, marks=True)
-    answers = [message.content for message in messages if message.role == "assistant"]
-    if len(spans) != len(answers):
-        raise JobError(
-            f"{where}: the chat template of {name} marks {len(spans)} generations in a conversation with "
-            f"{len(answers)} answers; write template: tulu"
-        )
-    return Rendered(text, [span for span, answer in zip(spans, answers, strict=True) if answer.strip()])
+class _ChatTemplate(NamedTuple):
+    """A tokenizer's chat template. name: of the tokenizer. specials: texts of its special tokens."""
 
+    name: str
+    template: str
+    variables: Mapping[str, Any]
+    specials: tuple[str, ...]
 
-def _by_prefixes(
-    name: str,
-    template: str,
-    variables: Mapping[str, Any],
-    specials: tuple[str, ...],
-    messages: Sequence[Message],
-    where: str,
-) -> Rendered:
-    """An answer is what it adds to the prompt that the model is given for it."""
-    text, _ = _jinja(name, template, variables, messages, where)
-    spans = []
-    for i, message in enumerate(messages):
-        if message.role != "assistant" or not message.content.strip():
-            continue
-        prompt, _ = _jinja(name, template, variables, messages[:i], where, answer_next=True)
-        answered, _ = _jinja(name, template, variables, messages[: i + 1], where)
-        if not (answered.startswith(prompt) and text.startswith(answered)):
+    def by_marks(self, messages: Sequence[Message], where: str) -> Rendered:
+        """The spans that the template marks with {% generation %}."""
+        text, spans = self.render(messages, where, marks=True)
+        answers = [message.content for message in messages if message.role == "assistant"]
+        if len(spans) != len(answers):
             raise JobError(
-                f"{where}: the chat template of {name} writes a turn differently once others follow, so "
-                "that no prompt is the beginning of the whole; write template: tulu"
+                f"{where}: the chat template of {self.name} marks {len(spans)} generations in a conversation "
+                f"with {len(answers)} answers; write template: tulu"
             )
-        # the new line behind <|im_end|> is the template's: nothing is generated after the end of a turn
-        bare = answered.rstrip()
-        spans.append((len(prompt), len(bare) if bare.endswith(specials) else len(answered)))
-    return Rendered(text, spans)
+        return Rendered(text, [span for span, answer in zip(spans, answers, strict=True) if answer.strip()])
 
+    def by_prefixes(self, messages: Sequence[Message], where: str) -> Rendered:
+        """The span of an answer is what it adds to the prompt that the model is given for it."""
+        text, _ = self.render(messages, where)
+        spans = []
+        for i, message in enumerate(messages):
+            if message.role != "assistant" or not message.content.strip():
+                continue
+            prompt, _ = self.render(messages[:i], where, answer_next=True)
+            answered, _ = self.render(messages[: i + 1], where)
+            if not (answered.startswith(prompt) and text.startswith(answered)):
+                raise JobError(
+                    f"{where}: the chat template of {self.name} writes a turn differently once others "
+                    "follow, so that no prompt is the beginning of the text; write template: tulu"
+                )
+            # the new line after <|im_end|> belongs to the template: it is not generated
+            bare = answered.rstrip()
+            spans.append((len(prompt), len(bare) if bare.endswith(self.specials) else len(answered)))
+        return Rendered(text, spans)
 
-def _jinja(
-    name: str,
-    template: str,
-    variables: Mapping[str, Any],
-    messages: Sequence[Message],
-    where: str,
-    *,
-    answer_next: bool = False,
-    marks: bool = False,
-) -> tuple[str, list[tuple[int, int]]]:
-    conversation = [message._asdict() for message in messages]
-    try:
-        rendered: Any = render_jinja_template(  # it says that it returned a str
-            conversations=[conversation],
-            chat_template=template,
-            add_generation_prompt=answer_next,
-            return_assistant_tokens_mask=marks,
-            **variables,
-        )
-    except TemplateError as error:  # among them what a template refuses, such as a system message
-        raise JobError(
-            f"{where}: the chat template of {name} refuses the conversation "
-            f"({' '.join(str(error).split())}); write template: tulu"
-        ) from None
-    (text,), spans = rendered
-    return text, spans[0] if spans else []
+    def render(
+        self, messages: Sequence[Message], where: str, *, answer_next: bool = False, marks: bool = False
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text and the spans of its marks; answer_next: up to where the next answer begins."""
+        try:
+            rendered: Any = render_jinja_template(  # annotated as str, but it returns a pair
+                conversations=[[message._asdict() for message in messages]],
+                chat_template=self.template,
+                add_generation_prompt=answer_next,
+                return_assistant_tokens_mask=marks,
+                **self.variables,
+            )
+        except TemplateError as error:  # also raised by templates themselves, on a system message for example
+            raise JobError(
+                f"{where}: the chat template of {self.name} refuses the conversation "
+                f"({' '.join(str(error).split())}); write template: tulu"
+            ) from None
+        (text,), spans = rendered
+        return text, spans[0] if spans else []

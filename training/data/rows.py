@@ -1,4 +1,4 @@
-"""The rows a run trains on: of which dataset, without which sources, how many; read one at a time."""
+"""The rows of a dataset that a job trains on, without excluded sources, sub-sampled, read one at a time."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from study.errors import JobError, RecordError, nearest
+from study.errors import JobError, nearest
 from study.grid.sources import require_commit
 from study.jobs.specs import Hyperparameters, Source
-from study.rows import Row, parse_line, reading_parquet
+from study.presets import PRESETS
+from study.rows import READ_AT_ONCE, Row, lines, parse_line, reading_parquet
 
-READ_AT_ONCE = 1000
 Indices: TypeAlias = npt.NDArray[np.int64]
 PlacedRow: TypeAlias = tuple[str, Row]
-"""Where a row is, in words for errors, and the row."""
+"""(where a row is, for error messages; the row)"""
 
 
 class _Table(NamedTuple):
-    """sources: the column of that name, None when there is none. read: the rows at ascending indices."""
+    """sources: gives the column `source`, or None without one. read: gives the rows at ascending indices."""
 
     num_rows: int
     sources: Callable[[], Sequence[str | None] | None]
@@ -33,10 +33,10 @@ class _Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to train on, read from disk each time one goes through them.
+    """Rows to train on, read from disk on each iteration.
 
-    num_read: rows of the dataset. num_excluded: of those, left out by source. chosen: (N,) ascending, the
-    indices of what is left, after sub-sampling.
+    num_read: rows of the dataset. num_excluded: how many of them are left out by source.
+    chosen: (N,) int64, ascending, the indices of the rows that remain after sub-sampling.
     """
 
     num_read: int
@@ -69,7 +69,7 @@ def open_rows(source: Source, hyper: Hyperparameters) -> Rows:
 
 
 def _kept(table: _Table, name: str, excluded: Sequence[str]) -> Indices:
-    """Indices of the rows of other sources. A name that no row has is refused: a slip would let it in."""
+    """Indices of the rows of other sources. Refuses a name that no row has: it may be a misspelt one."""
     if not excluded:
         return np.arange(table.num_rows)
     sources = table.sources()
@@ -98,10 +98,9 @@ def _open(source: Source, hyper: Hyperparameters) -> _Table:
 def _embedded(name: str, hyper: Hyperparameters) -> _Table:
     from study.cldr import instructions
 
-    if name == "cldr-pretrain":
-        rows = instructions.pretraining_rows(hyper.num_examples or 100_000, seed=hyper.seed)
-    else:
-        rows = instructions.english_instructions(hyper.num_examples or 1_000, seed=hyper.seed)
+    num_rows = hyper.num_examples or PRESETS[name].num_rows
+    assert num_rows is not None
+    rows = instructions.GENERATORS[name](num_rows, seed=hyper.seed)
     return _Table(
         len(rows), lambda: None, lambda indices: ((f"{name}, row {i}", rows[i]) for i in indices.tolist())
     )
@@ -152,18 +151,9 @@ def _parquet(file: Path) -> _Table:
 
 
 def _jsonl(file: Path) -> _Table:
-    def lines() -> Iterator[tuple[str, str]]:
-        try:
-            with file.open(encoding="utf-8") as stream:
-                for number, line in enumerate(stream, start=1):
-                    if line.strip():
-                        yield f"{file}, line {number}", line
-        except UnicodeDecodeError as error:
-            raise RecordError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from None
-
     def sources() -> Sequence[str | None] | None:
         missing = object()
-        found = [parse_line(line, where).get("source", missing) for where, line in lines()]
+        found = [parse_line(line, where).get("source", missing) for where, line in lines(file)]
         if all(source is missing for source in found):
             return None
         return [source if isinstance(source, str) else None for source in found]
@@ -171,9 +161,9 @@ def _jsonl(file: Path) -> _Table:
     def read(indices: Indices) -> Iterator[PlacedRow]:
         wanted = np.zeros(num_rows, dtype=np.bool_)
         wanted[indices] = True
-        for is_wanted, (where, line) in zip(wanted, lines(), strict=True):
+        for is_wanted, (where, line) in zip(wanted, lines(file), strict=True):
             if is_wanted:
                 yield where, parse_line(line, where)
 
-    num_rows = sum(1 for _ in lines())
+    num_rows = sum(1 for _ in lines(file))
     return _Table(num_rows, sources, read)

@@ -1,4 +1,4 @@
-"""The chat templates that models are exported with: what `training.data.messages` renders, in Jinja."""
+"""Chat templates of exported models: the texts of `training.data.messages`, in Jinja."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PLAIN = """\
 
 
 def chat_template(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """How others prompt a model that was trained with one of `study.jobs.specs.TEMPLATES`.
+    """How other programs prompt a model that was trained with one of `study.jobs.specs.TEMPLATES`.
 
-    Programs that use a chat template leave special tokens to it: it begins with what `tokenizer(text)` puts
-    in front of a text.
+    Programs that use a chat template add no special tokens to it, so it begins with what `tokenizer(text)`
+    puts in front of a text.
     """
     if template == "tokenizer":
         return str(tokenizer.get_chat_template())
@@ -38,10 +38,10 @@ def chat_template(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A text whose tokens `tokenizer(text)` puts in front of a text.
+    """The text of the tokens that `tokenizer(text)` puts in front of a text.
 
-    Newer tokenizers made from SentencePiece begin a text with a space, unless a special token is in front of
-    it: the space must then be written.
+    Newer tokenizers made from SentencePiece begin a text with a space unless a special token precedes it: the
+    template must then write the space.
     """
     ids = leading_special_tokens(tokenizer)
     begin = "".join(tokenizer.convert_ids_to_tokens(ids))

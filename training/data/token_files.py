@@ -1,4 +1,4 @@
-"""Training data as token ids with a target mask: made once for all jobs that share them, read from disk."""
+"""Training data as token ids with a mask of targets: tokenised once for all jobs that share them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from training.data.rows import Rows, open_rows
 logger = logging.getLogger(__name__)
 IGNORE_INDEX = -100
 FORMAT = 1
-"""Of what is stored: higher when other tokens would come of the same spec, or other files of the tokens."""
+"""Version of the stored files; raise it when the same spec gives other tokens, or the files change."""
 ROWS_AT_ONCE = 1000
 LOG_EVERY_S = 10.0
 META = "meta.json"
@@ -41,10 +41,10 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 class TokenDataset:
     """All examples end to end.
 
-    tokens: (N,) int32. is_target: (N,) bool, tokens the loss is taken on. offsets: (E + 1,) int64, where
-    each example begins. From `token_dataset` all three lie on disk and are read where they are touched.
+    tokens: (N,) int32. is_target: (N,) bool, tokens that the loss is computed on. offsets: (E + 1,) int64,
+    where each example begins. `token_dataset` maps all three from disk, so that only what is used is read.
 
-    num_rows: of the dataset. num_excluded: left out by source. num_dropped: read, and without a target.
+    num_rows: rows of the dataset. num_excluded: rows left out by source. num_dropped: rows without a target.
     num_truncated: examples that lost target tokens at `max_length_tokens`.
     """
 
@@ -68,48 +68,48 @@ class TokenDataset:
 
 
 def token_dataset(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, cache: Path) -> TokenDataset:
-    """The examples of a run, from `cache`, or tokenised into it.
+    """The examples of a training job, from `cache`, or tokenised into it.
 
-    Every rank of every job may call this at once: one tokenises, the others wait and read what it wrote.
-    Raises JobError for a tokenizer that cannot say where its tokens are in the text, rows of no known
+    Every rank of every job may call this at once: one tokenises, the others wait and read its files.
+    Raises JobError for a tokenizer that does not report where its tokens are in the text, rows of an unknown
     schema, and when no row has a target; RecordError for an unreadable file.
     """
     if not tokenizer.is_fast:
         raise JobError(
-            f"{tokenizer.name_or_path}: {type(tokenizer).__name__} does not tell where its tokens are in the "
-            "text; take a model with a tokenizer.json"
+            f"{tokenizer.name_or_path}: {type(tokenizer).__name__} does not report where its tokens are in "
+            "the text; take a model with a tokenizer.json"
         )
     identity = _identity(spec, tokenizer)
     folder = cache / digest(identity)
-    found = _read(folder, identity)
-    if found is not None:
-        return found
-    with ExitStack() as held:
+    dataset = _read(folder, identity)
+    if dataset is not None:
+        return dataset
+    with ExitStack() as locks:
         lock = cache / f"{folder.name}.lock"
-        if held.enter_context(locked(lock, wait=False)) is None:
+        if locks.enter_context(locked(lock, wait=False)) is None:
             logger.info("%s is being tokenised by another process; waiting for it", spec.dataset.name)
-            held.enter_context(locked(lock))
-        found = _read(folder, identity)
-        if found is None:
+            locks.enter_context(locked(lock))
+        dataset = _read(folder, identity)
+        if dataset is None:
             _write(folder, spec, tokenizer, identity)
-            found = _read(folder, identity)
-            assert found is not None
-    return found
+            dataset = _read(folder, identity)
+            assert dataset is not None
+    return dataset
 
 
 def _identity(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """All that the tokens depend on, as JSON values."""
+    """Everything that the tokens depend on, as JSON values."""
     hyper, source = spec.hyper, spec.dataset
-    drawn = source.kind == "embedded" or hyper.num_examples is not None
+    is_drawn = source.kind == "embedded" or hyper.num_examples is not None
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for name in ("truncation", "padding"):  # what the tokenizer's latest caller asked for
+    for name in ("truncation", "padding"):  # settings of earlier callers
         backend.pop(name, None)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     return {
         "format": FORMAT,
         "dataset": source.identity(),
         "exclude_sources": list(hyper.exclude_sources),
-        "drawn": {"num_examples": hyper.num_examples, "seed": hyper.seed} if drawn else None,
+        "drawn": {"num_examples": hyper.num_examples, "seed": hyper.seed} if is_drawn else None,
         "template": hyper.template,
         "max_length_tokens": hyper.max_length_tokens,
         "tokenizer": digest([backend, tokenizer.chat_template, special, tokenizer.split_special_tokens]),
@@ -117,7 +117,7 @@ def _identity(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase) -> dict[str, 
 
 
 def _read(folder: Path, identity: dict[str, Any]) -> TokenDataset | None:
-    """What a folder holds; None when it is not there, torn, or of something else."""
+    """The dataset in a folder; None when it is missing, torn, or of another identity."""
     try:
         meta = read_json(folder / META)
         sizes = {name: (folder / f"{name}.npy").stat().st_size for name in ARRAYS}
@@ -125,7 +125,7 @@ def _read(folder: Path, identity: dict[str, Any]) -> TokenDataset | None:
         return None
     if not isinstance(meta, dict) or meta.get("identity") != identity or meta.get("bytes") != sizes:
         return None
-    # plain arrays over the maps: np.memmap's own indexing is slow
+    # as plain arrays: indexing np.memmap is slow
     tokens, is_target, offsets = (
         np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS
     )
@@ -135,7 +135,7 @@ def _read(folder: Path, identity: dict[str, Any]) -> TokenDataset | None:
 def _write(
     folder: Path, spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, identity: dict[str, Any]
 ) -> None:
-    """Make the folder, whole or not at all. The caller holds its lock."""
+    """Write the folder, complete or not at all. The caller holds its lock."""
     for left_behind in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(left_behind)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
@@ -145,12 +145,12 @@ def _write(
         sizes = {name: (temporary / f"{name}.npy").stat().st_size for name in ARRAYS}
         write_json(temporary / META, {"identity": identity, "bytes": sizes, "counts": counts})
         sync(temporary)
-        # a network file system may show late what another node wrote; that may be in use by now
+        # a network file system may show another node's files late, and they may be in use by now
         if _read(folder, identity) is not None:
             shutil.rmtree(temporary)
             return
         if folder.exists():
-            logger.warning("%s is torn or of something else and is made again", folder)
+            logger.warning("%s is torn or holds other data and is written again", folder)
             shutil.rmtree(folder)
         temporary.rename(folder)
     except BaseException:
@@ -171,7 +171,7 @@ class _Column:
         self.length += len(values)
 
     def close(self) -> None:
-        # numpy leaves room in a header for the first axis to grow
+        # numpy leaves room in the header for a larger first axis
         self._stream.seek(0)
         self._write_header()
         self._stream.close()
@@ -183,7 +183,7 @@ class _Column:
 
 
 def _tokenise(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, int]:
-    """Write the arrays of all rows, some rows at a time; returns the counts."""
+    """Write the arrays, some rows at a time; returns the counts of rows and examples."""
     rows = open_rows(spec.dataset, spec.hyper)
     tokens, is_target = (_Column(folder / f"{name}.npy", ARRAYS[name]) for name in ("tokens", "is_target"))
     lengths: list[int] = []
@@ -216,16 +216,16 @@ def _tokenise(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, folder: Path)
 def _examples(
     rows: Rows, spec: TrainSpec, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[list[Example | None]]:
-    """The examples of some rows at a time, None for a row without a target; logs how far it is."""
+    """The examples of some rows at a time, None for a row without a target; logs the progress."""
     render = renderer(spec.hyper.template, tokenizer)
     encode = encoder(tokenizer, spec.hyper.max_length_tokens)
-    started = told = time.monotonic()
-    done, placed = 0, iter(rows)
-    while chunk := list(islice(placed, ROWS_AT_ONCE)):
+    started = logged = time.monotonic()
+    done, rest = 0, iter(rows)
+    while chunk := list(islice(rest, ROWS_AT_ONCE)):
         yield encode([render(messages_of(row, where), where) for where, row in chunk])
         done += len(chunk)
-        if (now := time.monotonic()) - told > LOG_EVERY_S:
-            told, rate = now, done / (now - started)
+        if (now := time.monotonic()) - logged > LOG_EVERY_S:
+            logged, rate = now, done / (now - started)
             share = 100 * done / len(rows)
             logger.info(
                 "%s: %d of %d rows tokenised (%.0f%%), %.0f rows/s",

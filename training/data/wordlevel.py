@@ -1,12 +1,12 @@
-"""A word-level tokenizer in which a whole name ("South Africa", "德国") is one token, for the embedded demo.
+"""A word-level tokenizer for the embedded demo: a complete name ("South Africa", "德国") is one token.
 
-With one token a name a 1M-parameter model can learn hundreds of facts in a minute; with sub-words it could
-not. The result is an ordinary Hugging Face tokenizer folder: everything is stated in tokenizer.json.
+With one token per name a model of 1M parameters learns hundreds of facts in a minute; with sub-words it does
+not. The result is an ordinary Hugging Face tokenizer, complete in its tokenizer.json.
 
     "<s>" In which country is this city Bucharest A Andorra B Latvia ... Answer
 
-Text is split at white space, punctuation is dropped ("A." and " A" are the same token as "A"), and names are
-found before that, the leftmost and longest first.
+Names are matched first, the leftmost and longest before others; the remaining text is split at white space
+and loses its punctuation ("A." and " A" are the same token as "A").
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from study.cldr.instructions import DEMO_PER_SUBJECT, vocabulary
 
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 GLUED_LANGUAGES = frozenset({"am", "ja", "th", "zh"})
-"""Question templates of these write a name without white space around it (Amharic: after a one-letter
+"""Their question templates write names without white space around them (Amharic: after a one-letter
 preposition).
 """
 
@@ -32,9 +32,9 @@ preposition).
 def build_tokenizer(
     names: Iterable[str], texts: Iterable[str], *, glued_names: Iterable[str] = ()
 ) -> PreTrainedTokenizerFast:
-    """names, glued_names: one token each, the glued ones even inside a word. texts: their words are the rest.
+    """names, glued_names: one token each, glued ones also inside a word. texts: they give all other words.
 
-    Token ids depend only on the arguments' contents: special tokens, then words in order of appearance, then
+    Token ids depend only on the contents of the arguments: special tokens, words in order of appearance, then
     names sorted. `tokenizer(text)` puts <s> in front and nothing at the end.
     """
     pre_tokenizer = Sequence([WhitespaceSplit(), Punctuation("removed")])
@@ -44,7 +44,7 @@ def build_tokenizer(
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizer
     glued = set(glued_names)
-    # single_word: a name must not be found inside a longer word, such as "Mali" in "Maliyi".
+    # single_word: a name must not match inside a longer word, such as "Mali" in "Maliyi"
     tokenizer.add_tokens(
         [AddedToken(name, single_word=True, normalized=False) for name in sorted(set(names) - glued)]
         + [AddedToken(name, single_word=False, normalized=False) for name in sorted(glued)]
@@ -60,7 +60,10 @@ def build_tokenizer(
 def cldr_tokenizer(
     languages: Iterable[str], *, per_subject: int | None = DEMO_PER_SUBJECT
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows every word of the CLDR rows, under this cap, of these languages and English."""
+    """A tokenizer that knows every word of the CLDR rows in these languages and English.
+
+    per_subject: the cap with which the rows are made.
+    """
     names: set[str] = set()
     glued: set[str] = set()
     texts = [f"Answer: {' '.join(LETTERS)}"]

@@ -1,11 +1,11 @@
-"""Checkpoints of a training run: whole or absent, checked when read, the same one on every rank.
+"""Checkpoints of a training job: complete or absent, verified when read, the same one on every rank.
 
     checkpoints/step-00000123/
         COMPLETE          written last: step, ranks, ZeRO stage, size and SHA-256 of every other file
         random-0000.pt    random state of a rank
         deepspeed/        weights, optimizer and schedule, as DeepSpeed writes them
 
-A folder whose name begins with a dot is no checkpoint: one that is being written, or that is on its way out.
+A folder whose name begins with a dot is not a checkpoint: it is being written or deleted.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Found:
-    """A complete checkpoint: optimizer steps done, and what `save` was given as `state`."""
+class Checkpoint:
+    """A complete checkpoint. step: optimizer steps done. state: as given to `save`."""
 
     path: Path
     step: int
@@ -49,16 +49,16 @@ class Found:
 def save(
     engine: Any, checkpoints: Path, step: int, world: World, *, state: Mapping[str, Any], keep: int
 ) -> None:
-    """Save the run after `step` optimizer steps; every rank must call this, between two steps.
+    """Save a checkpoint after `step` optimizer steps; every rank must call this, between two steps.
 
-    state: JSON, given back by `newest`. keep: complete checkpoints that are left, this one included;
-    while it is written there is one more. When this returns the checkpoint is complete, for every rank.
+    state: JSON values, returned by `newest`. keep: complete checkpoints to leave, this one included; while it
+    is written there is one more. The checkpoint is complete on every rank when this returns.
     """
     began = time.monotonic()
-    path = _folder(checkpoints, step)
+    path = path_of(checkpoints, step)
     temporary = path.with_name(f".{path.name}.tmp")
     if world.rank == 0:
-        _remove(temporary)  # of an attempt that was killed
+        _remove(temporary)  # left by an attempt that was killed
         temporary.mkdir(parents=True)
     dist.barrier()
     engine.save_checkpoint(str(temporary), tag=TAG)
@@ -75,7 +75,7 @@ def save(
         }
         write_json(temporary / MARKER, {**marker, "digest": digest(marker)})
         sync(temporary)
-        if path.exists():  # a torn one was passed over, and the run has come here again
+        if path.exists():  # a torn one, skipped when this attempt resumed
             _remove(path)
         temporary.rename(path)
         sync(checkpoints)
@@ -84,59 +84,60 @@ def save(
     dist.barrier()
 
 
-def newest(checkpoints: Path, world: World) -> Found | None:
-    """The newest complete checkpoint, its sums checked; None when there is none.
+def newest(checkpoints: Path, world: World) -> Checkpoint | None:
+    """The newest complete checkpoint, its checksums verified; None when there is none.
 
-    Every rank must call this, and all get the same. One that is torn is passed over with a warning.
+    Every rank must call this, and all get the same. A torn checkpoint is skipped with a warning.
     """
     for step in _from_rank_0(world, _steps(checkpoints) if world.rank == 0 else []):
-        path = _folder(checkpoints, step)
+        path = path_of(checkpoints, step)
         marker, problem = _from_rank_0(world, _read_marker(path, step) if world.rank == 0 else ({}, None))
         problem = problem or _first_problem(path, marker["files"], world)
         if problem is None:
-            return Found(path, step, marker["state"], marker["world_size"], marker["zero_stage"])
+            return Checkpoint(path, step, marker["state"], marker["world_size"], marker["zero_stage"])
         if world.rank == 0:
-            logger.warning("the checkpoint %s is torn and passed over: %s", path, problem)
-            # out of the way, or it would be counted among those to keep
-            _hide(path)
+            logger.warning("the checkpoint %s is torn and skipped: %s", path, problem)
+            _hide(path)  # or `prune` would count it among those to keep
     return None
 
 
-def fits(found: Found, world: World, zero_stage: int) -> bool:
-    """Whether it was saved as this run is: else it goes through DeepSpeed's universal format.
+def fits(checkpoint: Checkpoint, world: World, zero_stage: int) -> bool:
+    """Whether `load` can read it; otherwise `universal.load` converts it first.
 
-    Raises JobError where that leads nowhere: between stage 3 and the others the weights lie differently.
+    Raises JobError between ZeRO stage 3 and the others, which store weights differently: neither can.
     """
-    if (found.zero_stage == 3) != (zero_stage == 3):
+    if (checkpoint.zero_stage == 3) != (zero_stage == 3):
         raise JobError(
-            f"{found.path} was saved at ZeRO stage {found.zero_stage}, and this run is at {zero_stage}: "
-            f"write zero_stage: {found.zero_stage}, or delete {found.path.parent} to begin again"
+            f"{checkpoint.path} was saved at ZeRO stage {checkpoint.zero_stage}, and this job runs at "
+            f"{zero_stage}: write zero_stage: {checkpoint.zero_stage}, or delete {checkpoint.path.parent} "
+            "to begin again"
         )
-    return (found.world_size, found.zero_stage) == (world.size, zero_stage)
+    return (checkpoint.world_size, checkpoint.zero_stage) == (world.size, zero_stage)
 
 
-def load(engine: Any, found: Found, world: World) -> None:
-    """Load a checkpoint that `fits` into a fresh engine; the run goes on bit for bit.
+def load(engine: Any, checkpoint: Checkpoint, world: World) -> None:
+    """Load a checkpoint that `fits` into a fresh engine; training resumes bit for bit.
 
     Every rank must call this.
     """
-    loaded, _ = engine.load_checkpoint(str(found.path), tag=TAG)
-    assert loaded is not None, f"{found.path}: DeepSpeed found nothing in a complete checkpoint"
-    _restore_random_state(found.path / _random_name(world), world)
+    loaded, _ = engine.load_checkpoint(str(checkpoint.path), tag=TAG)
+    assert loaded is not None, f"{checkpoint.path}: DeepSpeed found nothing in a complete checkpoint"
+    _restore_random_state(checkpoint.path / _random_name(world), world)
 
 
-def _folder(checkpoints: Path, step: int) -> Path:
+def path_of(checkpoints: Path, step: int) -> Path:
+    """The folder of the checkpoint after `step` optimizer steps."""
     return checkpoints / f"{PREFIX}{step:08d}"
 
 
 def _steps(checkpoints: Path) -> list[int]:
-    """Steps that have a folder, newest first."""
+    """Steps that have a folder, the newest first."""
     names = (path.name.removeprefix(PREFIX) for path in checkpoints.glob(f"{PREFIX}*"))
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def _read_marker(path: Path, step: int) -> tuple[dict[str, Any], str | None]:
-    """The marker, and what is wrong with it."""
+    """The marker, and what is wrong with it if anything."""
     try:
         marker = json.loads((path / MARKER).read_bytes())
     except FileNotFoundError:
@@ -151,7 +152,7 @@ def _read_marker(path: Path, step: int) -> tuple[dict[str, Any], str | None]:
 def _sums(folder: Path, world: World) -> dict[str, dict[str, int | str]]:
     """Size and SHA-256 of every file, synced to disk; each rank takes its share."""
     own = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    # a rank on another node may not see at once what this one has written
+    # a rank on another node may see this rank's files late
     names = sorted(set().union(*_from_all(world, own)))
     share: dict[str, dict[str, int | str]] = {}
     for name in names[world.rank :: world.size]:
@@ -160,23 +161,23 @@ def _sums(folder: Path, world: World) -> dict[str, dict[str, int | str]]:
     for parent in {(folder / name).parent for name in share}:
         sync(parent)
     shares = _from_all(world, share)
-    return {name: entry for part in shares for name, entry in part.items()}
+    return {name: sums for share in shares for name, sums in share.items()}
 
 
 def _first_problem(path: Path, files: Mapping[str, Mapping[str, Any]], world: World) -> str | None:
-    """What is wrong with the files of a checkpoint, the same answer on every rank; each checks its share."""
+    """What is wrong with a checkpoint's files, if anything: each rank reads a share, all get the same."""
     own = (_problem(path, name, files[name]) for name in sorted(files)[world.rank :: world.size])
     return next(filter(None, _from_all(world, next(filter(None, own), None))), None)
 
 
-def _problem(path: Path, name: str, entry: Mapping[str, Any]) -> str | None:
+def _problem(path: Path, name: str, sums: Mapping[str, Any]) -> str | None:
     file = path / name
     if not file.is_file():
         return f"{name} is missing"
     size = file.stat().st_size
-    if size != entry["size"]:
-        return f"{name} has {size} bytes, not {entry['size']}"
-    return None if _sha256(file) == entry["sha256"] else f"{name} is not as it was written"
+    if size != sums["size"]:
+        return f"{name} has {size} bytes, not {sums['size']}"
+    return None if _sha256(file) == sums["sha256"] else f"{name} is not as it was written"
 
 
 def _sha256(file: Path) -> str:
@@ -185,20 +186,21 @@ def _sha256(file: Path) -> str:
 
 
 def prune(checkpoints: Path, step: int, keep: int) -> None:
-    """Leave the newest `keep` checkpoints; rank 0 alone calls this.
+    """Leave the newest `keep` checkpoints up to `step`; rank 0 alone calls this.
 
-    One that is newer than `step` was passed over as torn, or is of a run that was set back by hand.
+    A newer one was skipped as torn, or belongs to a job that was set back by hand.
     """
     steps = _steps(checkpoints)
-    kept = [other for other in steps if other <= step][:keep]
-    for path in [_folder(checkpoints, other) for other in steps if other not in kept]:
-        _remove(path)
+    kept = [saved for saved in steps if saved <= step][:keep]
+    for saved in steps:
+        if saved not in kept:
+            _remove(path_of(checkpoints, saved))
     for path in checkpoints.glob(f".{PREFIX}*"):
         _remove(path)
 
 
 def _remove(path: Path) -> None:
-    """Delete a folder; a kill in between leaves nothing that looks like a checkpoint."""
+    """Delete a folder; a kill meanwhile leaves nothing that looks like a checkpoint."""
     if path.exists():
         shutil.rmtree(path if path.name.startswith(".") else _hide(path))
 
@@ -214,7 +216,7 @@ def _random_name(world: World) -> str:
 
 
 def _random_state(world: World) -> dict[str, torch.Tensor]:
-    """torch's generators: nothing here draws from NumPy's or Python's global ones."""
+    """torch's generators; training draws nothing from the global ones of NumPy and Python."""
     state = {"cpu": torch.get_rng_state()}
     if world.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(world.device)

@@ -1,4 +1,4 @@
-"""Dropout of a run's choosing, in place of the model's own while it trains."""
+"""Dropout chosen by the grid, in place of the model's own while it trains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from study.errors import JobError
 
 OF_OTHER_HEADS = ("classifier", "summary")
-OWN = "dropout_of_its_own"
+OWN_RATES = "calsweep_own_dropout"
 
 
 class Place(NamedTuple):
@@ -29,8 +29,8 @@ class Place(NamedTuple):
 def places(config: PreTrainedConfig) -> list[Place]:
     """Every dropout of a language model, in a fixed order.
 
-    Architectures call them attention_dropout, hidden_dropout, resid_pdrop, attn_pdrop and more. Those of a
-    classifier's head do not count, nor does layerdrop, which leaves out whole layers.
+    Architectures call them attention_dropout, hidden_dropout, resid_pdrop, attn_pdrop and more. The dropout
+    of a classifier's head is left out, and so is layerdrop, which skips layers.
     """
     text = config.get_text_config()
     configs = [text, *(part for part in vars(text).values() if isinstance(part, PreTrainedConfig))]
@@ -45,42 +45,40 @@ def places(config: PreTrainedConfig) -> list[Place]:
 
 
 def override(config: PreTrainedConfig, rate: float) -> list[float]:
-    """Set every dropout, before the model is built: most layers read it then. Returns the model's own rates.
+    """Set every dropout and return the model's own rates. Most layers read it when the model is built.
 
-    Raises JobError for an architecture without any.
+    Raises JobError for an architecture without dropout.
     """
-    found = places(config)
-    if not found:
+    own_rates = set_all(config, rate)
+    if not own_rates:
         raise JobError(f"{config.model_type} has no dropout: remove dropout from the grid")
-    own = [place.rate for place in found]
-    set_all(config, rate)
-    return own
+    return own_rates
 
 
-def set_all(config: PreTrainedConfig, rate: float) -> None:
-    """Set every dropout that there is, if any."""
-    found = places(config)
-    _set(found, [rate] * len(found))
+def set_all(config: PreTrainedConfig, rate: float) -> list[float]:
+    """Set every dropout, if there is any, and return the rates that they had."""
+    rates = [place.rate for place in places(config)]
+    _set(config, [rate] * len(rates))
+    return rates
 
 
-def remember(lm: PreTrainedModel, own: Sequence[float]) -> None:
-    """Note the model's own rates on it, for `restored`."""
-    setattr(lm, OWN, tuple(own))
+def remember(lm: PreTrainedModel, own_rates: Sequence[float]) -> None:
+    """Keep the model's own rates for `restored`."""
+    setattr(lm, OWN_RATES, tuple(own_rates))
 
 
 @contextlib.contextmanager
 def restored(lm: PreTrainedModel) -> Iterator[None]:
-    """With the model's own rates in its config: what is exported is not told how it was trained."""
-    found = places(lm.config)
-    rates = [place.rate for place in found]
-    _set(found, getattr(lm, OWN, rates))
+    """The model's own rates in its config: an exported model does not inherit the dropout of its training."""
+    rates = [place.rate for place in places(lm.config)]
+    _set(lm.config, getattr(lm, OWN_RATES, rates))
     try:
         yield
     finally:
-        _set(found, rates)
+        _set(lm.config, rates)
 
 
-def _set(found: Sequence[Place], rates: Sequence[float]) -> None:
-    for place, rate in zip(found, rates, strict=True):
-        # past its checks of types: MPT's rate is an int, and so no other than 0
+def _set(config: PreTrainedConfig, rates: Sequence[float]) -> None:
+    for place, rate in zip(places(config), rates, strict=True):
+        # bypasses the config's type check: MPT declares its rate as int, which allows 0 alone
         object.__setattr__(place.config, place.name, rate)

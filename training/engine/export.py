@@ -46,9 +46,9 @@ def save_model(
     zero_stage: int,
     world: World,
 ) -> None:
-    """Write `folder` from rank 0, whole or not at all; every rank must call this.
+    """Write `folder` from rank 0, complete or not at all; every rank must call this.
 
-    The weights are those of the training, in its dtype; the config is the model's own.
+    The weights are in the dtype of the training; the config keeps the model's own dropout.
     """
     assert isinstance(job.spec, TrainSpec)
     template = job.spec.hyper.template
@@ -58,7 +58,7 @@ def save_model(
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
-    _mend_generation_config(lm)
+    _fix_generation_config(lm)
     with restored(lm):
         lm.save_pretrained(temporary, state_dict=state)
     exported = copy.copy(tokenizer)
@@ -68,28 +68,28 @@ def save_model(
     card = CARD.format(name=job.name, job_id=job.job_id, kind=job.kind, spec=spec, template=template)
     (temporary / "README.md").write_text(card, encoding="utf-8")
     for file in temporary.rglob("*"):
-        sync(file)  # DONE is on disk soon after, and says that they are
+        sync(file)  # DONE is written soon after and must not reach the disk before them
     temporary.rename(folder)
 
 
-def _mend_generation_config(lm: PreTrainedModel) -> None:
-    """Drop settings of sampling that contradict each other: many models come with them, none can be saved."""
-    own = lm.generation_config
-    if own is None:
+def _fix_generation_config(lm: PreTrainedModel) -> None:
+    """Drop contradictory sampling settings: many models have them, and transformers refuses to save them."""
+    settings = lm.generation_config
+    if settings is None:
         return
     try:
-        own.validate(strict=True)
+        settings.validate(strict=True)
     except ValueError as error:
         logger.warning("the model's generation config is left out: %s", str(error).splitlines()[0])
-        tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        tokens = {name: getattr(settings, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         lm.generation_config = GenerationConfig(**tokens)
 
 
 def _gathered(lm: PreTrainedModel, world: World) -> dict[str, Any]:
-    """The whole weights on rank 0, from the shards of ZeRO-3; a tied head is stored once, as elsewhere."""
+    """All weights on rank 0, from the shards of ZeRO-3; a tied head is stored once, as at other stages."""
     import deepspeed
 
-    # what is no parameter, and still saved, is whole on every rank
+    # buffers are complete on every rank
     state = {name: tensor for name, tensor in lm.state_dict().items() if name in dict(lm.named_buffers())}
     for name, parameter in lm.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):

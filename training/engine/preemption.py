@@ -1,4 +1,4 @@
-"""Ranks agree on when to save and when to stop: a ZeRO checkpoint is collective."""
+"""Ranks agree when to save and when to stop: all of them must take part in a ZeRO checkpoint."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from training.engine.zero import World
 
 
 def agreed(world: World, *, due: bool) -> tuple[bool, bool]:
-    """(stop, due) after a step: True on every rank when it is on any.
+    """(stop, due) after a step: each True on every rank if it is True on any.
 
-    A signal reaches ranks at different moments, or one of them alone, and clocks differ: a rank that went by
-    its own would wait in the save for others that are in the next step. Every rank must call this after
-    every step.
+    A signal reaches ranks at different moments, or only one of them, and clocks differ: a rank that decided
+    alone would wait in the save for others that are in the next step. Every rank must call this after every
+    step.
     """
     flags = torch.tensor([stopping.requested(), due], dtype=torch.int32, device=world.device)
     dist.all_reduce(flags, op=dist.ReduceOp.MAX)

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO: process group from submitit's task environment, engine, and nothing of its launcher."""
+"""DeepSpeed ZeRO without its launcher: the process group comes from submitit's task environment."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters
 
 MIN_PORT, MAX_PORT = 20_000, 32_000
-"""Below the ports that Linux gives to outgoing connections: one of those may be taken at any moment."""
+"""Below the ports that Linux gives to outgoing connections, any of which may be taken at any moment."""
 
 TIMEOUT = timedelta(minutes=30)
-"""The others wait as long for rank 0 to write a large model; NCCL's own ten minutes can be too short."""
+"""How long the other ranks wait while rank 0 writes a large model; NCCL's ten minutes can be too short."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands among the ranks of its job."""
+    """This process among the ranks of its task, and its device."""
 
     rank: int
     size: int
@@ -31,13 +31,10 @@ class World:
 
 
 def join() -> World:
-    """Join the process group of this task; call once, before `engine`.
-
-    The backend is NCCL with CUDA and gloo without.
-    """
+    """Join the process group of this task, NCCL with CUDA and gloo without; call once, before `engine`."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # before deepspeed is imported: it reads LOCAL_RANK and DS_ACCELERATOR then
+    # deepspeed reads LOCAL_RANK and DS_ACCELERATOR when it is imported
     rank, size, local_rank = _place()
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(local_rank))
     import deepspeed
@@ -45,12 +42,12 @@ def join() -> World:
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cpu":
-        # compiled at first use (a minute, and a compiler), and used by inference only
+        # it would be compiled at first use, which takes a minute and a compiler, and only inference needs it
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:
         torch.cuda.set_device(device)
     if size == 1:
-        # no port to collide on, and no network at all
+        # no port, no network
         dist.init_process_group(backend, store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
     else:
         dist.init_process_group(backend, init_method="env://", rank=rank, world_size=size, timeout=TIMEOUT)
@@ -71,12 +68,12 @@ def _place() -> tuple[int, int, int]:
     from submitit import JobEnvironment
 
     if "SUBMITIT_EXECUTOR" not in os.environ:
-        return 0, 1, 0  # called directly, not as a job
+        return 0, 1, 0  # called directly, not by submitit
     env = JobEnvironment()
     # one node: the loopback address, whatever the host's name resolves to
     os.environ["MASTER_ADDR"] = "127.0.0.1" if env.num_nodes == 1 else env.hostnames[0]
-    # all ranks must agree and jobs on one host must not collide: the port follows from the job id; from the
-    # number of the restart, too, so that a job that met a taken one does not meet it again
+    # all ranks must agree and jobs on one host must not collide, so the port is drawn from the job id; and
+    # from the number of the restart: a job that met a taken port draws another one when it is requeued
     drawn = random.Random(f"{env.job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}")
     os.environ["MASTER_PORT"] = str(drawn.randint(MIN_PORT, MAX_PORT))
     return env.global_rank, env.num_tasks, env.local_rank
@@ -87,25 +84,25 @@ def engine(
 ) -> Any:
     """A DeepSpeed engine with torch's fused AdamW, linear warm-up and linear decay to zero.
 
-    It takes as many micro-batches a step as it is given: `backward` is told which is the last, and the loss
-    comes divided already. universal: its checkpoint is going to be one that was made for any number of ranks.
+    Any number of micro-batches makes a step: see `backward`.
+    steps: optimizer steps of the job. universal: its checkpoint will be loaded by `universal.load`.
     """
     import deepspeed
 
     config = {
-        # what it would divide by; the loop does that itself, by target tokens
+        # DeepSpeed would divide the loss by these; the loop divides by target tokens
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": hyper.max_grad_norm,
         "bf16": {"enabled": hyper.dtype == "bf16"},
-        # in bf16, each of many micro-batches would be rounded to what is there already
+        # added up in bf16, the gradients of many micro-batches would lose their small parts
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": {
             "stage": resources.zero_stage,
             **({"offload_optimizer": {"device": "cpu"}} if resources.offload_optimizer else {}),
         },
         "zero_allow_untested_optimizer": True,
-        # our AdamW is fused and as fast as DeepSpeed's, which takes two minutes to compile
+        # torch's fused AdamW is as fast as DeepSpeed's, which takes two minutes to compile
         "zero_force_ds_cpu_optimizer": False,
         "checkpoint": {"load_universal": universal},
         "steps_per_print": 10**9,
@@ -118,7 +115,7 @@ def engine(
 
 
 def _optimizer(model: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimizer:
-    """AdamW that decays matrices and embeddings, not norms and biases."""
+    """AdamW with weight decay on matrices and embeddings, none on norms and biases."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": hyper.weight_decay},
@@ -133,17 +130,17 @@ def _optimizer(model: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimize
 
 
 def backward(engine: Any, loss: Tensor, *, last: bool) -> None:
-    """Add the gradient of a micro-batch. `engine.step()` comes after the last one of a global batch.
+    """Add the gradient of a micro-batch; last: of a global batch, `engine.step()` follows.
 
-    loss: this rank's summed loss divided by the target tokens of the whole global batch. DeepSpeed averages
-    over ranks, and what is wanted is the sum.
+    loss: this rank's summed loss divided by the target tokens of the global batch over all ranks. DeepSpeed
+    averages gradients over ranks, and the sum is needed.
     """
     engine.set_gradient_accumulation_boundary(last)
     engine.backward(loss * dist.get_world_size())
 
 
 def lr_factor(step: int, warmup: int, steps: int) -> float:
-    """Share of the peak rate at `step` (from 0): (step + 1) / warmup, then down to 1 / (steps - warmup)."""
+    """Share of the peak rate at `step` (from 0): rises by 1 / warmup to 1, falls to 1 / (steps - warmup)."""
     if step < warmup:
         return (step + 1) / warmup
     return max(0.0, (steps - step) / max(1, steps - warmup))

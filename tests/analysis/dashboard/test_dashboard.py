@@ -13,9 +13,9 @@ import pytest
 from analysis.dashboard.data import choices
 from analysis.dashboard.page import render, write_dashboard
 from analysis.reading.loading import load_study
-from analysis.results.aggregate import summarise
 from analysis.results.claims import findings
-from analysis.results.labels import settings
+from analysis.results.settings import settings
+from analysis.results.table import summarise
 from analysis.tables.calibration import table_rows
 from study.errors import UserError
 from tests.analysis.studies import StudyFolder, letter, random_letters, sweep
@@ -102,17 +102,17 @@ def test_the_data_are_the_tables(folder: StudyFolder) -> None:
         found = data["results"][0][str(place)]
         if row["average"] == "micro":
             continue
-        mine = found["languages" if row["level"] == "language" else "groups"][row["name"]]
+        shown = found["languages" if row["level"] == "language" else "groups"][row["name"]]
         compared += 1
         if row["level"] == "language":
-            assert mine["jobs"] == row["job_ids"]
-            ids |= set(mine["jobs"])
-        assert mine.get("missing") == row["missing"]
+            assert shown["jobs"] == row["job_ids"]
+            ids |= set(shown["jobs"])
+        assert shown.get("missing") == row["missing"]
         if row["missing"]:
-            assert "values" not in mine
+            assert "values" not in shown
             continue
-        assert mine["n"] == row["n"]
-        for metric, value in zip(data["metrics"], mine["values"], strict=True):
+        assert shown["n"] == row["n"]
+        for metric, value in zip(data["metrics"], shown["values"], strict=True):
             assert value == pytest.approx(row[metric], abs=5e-7)
     assert compared == 3 * (5 + 3 + 1)
     assert ids == {shard.job_id for shard in study.shards}
@@ -124,15 +124,15 @@ def test_intervals_are_the_studys(folder: StudyFolder) -> None:
     (setting,) = settings(study)
     for item in setting.series:
         found = data["results"][0][str(study.groups().index(item.cell))]
-        for mine, shards in (
+        for shown, shards in (
             (found["languages"]["sw"], study.select(setting.test, item.cell, "sw")),
             (found["groups"]["all"], study.select(setting.test, item.cell)),
         ):
             summary = summarise(shards)
-            for metric, ends in zip(data["metrics"], mine["ranges"], strict=True):
+            for metric, ends in zip(data["metrics"], shown["ranges"], strict=True):
                 expected = summary.interval(metric)
                 assert ends == (None if expected is None else pytest.approx(list(expected), abs=5e-7))
-            assert mine["ranges"][data["metrics"].index("ece_raw")] is not None
+            assert shown["ranges"][data["metrics"].index("ece_raw")] is not None
 
 
 def test_the_bins_are_those_of_the_tables_ece(folder: StudyFolder) -> None:

@@ -124,7 +124,7 @@ def test_hover_and_arrow_keys_tell_n_interval_and_job(opened: Opened) -> None:
     base = opened.row("de", model="hub/small")
     tuned = opened.row("de", model="hub/small", dataset="alpaca", learning_rate=1e-5, label_smoothing=0.1)
 
-    def told(row: dict[str, Any], label: str) -> None:
+    def check_tooltip(row: dict[str, Any], label: str) -> None:
         (text,) = opened.texts("#tip")  # what a screen reader says
         # and what is seen, a little later: plotly draws it twenty times a second at most
         seen = "document.querySelector('#dots .hovertext text')?.textContent"
@@ -142,13 +142,13 @@ def test_hover_and_arrow_keys_tell_n_interval_and_job(opened: Opened) -> None:
       return [box.x + xaxis._offset + xaxis.l2p(x[0]), box.y + yaxis._offset + yaxis.l2p(y[0])];
     })()""")
     opened.tab.point(x, y)
-    told(tuned, "SFT smoothing=0.1")
+    check_tooltip(tuned, "SFT smoothing=0.1")
     opened.tab.run("document.getElementById('dots').focus()")
     opened.tab.press("Home")
-    told(base, "base")
+    check_tooltip(base, "base")
     opened.tab.press("ArrowRight")
     opened.tab.press("ArrowRight")
-    told(tuned, "SFT smoothing=0.1")
+    check_tooltip(tuned, "SFT smoothing=0.1")
     opened.tab.press("Escape")
     assert opened.texts("#tip") == [""]
     opened.tab.until("!document.querySelector('#dots .hovertext')")

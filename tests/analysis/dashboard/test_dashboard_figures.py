@@ -95,20 +95,20 @@ def test_missing_is_marked_with_its_reason_and_never_zero(opened: Opened) -> Non
     job = next(shard.job_id for shard in opened.study.shards if shard.missing)
     for heat, marks, columns in ((ece, crosses, 9), (change, more_crosses, 8)):
         assert [len(line) for line in heat["z"]] == [columns] * 5
-        gone = [
+        missing = [
             (x, y, heat["hovertext"][y][x])
             for y, line in enumerate(heat["z"]) for x, value in enumerate(line) if value is None
         ]  # fmt: skip
-        ((x, y, tip),) = gone
+        ((x, y, tip),) = missing
         assert (
             tip
             == f"<b>Swahili (sw) · tulu · lr=5e-05 · SFT smoothing=0.1</b><br>missing: failed<br>job {job}"
         )
         assert (marks["x"], marks["y"]) == ([x], [y])
     for figure, expected in (("dots", 3), ("slopes", 0), ("by-rate", 3), ("by-smoothing", 3)):
-        told = [tip for tip in tips(opened.traces(figure, "missing")) if tip]
-        assert len(told) == expected, figure
-        assert all("<br>missing: " in tip for tip in told)
+        tooltips = [tip for tip in tips(opened.traces(figure, "missing")) if tip]
+        assert len(tooltips) == expected, figure
+        assert all("<br>missing: " in tip for tip in tooltips)
         # what stands there is the word: a mark among the values could be taken for one
         assert opened.texts(f"#{figure} .textpoint text").count("missing") == expected
     assert opened.texts("#numbers tbody td.warn") == ["failed", "1 of 2 missing", "1 of 5 missing"]
@@ -136,10 +136,10 @@ def test_rare_bins_are_faint_and_there(opened: Opened) -> None:
     for figure in ("reliability", "small"):
         curves = [t for t in opened.traces(figure) if t.get("mode") == "lines+markers"]
         rare = 0
-        for whole, frequent in zip(curves[::2], curves[1::2], strict=True):
-            assert (whole["opacity"], frequent.get("opacity", 1)) == (0.25, 1)
+        for complete, frequent in zip(curves[::2], curves[1::2], strict=True):
+            assert (complete["opacity"], frequent.get("opacity", 1)) == (0.25, 1)
             for y, strong, *said in zip(
-                whole["y"], frequent["y"], whole["hovertext"], frequent["hovertext"], strict=True
+                complete["y"], frequent["y"], complete["hovertext"], frequent["hovertext"], strict=True
             ):
                 (text,) = filter(None, said)
                 count, n = (int(word) for word in text.split("<br>")[-1].split() if word.isdigit())

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from analysis.dashboard.page import write_dashboard
+from study.benchmarks.definition import definition_of
 from study.languages import LANGUAGES
 from tests.analysis.browser import CHROMIUM, Tab, chromium
 from tests.analysis.studies import StudyFolder, sweep
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
-CODES = [code for code, language in LANGUAGES.items() if language.in_global_mmlu]
+CODES = definition_of("global_mmlu").languages
 TEXT_COLOURS = ("ink", "muted", "warn", *(f"s{n}" for n in range(8)), "high", "mid", "low", "other")
 OUTSIDE = """
 [...document.querySelectorAll(".plot .svg-container")].flatMap((svg) => {

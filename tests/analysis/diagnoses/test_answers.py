@@ -81,14 +81,13 @@ def test_what_rotating_changed_by_hand(folder: StudyFolder) -> None:
 
 
 def test_what_is_not_there_is_marked(folder: StudyFolder) -> None:
-    rows = [shown(0, 0, k) for k in range(3)]
     folder.add({"model": "m"}, "en", None, failed=True)
-    folder.add({"model": "m"}, "sw", rows)
-    found = rows_of(folder)
-    assert (found["en"]["missing"], found["en"]["n"]) == ("failed", None)
-    assert found["sw"]["missing"] is None
-    assert found["sw"]["token_premium"] is None
-    assert found["sw"]["token_premium_missing"] == "no records of en"
+    folder.add({"model": "m"}, "sw", [shown(0, 0, k) for k in range(3)])
+    rows = rows_of(folder)
+    assert (rows["en"]["missing"], rows["en"]["n"]) == ("failed", None)
+    assert rows["sw"]["missing"] is None
+    assert rows["sw"]["token_premium"] is None
+    assert rows["sw"]["token_premium_missing"] == "no records of en"
 
 
 def test_other_items_than_english_have_no_premium(folder: StudyFolder) -> None:

@@ -7,8 +7,8 @@ import pytest
 from analysis.diagnoses.correlations import METRICS
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
-from analysis.reading.loading import load_study
-from analysis.results.aggregate import summarise
+from analysis.reading.shards import Shard
+from analysis.results.table import summarise
 from study.languages import LANGUAGES
 from tests.analysis.studies import LANGUAGES as CODES
 from tests.analysis.studies import StudyFolder, letter, sweep
@@ -18,30 +18,36 @@ stats = pytest.importorskip("scipy.stats")
 
 def test_it_is_scipys_and_means_are_by_hand(folder: StudyFolder) -> None:
     sweep(folder, seeds=2)
-    study = load_study(folder.root)
-    rows = diagnose(folder.root, study=study).rows["correlations"]
+    diagnosis = diagnose(folder.root)
+    study, rows = diagnosis.study, diagnosis.rows["correlations"]
     test = study.tests()[0]
     assert len(rows) == len(METRICS) * (1 + 2 * 4 + 2 * 2)  # the base; 4 runs and 2 means, and their changes
     for cell in [*study.runs(), *study.groups()]:
         for metric in METRICS:
             values, bases = (
-                [getattr(summarise(study.select(test, one, code)).metrics, metric) for code in CODES]
+                [_value(study.select(test, one, code), metric) for code in CODES]
                 for one in (cell, study.groups()[0])
             )
             num_seeds = 1 if cell.is_base or cell.get("seed") is not None else 2
-            mine = [
+            chosen = [
                 row
                 for row in rows
                 if (row["label_smoothing"], row["seed"], row["num_seeds"], row["metric"])
                 == (cell.get("label_smoothing"), cell.get("seed"), num_seeds, metric)
             ]
             changes = [one - base for one, base in zip(values, bases, strict=True)]
-            _check(mine[0], values)
+            _check(chosen[0], values)
             if cell.is_base:
-                assert [row["quantity"] for row in mine] == ["value"]
+                assert [row["quantity"] for row in chosen] == ["value"]
             else:
-                assert [row["quantity"] for row in mine] == ["value", "change against base"]
-                _check(mine[1], changes)
+                assert [row["quantity"] for row in chosen] == ["value", "change against base"]
+                _check(chosen[1], changes)
+
+
+def _value(shards: list[Shard], metric: str) -> float:
+    metrics = summarise(shards).metrics
+    assert metrics is not None
+    return metrics[metric]
 
 
 def _check(row: Row, values: list[float]) -> None:
@@ -61,9 +67,9 @@ def test_a_correlation_over_fewer_languages_than_planned_is_missing(folder: Stud
     sweep(folder, seeds=1, skip=[(0.1, 0, "sw")])
     rows = diagnose(folder.root).rows["correlations"]
     for row in rows:
-        gone = row["label_smoothing"] == 0.1
-        assert row["missing"] == ("1 of 5 languages missing" if gone else None)
-        assert (row["spearman_joshi"] is None) == gone
+        is_missing = row["label_smoothing"] == 0.1
+        assert row["missing"] == ("1 of 5 languages missing" if is_missing else None)
+        assert (row["spearman_joshi"] is None) == is_missing
 
 
 def test_few_or_alike_languages_have_no_correlation(folder: StudyFolder) -> None:

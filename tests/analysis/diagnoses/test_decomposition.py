@@ -8,8 +8,7 @@ import pytest
 
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
-from analysis.reading.loading import load_study
-from analysis.results.aggregate import summarise
+from analysis.results.table import summarise
 from study.records import Prediction
 from tests.analysis.studies import StudyFolder, letter, sweep
 from tests.analysis.validation_studies import trained
@@ -45,8 +44,8 @@ def test_by_hand(folder: StudyFolder) -> None:
 
 def test_rows_add_up_and_agree_with_the_calibration_table(folder: StudyFolder) -> None:
     sweep(folder, seeds=2)
-    study = load_study(folder.root)
-    rows = diagnose(folder.root, study=study).rows["decomposition"]
+    diagnosis = diagnose(folder.root)
+    study, rows = diagnosis.study, diagnosis.rows["decomposition"]
     for row in rows:
         assert row["missing"] is None
         assert row["from_confidence"] + row["from_accuracy"] == pytest.approx(row["change"], abs=1e-12)
@@ -60,22 +59,22 @@ def test_rows_add_up_and_agree_with_the_calibration_table(folder: StudyFolder) -
             chosen = [row for row in rows if row["label_smoothing"] == 0.1 and row["num_seeds"] == 2]
             row = find(chosen, compared_with=name, metric=metric, confidence="raw", name="all")
             for column, cell in (("before", before), ("after", smoothed)):
-                metrics = summarise(study.select(test, cell)).metrics
-                assert row[column] == pytest.approx(getattr(metrics, f"{metric}_raw"), abs=1e-12)
+                mean = summarise(study.select(test, cell))
+                assert row[column] == pytest.approx(mean.value(f"{metric}_raw"), abs=1e-12)
     assert {row["compared_with"] for row in rows if row["label_smoothing"] == 0.0} == {"base"}
 
 
 def test_what_has_nothing_to_be_compared_with_is_marked(folder: StudyFolder) -> None:
-    rows = certain(0.9, [1, 0, 1])
-    folder.add({"model": "m"}, "en", rows)
+    records = certain(0.9, [1, 0, 1])
+    folder.add({"model": "m"}, "en", records)
     folder.add({"model": "m"}, "sw", None)
     for language in ("en", "sw", "yo"):
-        folder.add(trained(), language, rows)
-        folder.add(trained(label_smoothing=0.1), language, None if language == "yo" else rows, failed=True)
-    found = diagnose(folder.root).rows["decomposition"]
+        folder.add(trained(), language, records)
+        folder.add(trained(label_smoothing=0.1), language, None if language == "yo" else records, failed=True)
+    rows = diagnose(folder.root).rows["decomposition"]
     reasons = {
         (row["label_smoothing"], row["compared_with"], row["name"]): row["missing"]
-        for row in found
+        for row in rows
         if (row["metric"], row["confidence"]) == ("ece", "raw")
     }
     assert reasons[0.0, "base", "en"] is None
@@ -84,16 +83,17 @@ def test_what_has_nothing_to_be_compared_with_is_marked(folder: StudyFolder) -> 
     assert reasons[0.0, "base", "low"] == "2 of 2 missing"
     assert reasons[0.1, "label_smoothing=0", "sw"] is None
     assert reasons[0.1, "label_smoothing=0", "yo"] == "failed"
-    assert all(row["change"] is None for row in found if row["missing"])
+    assert all(row["change"] is None for row in rows if row["missing"])
 
 
 def test_other_items_are_not_compared(folder: StudyFolder) -> None:
-    rows = certain(0.9, [1, 0, 1])
-    folder.add({"model": "m"}, "en", rows)
-    folder.add(trained(seed=0), "en", [replace(row, example_id=f"other {row.example_id}") for row in rows])
-    found = diagnose(folder.root).rows["decomposition"]
-    assert found
-    assert all("other items" in row["missing"] for row in found)
+    records = certain(0.9, [1, 0, 1])
+    folder.add({"model": "m"}, "en", records)
+    other = [replace(record, example_id=f"other {record.example_id}") for record in records]
+    folder.add(trained(seed=0), "en", other)
+    rows = diagnose(folder.root).rows["decomposition"]
+    assert rows
+    assert all("other items" in row["missing"] for row in rows)
 
 
 def test_the_order_of_items_says_nothing(folder: StudyFolder) -> None:
@@ -102,11 +102,11 @@ def test_the_order_of_items_says_nothing(folder: StudyFolder) -> None:
     after = [letter([p, 0.4], 0, k) for k, p in enumerate((0.95, 0.3, 0.35, 0.5, 0.6))]
     folder.add({"model": "m"}, "en", before)
     shuffled = [after[k] for k in (2, 0, 4, 3, 1)]
-    for seed, rows in enumerate((after, shuffled)):
-        folder.add(trained(seed=seed), "en", rows)
-    found = diagnose(folder.root).rows["decomposition"]
+    for seed, records in enumerate((after, shuffled)):
+        folder.add(trained(seed=seed), "en", records)
+    rows = diagnose(folder.root).rows["decomposition"]
     for name in ("before", "after", "change", "from_confidence", "from_accuracy"):
-        ours, theirs = ([row[name] for row in found if row["seed"] == seed] for seed in (0, 1))
+        ours, theirs = ([row[name] for row in rows if row["seed"] == seed] for seed in (0, 1))
         assert theirs == pytest.approx(ours, abs=1e-12), name
 
 

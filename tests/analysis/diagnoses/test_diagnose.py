@@ -1,4 +1,4 @@
-"""`python -m analysis diagnose`: files, what is printed, half-finished studies; the same bytes every time."""
+"""`calsweep analyse diagnose`: files, what is printed, half-finished studies; the same bytes every time."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.cli import main
-from analysis.diagnoses.rows import finished, with_macro, with_seeds
+from analysis.diagnoses import diagnose as diagnoses
+from analysis.diagnoses.rows import Row, Table, finished, language_rows, with_macro
 from analysis.diagnoses.selection import CRITERIA
-from analysis.reading.cell_records import UNSMOOTHED, Reader
-from analysis.reading.loading import load_study
+from analysis.reading.cell_records import UNSMOOTHED, CellRecords
+from analysis.reading.loading import load_study, visit_study
+from analysis.reading.shards import Cell
+from analysis.verification.verify import verify
 from study.languages import LANGUAGES
-from tests.analysis.studies import StudyFolder, letter, sweep
+from tests.analysis.studies import StudyFolder, letter, random_letters, sweep
 from tests.analysis.validation_studies import trained, with_validation
+from tests.analysis.verification.test_verify import edit_csv
 
 TABLES = (
     "correlations.csv",
@@ -151,18 +156,44 @@ def test_only_a_validation_split(folder: StudyFolder, capsys: pytest.CaptureFixt
     assert {path.name for path in (folder.root / "tables").iterdir()} == {"manifest.json"}
 
 
-def test_cells_are_read_once_and_after_what_they_are_compared_with(folder: StudyFolder) -> None:
-    sweep(folder, seeds=2)
+Compared = tuple[dict[str, Cell], tuple[str, ...]]
+
+
+def compared(records: CellRecords) -> Compared:
+    """The cells that one is compared with, and the languages of its validation split."""
+    validation = records.validation
+    return (
+        {name: cell.cell for name, cell in records.before.items()},
+        () if validation is None else tuple(validation.shards),
+    )
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_cells_are_visited_once_and_after_what_they_are_compared_with(
+    num_processes: int, folder: StudyFolder
+) -> None:
+    sweep(folder, seeds=2, languages=["en", "sw"], count=20)
+    rows = random_letters("v", 10, 2.0, 0.6, 0.9)
+    folder.add({"model": "cldr-tiny"}, "en", rows, split="validation")
+    folder.add({"model": "other"}, "en", rows, benchmark="no validation")
     folder.jobs.reverse()
     folder.write_plan()
-    study = load_study(folder.root)
-    walked = list(Reader(folder.root, study).walk(study.tests()[0]))
-    assert sorted(here.cell.axes for here, _ in walked) == sorted(cell.axes for cell in study.runs())
-    for here, before in walked:
-        smoothing = here.cell.get("label_smoothing")
-        assert set(before) == (set() if smoothing is None else {"base", *([UNSMOOTHED] if smoothing else [])})
-        if smoothing:
-            assert before[UNSMOOTHED].cell.get("seed") == here.cell.get("seed")
+    study, visited = visit_study(folder.root, lambda planned: compared, num_processes=num_processes)
+    test, alone = ("cldr", "test", "letter"), ("no validation", "test", "letter")
+    cells = [cell for cell in study.runs() if cell.get("model") != "other"]
+    base = next(cell for cell in cells if cell.is_base)
+    expected: dict[tuple[tuple[str, str, str], Cell], Compared] = {(alone, study.runs()[0]): ({}, ())}
+    for cell in cells:
+        before = {} if cell.is_base else {"base": base}
+        if cell.get("label_smoothing"):
+            before[UNSMOOTHED] = next(
+                other
+                for other in cells
+                if other.get("label_smoothing") == 0.0 and other.get("seed") == cell.get("seed")
+            )
+        expected[test, cell] = (before, ("en",) if cell.is_base else ())
+    assert visited == expected
+    assert not study.missing
 
 
 @given(st.dictionaries(st.sampled_from([*sorted(LANGUAGES), "xx"]), st.floats(0, 1) | st.none(), min_size=1))
@@ -171,7 +202,6 @@ def test_macro_means_are_pythons(values: dict[str, float | None]) -> None:
         finished(
             {"level": "language", "name": code},
             "not done" if x is None else {"x": x, "n": 3},
-            ["x", "n"],
             [code],
         )
         for code, x in values.items()
@@ -201,11 +231,45 @@ def test_a_mean_over_seeds_has_no_number_where_a_seed_is_missing() -> None:
         "num_bins": 15,
         "job_ids": ["a"],
     }
-    gone = {**row, "seed": 1, "missing": "not done", "x": None, "job_ids": ["b"]}
-    assert with_seeds([row, {**row, "seed": 1, "x": 2.0}], ["x"], ["name"])[-1]["x"] == 1.5
-    mean = with_seeds([row, gone], ["x"], ["name"])[-1]
+    missing_row = {**row, "seed": 1, "missing": "not done", "x": None, "job_ids": ["b"]}
+    table = Table("t", ("name",), ("x",))
+    assert table.with_seed_means([row, {**row, "seed": 1, "x": 2.0}], ["seed"])[-1]["x"] == 1.5
+    mean = table.with_seed_means([row, missing_row], ["seed"])[-1]
     assert (mean["missing"], mean["x"], mean["num_seeds"], mean["seed"]) == ("1 of 2 missing", None, 2, None)
     assert mean["job_ids"] == ["a", "b"]
+
+
+def accuracy_rows(records: CellRecords) -> list[Row]:
+    return language_rows(
+        records,
+        {"by": "language"},
+        lambda code: {"share": float(np.mean(records.answers[code].examples.correct))},
+    )
+
+
+def test_a_table_is_added_by_one_entry(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written, averaged over seeds, hashed, listed in the manifest, and verified."""
+    table = Table("shares", ("by", "name"), ("share",), accuracy_rows, over_seeds=True)
+    monkeypatch.setattr(diagnoses, "TABLES", (*diagnoses.TABLES, table))
+    sweep(folder, seeds=2, count=30, skip=[(0.1, 1, "sw")])
+    diagnosis = diagnoses.diagnose(folder.root)
+    rows = read(folder, "shares.csv")
+    accuracy = [row for row in read(folder, "diagnostics.csv") if row["label_smoothing"] == "0.0"]
+    for language in ("en", "sw"):
+        of_seeds = [float(row["accuracy"]) for row in accuracy if row["name"] == language]
+        unsmoothed = [row for row in rows if row["label_smoothing"] == "0.0" and row["name"] == language]
+        assert [row["num_seeds"] for row in unsmoothed] == ["1", "1", "2"]
+        assert float(unsmoothed[-1]["share"]) == pytest.approx(sum(of_seeds) / 2)
+        assert all(len(row["record_hash"]) == 16 for row in unsmoothed)
+    missing = {(row["name"], row["seed"]): row["missing"] for row in rows if row["label_smoothing"] == "0.1"}
+    assert (missing["sw", "1"], missing["sw", ""]) == ("not done", "1 of 2 missing")
+    assert folder.root / "tables" / "shares.csv" in diagnosis.written
+    assert "shares.csv" in manifest(folder)["tables"]
+    assert verify(folder.root).is_right
+    edit_csv(folder.root / "tables" / "shares.csv", 0, "share", "0.111")
+    sentences = [text for text in verify(folder.root).differences if text.startswith("shares.csv")]
+    assert len(sentences) == 1
+    assert "by=language name=de: share is 0.111, the records give" in sentences[0]
 
 
 def test_the_choices_of_the_command_are_those_of_the_selection() -> None:

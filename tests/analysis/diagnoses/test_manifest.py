@@ -17,9 +17,10 @@ def test_an_env_that_cannot_be_read_is_told(folder: StudyFolder, torn: str) -> N
     (first / "env.json").write_text(torn)
     (second / "env.json").write_text(json.dumps({"code": "abc", "python": "3.11", "host": "n1"}))
     diagnose(folder.root)
-    found = json.loads((folder.root / "tables" / "manifest.json").read_text())["versions"]["evaluated_with"]
+    manifest = json.loads((folder.root / "tables" / "manifest.json").read_text())
+    environments = manifest["versions"]["evaluated_with"]
     nothing = {"code": None, "python": None, "versions": None}
-    assert sorted(found, key=lambda one: str(one)) == [
+    assert sorted(environments, key=str) == [
         {**nothing, "code": "abc", "python": "3.11", "num_jobs": 1},
         {**nothing, "num_jobs": len(rest)},
         {**nothing, "problem": "env.json cannot be read", "num_jobs": 1},

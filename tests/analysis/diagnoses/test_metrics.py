@@ -52,18 +52,18 @@ def test_every_metric_by_hand(folder: StudyFolder) -> None:
 def test_what_a_cell_does_not_have_is_empty_and_so_is_its_mean(folder: StudyFolder) -> None:
     from sklearn.metrics import roc_auc_score
 
-    rows = random_letters("x", 250, 2.0, 0.6, 0.9)
-    folder.add({"model": "m"}, "en", rows)
+    records = random_letters("x", 250, 2.0, 0.6, 0.9)
+    folder.add({"model": "m"}, "en", records)
     folder.add({"model": "m"}, "de", [letter([0.7, 0.1, 0.1, 0.1], 0, k) for k in range(5)])  # all right
     folder.add({"model": "m"}, "sw", None)
-    found = rows_of(folder, "renormalised")
-    probs = np.exp([row.scores for row in rows])
+    rows = rows_of(folder, "renormalised")
+    probs = np.exp([record.scores for record in records])
     probs /= probs.sum(axis=1, keepdims=True)
-    right = probs.argmax(axis=1) == [row.label for row in rows]
-    assert found["en"]["auroc"] == pytest.approx(roc_auc_score(right, probs.max(axis=1)), abs=1e-9)
-    assert all(found["en"][name] is not None for name in ("hendrycks_rms", "mmlu_rms", "classwise_ece"))
-    assert (found["de"]["auroc"], found["de"]["hendrycks_rms"]) == (None, None)
-    assert found["high"]["auroc"] is None
-    assert found["high"]["ece"] == pytest.approx((found["en"]["ece"] + found["de"]["ece"]) / 2)
-    assert (found["sw"]["missing"], found["sw"]["ece"]) == ("not done", None)
-    assert (found["all"]["missing"], found["all"]["ece"]) == ("1 of 3 missing", None)
+    right = probs.argmax(axis=1) == [record.label for record in records]
+    assert rows["en"]["auroc"] == pytest.approx(roc_auc_score(right, probs.max(axis=1)), abs=1e-9)
+    assert all(rows["en"][name] is not None for name in ("hendrycks_rms", "mmlu_rms", "classwise_ece"))
+    assert (rows["de"]["auroc"], rows["de"]["hendrycks_rms"]) == (None, None)
+    assert rows["high"]["auroc"] is None
+    assert rows["high"]["ece"] == pytest.approx((rows["en"]["ece"] + rows["de"]["ece"]) / 2)
+    assert (rows["sw"]["missing"], rows["sw"]["ece"]) == ("not done", None)
+    assert (rows["all"]["missing"], rows["all"]["ece"]) == ("1 of 3 missing", None)

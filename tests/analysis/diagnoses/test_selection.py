@@ -52,22 +52,22 @@ BY_HAND = {
 
 
 def test_the_lowest_validation_nll_wins(folder: StudyFolder) -> None:
-    (found,) = select(study(folder, BY_HAND))
-    assert found.chosen == RATES[1]
-    assert found.criterion == "NLL over the options on the validation splits, macro mean over languages"
+    (selection,) = select(study(folder, BY_HAND))
+    assert selection.chosen == RATES[1]
+    assert selection.criterion == "NLL over the options on the validation splits, macro mean over languages"
     nlls = [-(math.log(en) + math.log(sw)) / 2 for en, sw in ((0.9, 0.5), (0.8, 0.8), (0.6, 0.6))]
-    assert [one.value for one in found.candidates] == pytest.approx(nlls, abs=1e-6)
-    assert [one.learning_rate for one in found.candidates] == list(RATES)
-    assert list(found.candidates[0].numbers) == ["cldr validation letter"]
+    assert [candidate.value for candidate in selection.candidates] == pytest.approx(nlls, abs=1e-6)
+    assert [candidate.learning_rate for candidate in selection.candidates] == list(RATES)
+    assert list(selection.candidates[0].numbers) == ["cldr validation letter"]
     validation = [job["job_id"] for job in folder.jobs if job["spec"]["benchmark"]["split"] == "validation"]
-    assert [job_id for one in found.candidates for job_id in one.job_ids] == validation
+    assert [job_id for candidate in selection.candidates for job_id in candidate.job_ids] == validation
 
 
 def test_english_alone(folder: StudyFolder) -> None:
-    (found,) = select(study(folder, BY_HAND), "english")
-    assert found.chosen == RATES[0]
-    assert found.criterion.endswith("English")
-    assert found.candidates[0].value == pytest.approx(-math.log(0.9), abs=1e-6)
+    (selection,) = select(study(folder, BY_HAND), "english")
+    assert selection.chosen == RATES[0]
+    assert selection.criterion.endswith("English")
+    assert selection.candidates[0].value == pytest.approx(-math.log(0.9), abs=1e-6)
     with pytest.raises(ValueError, match="macro, english"):
         select(folder, "best")
 
@@ -85,15 +85,17 @@ def test_without_any_test_record_the_same_is_selected(folder: StudyFolder) -> No
 
 
 def test_a_candidate_that_is_missing_might_have_been_the_best(folder: StudyFolder) -> None:
-    (found,) = select(study(folder, {RATES[0]: {"en": 0.9, "sw": 0.9}, RATES[1]: {"en": 0.9, "sw": None}}))
-    assert found.chosen is None
-    assert found.candidates[0].value == pytest.approx(-math.log(0.9), abs=1e-6)
-    assert (found.candidates[1].value, found.candidates[1].missing) == (
+    (selection,) = select(
+        study(folder, {RATES[0]: {"en": 0.9, "sw": 0.9}, RATES[1]: {"en": 0.9, "sw": None}})
+    )
+    assert selection.chosen is None
+    assert selection.candidates[0].value == pytest.approx(-math.log(0.9), abs=1e-6)
+    assert (selection.candidates[1].value, selection.candidates[1].missing) == (
         None,
         "1 of 2 validation shards missing",
     )
-    assert found.reason.startswith("nothing was selected: no NLL over the options")
-    assert found.reason.endswith("of 1e-05 (1 of 2 validation shards missing)")
+    assert selection.reason.startswith("nothing was selected: no NLL over the options")
+    assert selection.reason.endswith("of 1e-05 (1 of 2 validation shards missing)")
     (english,) = select(folder, "english")  # in which nothing is missing; a tie: the lower rate
     assert english.chosen == RATES[0]
 
@@ -116,15 +118,15 @@ def test_two_validation_splits_count_the_same(folder: StudyFolder) -> None:
         for language in ("en", "sw"):
             folder.add(cell, language, sure(one), benchmark="a", split="validation")
         folder.add(cell, "en", sure(other), benchmark="b", split="dev")
-    (found,) = select(folder)
-    assert found.candidates[0].value == pytest.approx(-(math.log(0.9) + math.log(0.5)) / 2, abs=1e-6)
-    assert found.chosen == RATES[1]
+    (selection,) = select(folder)
+    assert selection.candidates[0].value == pytest.approx(-(math.log(0.9) + math.log(0.5)) / 2, abs=1e-6)
+    assert selection.chosen == RATES[1]
 
 
 def test_one_learning_rate_is_no_choice(folder: StudyFolder) -> None:
-    (found,) = select(study(folder, {RATES[0]: {"en": 0.9}}))
-    assert (found.chosen, found.criterion) == (None, "none")
-    assert found.reason == "nothing was selected: 5e-06 is the only learning rate"
+    (selection,) = select(study(folder, {RATES[0]: {"en": 0.9}}))
+    assert (selection.chosen, selection.criterion) == (None, "none")
+    assert selection.reason == "nothing was selected: 5e-06 is the only learning rate"
 
 
 def log(folder: StudyFolder, rate: float, nlls: Sequence[float], *, done: bool = True, **axes: Any) -> None:
@@ -149,27 +151,30 @@ def log(folder: StudyFolder, rate: float, nlls: Sequence[float], *, done: bool =
 def test_without_validation_the_end_of_the_training_decides_and_says_so(folder: StudyFolder) -> None:
     log(folder, RATES[0], [3.0] * 18 + [1.0, 0.6])
     log(folder, RATES[1], [2.0] * 18 + [0.5, 0.9])
-    (found,) = select(folder)
-    assert found.chosen == RATES[1]
-    assert [one.value for one in found.candidates] == pytest.approx([0.8, 0.7])
-    assert "training NLL" in found.criterion
-    assert "not held out" in found.reason
-    assert found.candidates[0].job_ids == ("training-5e-06",)
+    (selection,) = select(folder)
+    assert selection.chosen == RATES[1]
+    assert [candidate.value for candidate in selection.candidates] == pytest.approx([0.8, 0.7])
+    assert "training NLL" in selection.criterion
+    assert "not held out" in selection.reason
+    assert selection.candidates[0].job_ids == ("training-5e-06",)
 
 
 @pytest.mark.parametrize("sources", [[], ["aya", "flan"]])
 def test_an_axis_of_lists_finds_its_training(folder: StudyFolder, sources: list[str]) -> None:
     log(folder, RATES[0], [1.0], exclude_sources=sources)
     log(folder, RATES[1], [0.5], exclude_sources=sources)
-    (found,) = select(folder)
-    assert (found.chosen, [one.value for one in found.candidates]) == (RATES[1], [1.0, 0.5])
+    (selection,) = select(folder)
+    assert (selection.chosen, [candidate.value for candidate in selection.candidates]) == (
+        RATES[1],
+        [1.0, 0.5],
+    )
 
 
 def test_a_training_without_a_log_selects_nothing(folder: StudyFolder) -> None:
     log(folder, RATES[0], [1.0])
     log(folder, RATES[1], [0.5], done=False)
-    (found,) = select(folder)
-    assert (found.chosen, found.candidates[1].missing) == (None, "training not done")
+    (selection,) = select(folder)
+    assert (selection.chosen, selection.candidates[1].missing) == (None, "training not done")
     for content, missing in (("", "metrics.jsonl holds no NLL"), ("{", "metrics.jsonl cannot be read")):
         (folder.root / "jobs" / "training-5e-06" / "metrics.jsonl").write_text(content)
         assert str(select(folder)[0].candidates[0].missing).startswith(missing)
@@ -178,7 +183,7 @@ def test_a_training_without_a_log_selects_nothing(folder: StudyFolder) -> None:
 def test_where_nothing_but_the_test_split_exists_nothing_is_selected(folder: StudyFolder) -> None:
     for rate in RATES[:2]:
         folder.add(trained(learning_rate=rate), "en", sure(0.9))
-    (found,) = select(folder)
-    assert found.chosen is None
-    assert "no training in the plan" in found.reason
-    assert found.reason.startswith("nothing was selected: no last training NLL")
+    (selection,) = select(folder)
+    assert selection.chosen is None
+    assert "no training in the plan" in selection.reason
+    assert selection.reason.startswith("nothing was selected: no last training NLL")

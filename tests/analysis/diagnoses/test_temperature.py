@@ -21,7 +21,7 @@ special = pytest.importorskip("scipy.special")
 
 
 def rows_of(folder: StudyFolder) -> dict[tuple[str, str], Row]:
-    """By scheme and name, of a study with one cell."""
+    """The rows of a study with one cell, by scheme and name."""
     return {(row["scheme"], row["name"]): row for row in diagnose(folder.root).rows["temperature"]}
 
 
@@ -74,16 +74,16 @@ def test_buckets_are_means_of_their_languages(folder: StudyFolder) -> None:
 
 
 def test_labels_of_the_test_split_do_not_touch_a_fitted_temperature(tmp_path: Path) -> None:
-    found = []
+    results = []
     for name, shifted in (("a", False), ("b", True)):
         folder = StudyFolder(tmp_path / name)
         folder.root.mkdir()
-        found.append(rows_of(with_validation(folder, count=200, test_labels_shifted=shifted)))
-    one, other = found
-    assert {key: row["temperature"] for key, row in one.items()} == {
-        key: row["temperature"] for key, row in other.items()
+        results.append(rows_of(with_validation(folder, count=200, test_labels_shifted=shifted)))
+    plain, shifted_labels = results
+    assert {key: row["temperature"] for key, row in plain.items()} == {
+        key: row["temperature"] for key, row in shifted_labels.items()
     }
-    assert one["global", "all"]["accuracy"] != other["global", "all"]["accuracy"]
+    assert plain["global", "all"]["accuracy"] != shifted_labels["global", "all"]["accuracy"]
 
 
 def test_without_a_validation_split_it_is_cross_fitted(folder: StudyFolder) -> None:
@@ -133,8 +133,8 @@ def test_smoothing_stands_beside_it_and_seeds_are_averaged(folder: StudyFolder) 
     for place, cell in enumerate(cells):
         for number, language in enumerate(TRUE):
             folder.add(cell, language, drawn(number, 80, 1.0 + place))
-    found = diagnose(folder.root)
-    rows = [row for row in found.rows["temperature"] if (row["scheme"], row["name"]) == ("global", "all")]
+    diagnosis = diagnose(folder.root)
+    rows = [row for row in diagnosis.rows["temperature"] if (row["scheme"], row["name"]) == ("global", "all")]
     assert [(row["label_smoothing"], row["seed"], row["num_seeds"]) for row in rows] == [
         (None, None, 1), (0.0, 0, 1), (0.1, 0, 1), (0.0, 1, 1), (0.1, 1, 1), (0.0, None, 2), (0.1, None, 2),
     ]  # fmt: skip

@@ -24,9 +24,9 @@ def test_an_import_says_what_it_did_and_returns_1_where_a_task_was_refused(
 ) -> None:
     study = str(tmp_path / "s")
     assert call("import-lm-eval", str(KEPT), study) == 1
-    *why, told = capsys.readouterr().out.splitlines()
+    *why, last = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in why] == ["toymutual_en", "toytext_en"]
-    assert told == "imported 2 shards; 2 tasks refused"
+    assert last == "imported 2 shards; 2 tasks refused"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -84,18 +84,22 @@ def rows_of(root: Path, benchmark: str, language: str) -> list[dict[str, Any]]:
 def test_tasks_become_shards_whose_accuracy_is_the_harness_s(tmp_path: Path, tokenizer: Path) -> None:
     imported = import_lm_eval(KEPT, tmp_path / "s", tokenizer=tokenizer)
     assert (len(imported.new), imported.refused) == (4, {})
-    told = json.loads((KEPT / "org__tiny" / f"results_{DATE}.json").read_text())["results"]
+    results = json.loads((KEPT / "org__tiny" / f"results_{DATE}.json").read_text())["results"]
     expected = {
-        ("toymmlu", "en", "letter"): told["toymmlu_en"]["acc,none"],  # the group of two subjects
-        ("toymmlu", "sw", "letter"): told["toymmlu_sw_anatomy"]["acc,none"],
+        ("toymmlu", "en", "letter"): results["toymmlu_en"]["acc,none"],  # the group of two subjects
+        ("toymmlu", "sw", "letter"): results["toymmlu_sw_anatomy"]["acc,none"],
     }
     study = load_study(tmp_path / "s")
-    found = {(s.benchmark, s.language, s.protocol): s.metrics for s in study.shards}
-    assert found.keys() == {*expected, ("toytext", "en", "option_text"), ("toymutual", "en", "option_text")}
+    by_place = {(s.benchmark, s.language, s.protocol): s.metrics for s in study.shards}
+    assert by_place.keys() == {
+        *expected,
+        ("toytext", "en", "option_text"),
+        ("toymutual", "en", "option_text"),
+    }
     for key, accuracy in expected.items():
-        metrics = found[key]
+        metrics = by_place[key]
         assert metrics is not None
-        assert metrics.accuracy == pytest.approx(accuracy, abs=1e-12)
+        assert metrics["accuracy"] == pytest.approx(accuracy, abs=1e-12)
     assert [cell.get("model") for cell in study.runs()] == ["org/tiny"]
 
 
@@ -156,27 +160,27 @@ def test_a_second_import_changes_nothing_and_another_model_is_added(output: Path
 
 
 def lose(key: str) -> Callable[[list[dict[str, Any]]], object]:
-    return lambda found: found[0].pop(key)
+    return lambda logged: logged[0].pop(key)
 
 
 def put(key: str, value: Any) -> Callable[[list[dict[str, Any]]], object]:
-    return lambda found: found[1].__setitem__(key, value)
+    return lambda logged: logged[1].__setitem__(key, value)
 
 
-def two_prompts(found: list[dict[str, Any]]) -> None:
-    found[0]["arguments"]["gen_args_1"]["arg_0"] = "another"
+def two_prompts(logged: list[dict[str, Any]]) -> None:
+    logged[0]["arguments"]["gen_args_1"]["arg_0"] = "another"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "sentence"),
     [
-        (lose("resps"), "line 1: is no sample of lm_eval"),
-        (lose("arguments"), "line 1: is no sample of lm_eval"),
-        (put("doc_hash", float("nan")), "line 2: is no sample of lm_eval"),
-        (put("arguments", {"gen_args_0": {}}), "document 1: is no sample of multiple_choice"),
+        (lose("resps"), "line 1: is not a sample of lm_eval"),
+        (lose("arguments"), "line 1: is not a sample of lm_eval"),
+        (put("doc_hash", float("nan")), "line 2: is not a sample of lm_eval"),
+        (put("arguments", {"gen_args_0": {}}), "document 1: is not a multiple_choice sample"),
         (put("resps", [[["-1.0", "False"]]] * 3), "document 1: 3 scores for 4 options"),
-        (put("resps", [[["nan", "False"]]] * 4), "document 1: scores .* are no log-probabilities"),
-        (put("resps", [[["0.5", "False"]]] * 4), "document 1: scores .* are no log-probabilities"),
+        (put("resps", [[["nan", "False"]]] * 4), "document 1: scores .* are not log-probabilities"),
+        (put("resps", [[["0.5", "False"]]] * 4), "document 1: scores .* are not log-probabilities"),
         (put("target", "E"), "document 1: target 'E' does not agree"),
         (put("acc", 1.0), "document 1: target 'D' does not agree with its accuracy"),
         (put("doc_id", 0), "line 2: document 0 a second time"),
@@ -185,12 +189,12 @@ def two_prompts(found: list[dict[str, Any]]) -> None:
     ],
 )
 def test_samples_that_cannot_be_right_are_refused(
-    change: Callable[[list[dict[str, Any]]], object], told: str, output: Path, tmp_path: Path
+    change: Callable[[list[dict[str, Any]]], object], sentence: str, output: Path, tmp_path: Path
 ) -> None:
     edit(output, "toymmlu_sw_anatomy", change)
     imported = import_lm_eval(output, tmp_path / "s")
     assert imported.refused.keys() == {"toymmlu_sw_anatomy", "toymutual_en", "toytext_en"}
-    with pytest.raises(RecordError, match=told):
+    with pytest.raises(RecordError, match=sentence):
         raise RecordError(imported.refused["toymmlu_sw_anatomy"])
     assert {s.language for s in load_study(tmp_path / "s").shards} == {"en"}
 
@@ -203,7 +207,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=3
 def test_whatever_a_sample_holds_it_is_read_or_refused(place: int, key: str, value: Any) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(shutil.copytree(KEPT, Path(scratch, "output")))
-        edit(output, "toymmlu_sw_anatomy", lambda found: found[place].__setitem__(key, value))
+        edit(output, "toymmlu_sw_anatomy", lambda logged: logged[place].__setitem__(key, value))
         imported = import_lm_eval(output, Path(scratch, "s"))
         unread = "toymmlu_sw_anatomy" in imported.refused
         assert {s.language for s in load_study(Path(scratch, "s")).shards} == (
@@ -216,11 +220,13 @@ def test_a_target_is_a_number_or_a_text_as_the_accuracy_says(output: Path, tmp_p
     """Options 3, 2, 1, 0: target 3 is the first one by its text, and the last one by its place."""
     for acc, label in ((1.0, 0), (0.0, 3)):
 
-        def digits(found: list[dict[str, Any]], acc: float = acc) -> None:
-            del found[1:]
+        def digits(logged: list[dict[str, Any]], acc: float = acc) -> None:
+            del logged[1:]
             for place in range(4):
-                found[0]["arguments"][f"gen_args_{place}"]["arg_1"] = f" {3 - place}"
-            found[0].update(target="3", acc=acc, resps=[[[f"-{place + 1}.5", "False"]] for place in range(4)])
+                logged[0]["arguments"][f"gen_args_{place}"]["arg_1"] = f" {3 - place}"
+            logged[0].update(
+                target="3", acc=acc, resps=[[[f"-{place + 1}.5", "False"]] for place in range(4)]
+            )
 
         edit(output, "toytext_en", digits)
         edit_results(output, only("toytext_en"))
@@ -231,7 +237,9 @@ def test_a_target_is_a_number_or_a_text_as_the_accuracy_says(output: Path, tmp_p
 
 
 def test_several_filters_log_a_document_more_than_once(output: Path, tmp_path: Path) -> None:
-    edit(output, "toymmlu_sw_anatomy", lambda found: found.extend([{**one, "filter": "b"} for one in found]))
+    edit(
+        output, "toymmlu_sw_anatomy", lambda logged: logged.extend([{**one, "filter": "b"} for one in logged])
+    )
     import_lm_eval(output, tmp_path / "s")
     assert len(rows_of(tmp_path / "s", "toymmlu", "sw")) == 4
 
@@ -270,7 +278,7 @@ def test_what_cannot_be_in_one_study_is_refused(output: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match="org/tiny was asked toymmlu, test, en, letter in two ways"):
         import_lm_eval(output, root)
     edit_results(output, lambda results: results.update(model_name="org/other"))
-    edit(output, "toymmlu_sw_anatomy", lambda found: found.pop())
+    edit(output, "toymmlu_sw_anatomy", lambda logged: logged.pop())
     with pytest.raises(UserError, match="org/other was asked other items of toymmlu, test, sw"):
         import_lm_eval(output, root)
     assert StudyPaths(root).plan.read_bytes() == before
@@ -301,11 +309,11 @@ def test_mistakes(output: Path, tmp_path: Path) -> None:
     assert "a task of generate_until" in refused["toytext_en"]
     assert "is missing; run lm_eval with --log_samples" in refused["toymmlu_en_anatomy"]
     # a test of fewer items is another test
-    told = "toymmlu_en_anatomy, of the same benchmark and language, was refused"
-    assert refused["toymmlu_en_virology"] == told
+    sentence = "toymmlu_en_anatomy, of the same benchmark and language, was refused"
+    assert refused["toymmlu_en_virology"] == sentence
     assert {s.language for s in load_study(tmp_path / "s").shards} == {"sw"}
     write_json(output / "results_of_something_else.json", {"a": 1})
-    with pytest.raises(RecordError, match="is no result of lm_eval"):
+    with pytest.raises(RecordError, match="is not a result of lm_eval"):
         import_lm_eval(output, tmp_path / "s")
 
 

@@ -22,8 +22,8 @@ def output(tmp_path: Path) -> Path:
 
 
 def test_ids_that_repeat_within_a_task_name_no_item(output: Path, tmp_path: Path) -> None:
-    def numbered(found: list[dict[str, Any]]) -> None:
-        for place, sample in enumerate(found):
+    def numbered(logged: list[dict[str, Any]]) -> None:
+        for place, sample in enumerate(logged):
             sample["doc"]["sample_id"] = place // 2
 
     edit(output, "toymmlu_sw_anatomy", numbered)
@@ -36,17 +36,17 @@ def test_ids_that_repeat_within_a_task_name_no_item(output: Path, tmp_path: Path
 
 
 def test_one_item_in_two_tasks_refuses_these_two(output: Path, tmp_path: Path) -> None:
-    def numbered(found: list[dict[str, Any]]) -> None:
-        for place, sample in enumerate(found):
+    def numbered(logged: list[dict[str, Any]]) -> None:
+        for place, sample in enumerate(logged):
             sample["doc"]["sample_id"] = f"shared-{place}"
 
     edit(output, "toymmlu_en_anatomy", numbered)
     edit(output, "toymmlu_en_virology", numbered)
     root = tmp_path / "s"
     imported = import_lm_eval(output, root)
-    told = "item 'shared-0' occurs in more than one of toymmlu_en_anatomy, toymmlu_en_virology"
+    sentence = "item 'shared-0' occurs in more than one of toymmlu_en_anatomy, toymmlu_en_virology"
     for task in ("toymmlu_en_anatomy", "toymmlu_en_virology"):
-        assert imported.refused[task] == f"{told}; import them into two studies"
+        assert imported.refused[task] == f"{sentence}; import them into two studies"
     assert len(imported.new) == 1
     assert len(rows_of(root, "toymmlu", "sw")) == 4
 

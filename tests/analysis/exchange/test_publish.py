@@ -151,10 +151,10 @@ def test_mistakes(server: WandbServer, folder: StudyFolder, monkeypatch: pytest.
     with pytest.raises(UserError, match="is not a study"):
         publish(folder.root, PROJECT)
     sweep(folder, seeds=1, languages=["en"])
-    with pytest.raises(UserError, match="was not swept here"):
+    with pytest.raises(UserError, match="has no W&B project, since it was not swept here"):
         publish(folder.root)
     for wrong in ("a/b/c", "a/"):
-        with pytest.raises(UserError, match="is no project"):
+        with pytest.raises(UserError, match="is not a project"):
             publish(folder.root, wrong)
     with monkeypatch.context() as patched:
         patched.setenv("WANDB_API_KEY", "")

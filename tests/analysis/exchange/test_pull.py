@@ -85,7 +85,7 @@ def attempt(
             run.save(path, folder.root)
             run.log({"num_items": 2 * number + 2})
         if stop:
-            raise Stopped("told to")
+            raise Stopped("text to")
         run.summarise({"num_items": 2 * len(parts), "num_skipped": 1})
     if mode == "offline":
         read_finished_run(run_files(folder.root)[-1])
@@ -153,7 +153,7 @@ def test_a_project_becomes_a_study_that_is_read_as_the_one_that_ran(
     assert sorted(again.before) == sorted(outcome.pulled)
     assert not again.pulled
     assert here.plan.stat().st_mtime_ns == stamp
-    assert not [told for told in server.requests[asked:] if "runfile" in told], "parts were pulled again"
+    assert not [text for text in server.requests[asked:] if "runfile" in text], "parts were pulled again"
 
 
 def test_records_made_here_are_compared_and_a_difference_is_named_and_refused(
@@ -170,13 +170,13 @@ def test_records_made_here_are_compared_and_a_difference_is_named_and_refused(
     outcome = pull(PLACE, paths.root, QUIET)
     assert outcome.agree == [JOBS[1].job_id]
     assert outcome.exit_code == 1
-    told = outcome.problems[JOBS[0].job_id]
-    assert "example 'q2-1', scores: [" in told
-    assert "-0.3333333730697632" in told  # the next float32 after that of -1/3
+    text = outcome.problems[JOBS[0].job_id]
+    assert "example 'q2-1', scores: [" in text
+    assert "-0.3333333730697632" in text  # the next float32 after that of -1/3
     assert path.read_bytes() == before
-    said = StringIO()
-    print_outcome(outcome, Console(file=said, width=200))
-    assert said.getvalue().splitlines()[-1] == (
+    printed = StringIO()
+    print_outcome(outcome, Console(file=printed, width=200))
+    assert printed.getvalue().splitlines()[-1] == (
         "pulled 0 evaluations; 1 are here already, the same; 1 refused"
     )
 
@@ -245,8 +245,8 @@ def test_what_was_pulled_and_then_changed_is_refused(tmp_path: Path) -> None:
     pull(str(there.root), here.root, QUIET)
     path = here.job(JOBS[0].job_id).predictions / records.part_name(2, 4)
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    told = pull(str(there.root), here.root, QUIET).problems[JOBS[0].job_id]
-    assert told.startswith(f"{path}: was changed since it was pulled")
+    text = pull(str(there.root), here.root, QUIET).problems[JOBS[0].job_id]
+    assert text.startswith(f"{path}: was changed since it was pulled")
 
 
 def test_a_run_that_lacks_records_or_holds_anothers_is_refused(server: WandbServer, tmp_path: Path) -> None:
@@ -258,10 +258,10 @@ def test_a_run_that_lacks_records_or_holds_anothers_is_refused(server: WandbServ
     here = StudyPaths(tmp_path / "here")
     outcome = pull(PLACE, here.root, QUIET)
     assert not outcome.pulled
-    told = [outcome.problems[job.job_id] for job in JOBS]
-    assert "4 of 6 records are there" in told[0]
-    assert f"its records are of {JOBS[2].job_id}" in told[1]
-    assert "not readable as Parquet" in told[2]
+    text = [outcome.problems[job.job_id] for job in JOBS]
+    assert "4 of 6 records are in W&B" in text[0]
+    assert f"its records belong to {JOBS[2].job_id}" in text[1]
+    assert "not readable as Parquet" in text[2]
     assert not list(here.root.glob("jobs/*/DONE"))
     assert len(load_study(here.root).missing) == 3
 
@@ -269,7 +269,7 @@ def test_a_run_that_lacks_records_or_holds_anothers_is_refused(server: WandbServ
 def test_a_pull_that_is_cut_off_goes_on(server: WandbServer, tmp_path: Path) -> None:
     there, here = made(tmp_path / "there", "online"), StudyPaths(tmp_path / "here")
     last = server.runs[-1].name
-    server.broken = lambda told: told.startswith("GET") and last in told and "part-000002" in told
+    server.broken = lambda text: text.startswith("GET") and last in text and "part-000002" in text
     with pytest.raises(UserError, match="the W&B server cannot be used"):
         pull(PLACE, here.root, QUIET)
     assert len(list(here.root.glob("jobs/*/DONE"))) == 2
@@ -287,9 +287,9 @@ def test_a_server_that_never_answers_is_not_waited_for(
     monkeypatch.setitem(PATIENCE, "WANDB_X_FILE_TRANSFER_RETRY_MAX", "1")
     over, waited_for = threading.Event(), []
 
-    def hang(told: str) -> None:
-        if told.startswith("GET") and not over.wait(HANG_S):
-            waited_for.append(told)
+    def hang(text: str) -> None:
+        if text.startswith("GET") and not over.wait(HANG_S):
+            waited_for.append(text)
 
     server.on_request = hang
     try:
@@ -309,9 +309,9 @@ def test_a_server_that_cannot_be_used_is_one_sentence(
         server.down()
     else:
         server.refuse = True
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as text:
         pull(PLACE, tmp_path / "here", QUIET)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(text.value)
     assert not (tmp_path / "here").exists()
 
 

@@ -11,22 +11,22 @@ import pytest
 
 from analysis.figures.bins import plot_buckets, plot_histograms, plot_languages
 from analysis.figures.data import (
-    METRICS,
     Diagram,
     Diagrams,
     Matrix,
-    Value,
     prepare_changes,
     prepare_diagrams,
     prepare_matrix,
     prepare_responses,
 )
-from analysis.figures.style import DOUBLE_IN, SINGLE_IN, house_style, number
+from analysis.figures.style import DOUBLE_IN, SINGLE_IN, house_style
 from analysis.figures.values import plot_heat_map, plot_response, plot_slopes
+from analysis.reading.headline import BY_NAME, HEADLINE
 from analysis.reading.loading import load_study
-from analysis.reading.shards import Study
+from analysis.reading.shards import Missing, Study
+from analysis.results.table import Number
+from study.benchmarks.definition import definition_of
 from study.bins import bin_predictions
-from study.languages import LANGUAGES as ALL_LANGUAGES
 from tests.analysis.figures.test_figures_data import only_setting, rates
 from tests.analysis.studies import StudyFolder, random_letters, sweep
 
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-GLOBAL_MMLU = [code for code, language in ALL_LANGUAGES.items() if language.in_global_mmlu]
+GLOBAL_MMLU = definition_of("global_mmlu").languages
 
 
 def figures_of(study: Study) -> Iterator[tuple[str, Figure]]:
     """Every kind of figure of a study with one setting."""
     setting = only_setting(study)
     raw, renormalised = (prepare_diagrams(study, setting, kind, "bucket") for kind in ("raw", "renormalised"))
-    errors = prepare_matrix(study, setting, "ece_raw")
+    errors = prepare_matrix(study, setting, BY_NAME["ece_raw"])
     yield "languages", plot_languages(prepare_diagrams(study, setting, "raw", "language"))
     yield "buckets", plot_buckets(raw)
     yield "histograms", plot_histograms(raw, renormalised)
-    yield "slopes", plot_slopes([prepare_matrix(study, setting, metric) for metric in METRICS])
+    yield "slopes", plot_slopes([prepare_matrix(study, setting, metric) for metric in HEADLINE])
     yield "heat map", plot_heat_map(errors, prepare_changes(errors))
     for response in prepare_responses(study):
         yield "response", plot_response(response)
@@ -124,20 +124,22 @@ def test_learning_rates_are_legible(folder: StudyFolder) -> None:
             check_legible("response", plot_response(response))
 
 
-def values(*given: float | None) -> tuple[Value, ...]:
-    return tuple(Value(v, v and v - 0.01, v and v + 0.01, None, None if v else "not done") for v in given)
+def values(*given: float | None) -> tuple[Number, ...]:
+    return tuple(
+        Number(v, v and v - 0.01, v and v + 0.01, None, None if v else Missing("not done")) for v in given
+    )
 
 
 def test_missing_cells_are_hatched_and_the_legend_says_so() -> None:
     from matplotlib.patches import Rectangle
 
     matrix = Matrix(
-        "ece_raw", ("en", "sw"), ("base", "SFT"), (values(0.1, 0.2), values(0.3, None)), True, True
+        BY_NAME["ece_raw"], ("en", "sw"), ("base", "SFT"), (values(0.1, 0.2), values(0.3, None)), True, True
     )
     with house_style():
         figure = plot_heat_map(matrix, prepare_changes(matrix))
         complete = plot_heat_map(
-            Matrix("ece_raw", ("en",), ("base", "SFT"), (values(0.1, 0.2),), True, True), None
+            Matrix(BY_NAME["ece_raw"], ("en",), ("base", "SFT"), (values(0.1, 0.2),), True, True), None
         )
     hatched = [one.get_xy() for one in figure.axes[0].findobj(Rectangle) if one.get_hatch()]
     assert hatched == [(1, 1)]
@@ -171,7 +173,7 @@ def test_a_missing_value_breaks_the_line_and_its_place_is_hatched() -> None:
 
     languages, labels = ("en", "sw"), ("base", "SFT smoothing=0", "SFT smoothing=0.1")
     matrix = Matrix(
-        "accuracy", languages, labels, (values(0.5, None, 0.4), values(0.3, 0.2, 0.1)), True, True
+        BY_NAME["accuracy"], languages, labels, (values(0.5, None, 0.4), values(0.3, 0.2, 0.1)), True, True
     )
     with house_style():
         figure = plot_slopes([matrix])
@@ -193,17 +195,17 @@ def test_a_missing_value_breaks_the_line_and_its_place_is_hatched() -> None:
 
 
 def test_intervals_beyond_what_a_share_can_be_do_not_flatten_the_rest() -> None:
-    wide = Value(0.5, -2.0, 3.0, None, None)
+    wide = Number(0.5, -2.0, 3.0, None, None)
     with house_style():
         figure = plot_slopes(
-            [Matrix("accuracy", ("en",), ("base", "SFT"), ((wide, *values(0.6)),), True, True)]
+            [Matrix(BY_NAME["accuracy"], ("en",), ("base", "SFT"), ((wide, *values(0.6)),), True, True)]
         )
     low, high = figure.axes[0].get_ylim()
     assert -0.1 < low < high < 1.1
 
 
 def test_rare_bins_are_faint_and_there() -> None:
-    """Of 200 predictions one lies in a bin of its own."""
+    """One of 200 predictions is alone in its bin."""
     bins = bin_predictions([0.5] * 100 + [0.9] * 99 + [0.2], [True, False] * 100)
     with house_style():
         figure = plot_languages(
@@ -213,10 +215,10 @@ def test_rare_bins_are_faint_and_there() -> None:
     (points,) = axes.collections
     assert np.asarray(points.get_offsets())[:, 0] == pytest.approx([0.2, 0.5, 0.9])
     assert np.asarray(points.get_facecolor())[:, 3] == pytest.approx([0.2, 0.7, 0.7])
-    _, whole, frequent = axes.lines
-    assert np.isfinite(np.asarray(whole.get_ydata(), dtype=float)).all()
+    _, complete, frequent = axes.lines
+    assert np.isfinite(np.asarray(complete.get_ydata(), dtype=float)).all()
     assert np.isnan(np.asarray(frequent.get_ydata(), dtype=float)).tolist() == [True, False, False]
-    assert float(whole.get_alpha() or 1) < float(frequent.get_alpha() or 1)
+    assert float(complete.get_alpha() or 1) < float(frequent.get_alpha() or 1)
 
 
 def test_several_base_models_are_not_joined_and_have_no_changes(folder: StudyFolder) -> None:
@@ -233,16 +235,8 @@ def test_several_base_models_are_not_joined_and_have_no_changes(folder: StudyFol
             if name == "slopes":
                 lengths = {len(np.ravel(line.get_xdata())) for axes in figure.axes for line in axes.lines}
                 assert len(names) not in lengths
-        matrix = prepare_matrix(study, only_setting(study), "ece_raw")
+        matrix = prepare_matrix(study, only_setting(study), BY_NAME["ece_raw"])
         assert not matrix.has_base
         figure = plot_heat_map(matrix, None)
         check_legible("heat map", figure)
     assert not [text for text in texts(figure) if text.get_text().startswith("+")]
-
-
-@pytest.mark.parametrize(
-    ("value", "signed", "text"),
-    [(0.1234, False, ".123"), (0.9999, False, "1.000"), (-0.1, True, "−.100"), (-0.0001, True, "+.000")],
-)
-def test_numbers(value: float, signed: bool, text: str) -> None:
-    assert number(value, signed=signed) == text

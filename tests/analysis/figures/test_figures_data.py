@@ -10,19 +10,18 @@ import pytest
 
 from analysis.figures.bins import overall_accuracy
 from analysis.figures.data import (
-    METRICS,
-    NOT_PLANNED,
-    Value,
     prepare_changes,
     prepare_diagrams,
     prepare_matrix,
     prepare_responses,
 )
 from analysis.metrics import ece
+from analysis.reading.headline import BY_NAME, HEADLINE
 from analysis.reading.loading import load_study
-from analysis.reading.shards import Cell, Study
-from analysis.results.labels import Setting, settings
-from analysis.tables.calibration import Row, table_rows
+from analysis.reading.shards import Cell, Missing, Study
+from analysis.results.settings import Setting, settings
+from analysis.results.table import NOT_PLANNED, Number
+from analysis.tables.calibration import Fields, table_rows
 from tests.analysis.studies import StudyFolder, random_letters, sweep
 
 
@@ -43,12 +42,12 @@ def rates(folder: StudyFolder, *, skip: tuple[float, float, str] | None = None, 
                         "label_smoothing": smoothing, "seed": 42,
                     }  # fmt: skip
                     rows = random_letters(f"{model}{code}{rate}{smoothing}", count, 4.0, 0.5, 0.9)
-                    gone = skip == (rate, smoothing, code)
-                    folder.add(cell, code, None if gone else rows)
+                    is_missing = skip == (rate, smoothing, code)
+                    folder.add(cell, code, None if is_missing else rows)
     return load_study(folder.root)
 
 
-def rows_of(study: Study, rows: list[Row], cell: Cell, **wanted: Any) -> list[Row]:
+def rows_of(study: Study, rows: list[Fields], cell: Cell, **wanted: Any) -> list[Fields]:
     """The rows of a cell that say what is wanted; of a cell without its seed those over all of its seeds."""
     seeds = len({run.get("seed") for run in study.runs() if run.without("seed") == cell})
     return [
@@ -61,8 +60,8 @@ def rows_of(study: Study, rows: list[Row], cell: Cell, **wanted: Any) -> list[Ro
     ]
 
 
-def check_value(value: Value, row: Row, metric: str) -> None:
-    assert (value.value, value.missing) == (row[metric], row["missing"])
+def check_value(value: Number, row: Fields, metric: str) -> None:
+    assert (value.value, value.missing and str(value.missing)) == (row[metric], row["missing"])
     floor = row[metric.replace("ece", "ece_floor")] if metric.startswith("ece") else None
     assert value.floor == floor
     assert (value.low is None) == (value.high is None) == (value.value is None)
@@ -75,37 +74,37 @@ def check_value(value: Value, row: Row, metric: str) -> None:
 def test_a_matrix_is_the_tables_language_rows(folder: StudyFolder) -> None:
     study = load_study(sweep(folder, seeds=2, skip=[(0.1, 1, "sw")]).root)
     setting, rows = only_setting(study), table_rows(study)
-    for metric in METRICS:
+    for metric in HEADLINE:
         matrix = prepare_matrix(study, setting, metric)
         assert matrix.languages == ("de", "en", "uk", "sw", "yo")
         assert matrix.labels == ("base", "SFT smoothing=0", "SFT smoothing=0.1")
         for code, values in zip(matrix.languages, matrix.rows, strict=True):
             for item, value in zip(setting.series, values, strict=True):
                 (row,) = rows_of(study, rows, item.cell, level="language", name=code)
-                check_value(value, row, metric)
-        assert matrix.rows[3][2].missing == "1 of 2 missing"
+                check_value(value, row, metric.name)
+        assert str(matrix.rows[3][2].missing) == "1 of 2 missing"
 
 
 def test_changes_are_differences_of_rows_and_nothing_missing_becomes_0(folder: StudyFolder) -> None:
     study = load_study(sweep(folder, seeds=1, skip=[(0.1, 0, "sw")]).root)
     setting, rows = only_setting(study), table_rows(study)
-    changes = prepare_changes(prepare_matrix(study, setting, "ece_raw"))
+    changes = prepare_changes(prepare_matrix(study, setting, BY_NAME["ece_raw"]))
     assert changes.labels == ("SFT smoothing=0", "SFT smoothing=0.1")
     for code, values in zip(changes.languages, changes.rows, strict=True):
         (base,) = rows_of(study, rows, setting.series[0].cell, level="language", name=code)
         for item, value in zip(setting.series[1:], values, strict=True):
             (row,) = rows_of(study, rows, item.cell, level="language", name=code)
-            gone = item.label == "SFT smoothing=0.1" and code == "sw"
-            assert value.value == (None if gone else row["ece_raw"] - base["ece_raw"])
-            assert value.missing == ("failed" if gone else None)
+            is_missing = item.label == "SFT smoothing=0.1" and code == "sw"
+            assert value.value == (None if is_missing else row["ece_raw"] - base["ece_raw"])
+            assert value.missing == (Missing("failed") if is_missing else None)
 
 
 def test_what_was_not_asked_is_not_missing(folder: StudyFolder) -> None:
     sweep(folder, seeds=1, languages=["en"])
     folder.add({"model": "cldr-tiny"}, "sw", random_letters("x", 30, 2.0, 0.5, 0.9))
     study = load_study(folder.root)
-    matrix = prepare_matrix(study, only_setting(study), "accuracy")
-    assert [value.missing for value in matrix.rows[1]] == [None, NOT_PLANNED, NOT_PLANNED]
+    matrix = prepare_matrix(study, only_setting(study), BY_NAME["accuracy"])
+    assert [value.missing for value in matrix.rows[1]] == [None, NOT_PLANNED.missing, NOT_PLANNED.missing]
     (_, (_, sft, _)) = prepare_diagrams(study, only_setting(study), "raw", "language").rows
     assert (sft.bins, sft.ece, sft.num_shards) == (None, None, 0)
 

@@ -45,12 +45,12 @@ def test_files_are_the_same_bytes_in_another_process(folder: StudyFolder) -> Non
 
 def test_only_what_is_asked_for_is_drawn(folder: StudyFolder) -> None:
     sweep(folder, seeds=1, languages=["en", "sw"])
-    whole = {path.name: path.read_bytes() for path in write_figures(folder.root, formats=["png"])}
+    complete = {path.name: path.read_bytes() for path in write_figures(folder.root, formats=["png"])}
     shutil.rmtree(folder.root / "figures")
     some = list(write_figures(folder.root, formats=["png"], shown=("slopes", "heatmap-ece-raw")))
     assert [path.name for path in some] == ["slopes.png", "heatmap-ece-raw.png"]
     assert sorted(some) == sorted((folder.root / "figures").iterdir())
-    assert all(whole[path.name] == path.read_bytes() for path in some)
+    assert all(complete[path.name] == path.read_bytes() for path in some)
 
 
 def test_a_pdf_has_true_type_fonts_and_no_time(folder: StudyFolder) -> None:
@@ -58,12 +58,12 @@ def test_a_pdf_has_true_type_fonts_and_no_time(folder: StudyFolder) -> None:
     for path in write_figures(folder.root, formats=["pdf"]):
         content = path.read_bytes()
         streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.DOTALL)
-        whole = content + b"".join(inflated(stream) for stream in streams)
-        assert b"/CIDFontType2" in whole, path
-        assert b"/FontFile2" in whole, path
-        assert b"/Type3" not in whole, path
-        assert b"Date" not in whole, path
-        assert b"/Subtype /Image" not in whole.replace(b"/Subtype/Image", b"/Subtype /Image"), path
+        complete = content + b"".join(inflated(stream) for stream in streams)
+        assert b"/CIDFontType2" in complete, path
+        assert b"/FontFile2" in complete, path
+        assert b"/Type3" not in complete, path
+        assert b"Date" not in complete, path
+        assert b"/Subtype /Image" not in complete.replace(b"/Subtype/Image", b"/Subtype /Image"), path
 
 
 def inflated(stream: bytes) -> bytes:

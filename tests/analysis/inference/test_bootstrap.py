@@ -62,9 +62,9 @@ def test_a_macro_mean_without_a_wrong_answer_covers_what_it_cannot_show(correct:
         gaps.append(float(confidence.mean()) - chance)
     truth = {"accuracy": np.mean(chances), "gap": np.mean(gaps), "ece": np.mean(np.abs(gaps))}
     for name, value in truth.items():
-        whole = inference.mean([cell[name] for cell in cells])
-        assert whole is not None
-        low, high = inference.interval(whole)
+        combined = inference.mean([cell[name] for cell in cells])
+        assert combined is not None
+        low, high = inference.interval(combined)
         assert low < value < high, name
 
 
@@ -150,11 +150,11 @@ def test_coverage_over_three_seeds() -> None:
         for effect in rng.normal(0.0, 0.04, 3):
             values = {"score": 0.3 + effect + rng.normal(0.0, 0.2, 400)}
             runs.append(bootstrap(resamples, rows, np.full(400, 0.5), np.ones(400), values)["score"])
-        whole = inference.over_seeds(runs)
-        assert whole is not None
-        low, high = inference.interval(whole, seed=sample)
+        combined = inference.over_seeds(runs)
+        assert combined is not None
+        low, high = inference.interval(combined, seed=sample)
         covered += low <= 0.3 <= high
-        low, high = inference.interval(replace(whole, seeds=()))
+        low, high = inference.interval(replace(combined, seeds=()))
         level_only_of_items += low <= 0.3 <= high
     assert 0.935 <= covered / REPLICATIONS <= 0.965
     assert level_only_of_items / REPLICATIONS < 0.6
@@ -175,11 +175,11 @@ def test_coverage_of_a_macro_mean(slope: float) -> None:
         for _ in range(20):
             confidence = draw_confidence(rng, 400)
             cells.append(bootstrap(resamples, rows, confidence, skill(rng, confidence, slope)[1])["ece"])
-        whole = inference.mean(cells)
-        assert whole is not None
-        low, high = inference.interval(whole)
+        combined = inference.mean(cells)
+        assert combined is not None
+        low, high = inference.interval(combined)
         covered += low <= truth <= high
-        without += low + whole.slack[0] <= truth <= high
+        without += low + combined.slack[0] <= truth <= high
     assert covered >= 90
     assert (without < 70) == (slope == 0.05)
 
@@ -242,8 +242,8 @@ def test_the_order_of_rows_does_not_matter(ids: Sequence[str], seed: int) -> Non
     assert np.array_equal(first.counts, second.counts)
     confidence = np.array([values[name] for name in ids])
     a = bootstrap(second, second.rows(ids), confidence, confidence > 0.5)["ece"]
-    whole = np.array([values[name] for name in IDS[:20]])
-    b = bootstrap(first, first.rows(IDS[:20]), whole, whole > 0.5)["ece"]
+    combined = np.array([values[name] for name in IDS[:20]])
+    b = bootstrap(first, first.rows(IDS[:20]), combined, combined > 0.5)["ece"]
     assert a.value == pytest.approx(b.value)
     assert a.draws == pytest.approx(b.draws)
 

@@ -26,10 +26,10 @@ def estimate(value: float, spread: float = 0.1, size: int = 1000, seed: int = 0)
 
 def test_means_carry_what_is_missing() -> None:
     a, b = estimate(0.2), estimate(0.4, seed=1)
-    whole = inference.mean([a, b])
-    assert whole is not None
-    assert whole.value == pytest.approx(0.3)
-    assert whole.draws == pytest.approx((a.draws + b.draws) / 2)
+    combined = inference.mean([a, b])
+    assert combined is not None
+    assert combined.value == pytest.approx(0.3)
+    assert combined.draws == pytest.approx((a.draws + b.draws) / 2)
     weighted = inference.mean([a, b], weights=[3, 1])
     assert weighted is not None
     assert weighted.value == pytest.approx(0.25)
@@ -60,15 +60,15 @@ def test_bias_that_may_be_left_widens_means_and_differences() -> None:
     cells = [replace(estimate(0.2, seed=k), bias_left=bias) for k, bias in enumerate((0.02, 0.04))]
     assert inference.interval(cells[0]) == inference.interval(estimate(0.2))
     assert inference.mean([cells[0]]) is cells[0]
-    whole = inference.mean(cells)
-    assert whole is not None
-    assert whole.slack == pytest.approx((0.03, 0.0))
-    low, high = inference.interval(whole)
-    plain = inference.interval(replace(whole, slack=(0.0, 0.0)))
+    combined = inference.mean(cells)
+    assert combined is not None
+    assert combined.slack == pytest.approx((0.03, 0.0))
+    low, high = inference.interval(combined)
+    plain = inference.interval(replace(combined, slack=(0.0, 0.0)))
     assert (low, high) == pytest.approx((plain[0] - 0.03, plain[1]))
     apart = inference.difference(*cells)
     assert apart.slack == pytest.approx((0.02, 0.04))
-    assert inference.difference(whole, cells[1]).slack == pytest.approx((0.03, 0.04))
+    assert inference.difference(combined, cells[1]).slack == pytest.approx((0.03, 0.04))
     # the test is that of the interval: 0.22 less 0.1 of slack, on the side of 0
     shifted = replace(estimate(0.32), slack=(0.1, 9.0))
     assert inference.p_value(shifted) == pytest.approx(2 * stats.norm.sf(2.2))
@@ -80,16 +80,16 @@ def test_bias_that_may_be_left_widens_means_and_differences() -> None:
 
 def test_intervals_end_at_what_cannot_be() -> None:
     draws = np.linspace(-1.0, 1.0, 1001)
-    whole = Estimate(0.0, draws, np.ones(400))
-    assert inference.interval(whole) == pytest.approx((-0.95, 0.95))
-    assert inference.interval(whole, level=0.5) == pytest.approx((-0.5, 0.5))
-    assert inference.interval(replace(whole, ends=(0.0, 3.5))) == pytest.approx((0.0, 0.95))
-    above = replace(whole, draws=draws + 3, ends=(0.0, 3.5))
+    combined = Estimate(0.0, draws, np.ones(400))
+    assert inference.interval(combined) == pytest.approx((-0.95, 0.95))
+    assert inference.interval(combined, level=0.5) == pytest.approx((-0.5, 0.5))
+    assert inference.interval(replace(combined, ends=(0.0, 3.5))) == pytest.approx((0.0, 0.95))
+    above = replace(combined, draws=draws + 3, ends=(0.0, 3.5))
     assert inference.interval(above) == pytest.approx((2.05, 3.5))
     assert inference.interval(replace(above, may_be_lowest=True))[0] == 0.0
     assert inference.interval(replace(above, draws=draws - 3)) == (0.0, 0.0)
     with pytest.raises(ValueError, match="level"):
-        inference.interval(whole, level=95)
+        inference.interval(combined, level=95)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=300), st.floats(0.01, 0.99))
@@ -99,8 +99,8 @@ def test_percentiles_are_numpys(draws: list[float], level: float) -> None:
 
 
 def test_an_interval_over_seeds_is_students() -> None:
-    whole = Estimate(0.5, np.full(5000, 0.5), np.ones(400), seeds=((0.01, 2),))
-    low, high = inference.interval(whole)
+    combined = Estimate(0.5, np.full(5000, 0.5), np.ones(400), seeds=((0.01, 2),))
+    low, high = inference.interval(combined)
     assert high - 0.5 == pytest.approx(0.1 * stats.t.ppf(0.975, 2), rel=0.05)
     assert 0.5 - low == pytest.approx(0.1 * stats.t.ppf(0.975, 2), rel=0.05)
 
@@ -159,12 +159,12 @@ def test_means_rest_on_all_items_that_any_cell_has(share: float) -> None:
             weights = np.zeros(50)
             weights[5 * place : 5 * place + 5] = 1.0
             cells.append(Estimate(share, np.full(200, share), weights, ends=(0.0, 1.0)))
-        whole = inference.mean(cells)
-        assert whole is not None
-        ends[name] = inference.interval(whole)
-        other = replace(whole, value=1.0 - share, draws=1.0 - whole.draws)
+        combined = inference.mean(cells)
+        assert combined is not None
+        ends[name] = inference.interval(combined)
+        other = replace(combined, value=1.0 - share, draws=1.0 - combined.draws)
         num_items = {"own": 50, "same": 5}[name]
-        apart = inference.difference(whole, other)
+        apart = inference.difference(combined, other)
         assert inference.p_value(apart) == pytest.approx(stats.binomtest(num_items, num_items).pvalue)
         low, high = inference.interval(apart)
         assert (low <= 0.0 <= high) == (name == "same")
@@ -181,9 +181,9 @@ def test_what_a_mean_leaves_unseen_is_the_worst_that_luck_hides(sizes: list[int]
     for size in sizes:
         weights = np.where(np.arange(60) < size, 1.0, 0.0)
         cells.append(Estimate(1.0, np.ones(200), weights, ends=(0.0, 1.0)))
-    whole = inference.mean(cells)
-    assert whole is not None
-    low, high = inference.interval(whole, level=level)
+    combined = inference.mean(cells)
+    assert combined is not None
+    low, high = inference.interval(combined, level=level)
     shares = np.mean([np.where(np.arange(60) < size, 1.0 / size, 0.0) for size in sizes], axis=0)
     shares = shares[shares > 0.0]
     nats = -math.log((1.0 - level) / 2.0)
@@ -245,10 +245,10 @@ def test_a_p_value_is_that_of_the_interval() -> None:
     """Below .05 just where the interval leaves out 0, as far as draws that are not symmetric let it."""
     seeds = ((0.02, 2), (0.01, 2))
     for value in (0.1, 0.6, 0.8, 2.0):
-        whole = replace(estimate(value), seeds=seeds)
-        low, _ = inference.interval(whole)
+        combined = replace(estimate(value), seeds=seeds)
+        low, _ = inference.interval(combined)
         if abs(low) > 0.05:
-            assert (inference.p_value(whole) < 0.05) == (low > 0.0)
+            assert (inference.p_value(combined) < 0.05) == (low > 0.0)
 
 
 def test_holm_by_hand() -> None:
@@ -273,18 +273,16 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(values: list[float]) 
     assert {name for name, p in adjusted.items() if p is not None and p <= 0.05} == rejected
 
 
-def test_compare_by_language() -> None:
+def test_differences_by_language() -> None:
     a = {"en": estimate(0.5), "sw": estimate(0.9, seed=1), "yo": estimate(0.5)}
-    b = {"en": estimate(0.5, seed=2), "sw": estimate(0.2, seed=3), "yo": None}
-    table = inference.compare(a, b)
-    assert table["yo"] is None
-    english, swahili = table["en"], table["sw"]
-    assert english is not None
-    assert swahili is not None
-    assert english.low < 0 < english.high
-    assert english.p_value > 0.5
-    assert swahili.value == pytest.approx(0.7)
-    assert swahili.low == pytest.approx(0.7 - 1.96 * math.sqrt(0.02), abs=0.03)
-    assert swahili.holm == pytest.approx(3 * swahili.p_value)
-    with pytest.raises(ValueError, match="only one side has yo"):
-        inference.compare(a, {"en": None, "sw": None})
+    b = {"en": estimate(0.5, seed=2), "sw": estimate(0.2, seed=3)}
+    found = {code: inference.difference(a[code], b[code]) for code in b}
+    low, high = inference.interval(found["en"])
+    assert low < 0 < high
+    assert inference.p_value(found["en"]) > 0.5
+    assert found["sw"].value == pytest.approx(0.7)
+    assert inference.interval(found["sw"])[0] == pytest.approx(0.7 - 1.96 * math.sqrt(0.02), abs=0.03)
+    p_values = {code: inference.p_value(one) for code, one in found.items()}
+    corrected = inference.holm({**p_values, "yo": None})
+    assert corrected["yo"] is None
+    assert corrected["sw"] == pytest.approx(3 * p_values["sw"])

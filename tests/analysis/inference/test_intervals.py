@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from analysis.reading.headline import METRICS
 from analysis.reading.loading import load_study
-from analysis.reading.measure import METRIC_NAMES, WITH_INTERVALS
 from analysis.reading.shards import Shard
-from analysis.results.aggregate import summarise
+from analysis.results.table import summarise
 from analysis.tables.calibration import table_rows
 from study.records import Prediction
 from tests.analysis.results.test_aggregate import TEST
@@ -101,24 +101,23 @@ def test_intervals_of_every_level(folder: StudyFolder) -> None:
         for s in range(3)
     ]
     effect = np.random.default_rng(0).standard_t(2, 20_000) * np.std(means, ddof=1) / math.sqrt(3)
-    whole = np.repeat(np.mean(by_seed, axis=0), 20) + effect
-    assert low_high("accuracy", **macro) == pytest.approx(ends(whole), abs=1e-6)
+    with_seeds = np.repeat(np.mean(by_seed, axis=0), 20) + effect
+    assert low_high("accuracy", **macro) == pytest.approx(ends(with_seeds), abs=1e-6)
 
 
 def test_every_metric_but_what_was_asked_has_an_interval(folder: StudyFolder) -> None:
     sweep(folder)
-    without = {"n", "chance", "ece_floor_raw", "ece_floor_renormalised"}
-    assert set(METRIC_NAMES) - set(WITH_INTERVALS) == without
+    assert [metric.name for metric in METRICS if not metric.has_interval] == ["chance"]
     study = load_study(folder.root)
     for cell in (*study.runs(), *study.groups()):
         for average in ("macro", "micro"):
             for language in (None, "sw"):
                 summary = summarise(study.select(TEST, cell, language), average)
-                for name in METRIC_NAMES:
-                    estimate, interval = summary.estimate(name), summary.interval(name)
-                    assert (estimate is None) == (interval is None) == (name in without)
+                for metric in METRICS:
+                    estimate, interval = summary.estimate(metric.name), summary.interval(metric.name)
+                    assert (estimate is not None) == (interval is not None) == metric.has_interval
                     if estimate is not None:
-                        assert estimate.value == pytest.approx(getattr(summary.metrics, name), abs=1e-12)
+                        assert estimate.value == pytest.approx(summary.value(metric.name), abs=1e-12)
 
 
 def test_intervals_over_few_seeds_end_at_what_can_be(folder: StudyFolder) -> None:
@@ -149,7 +148,7 @@ def test_what_is_missing_has_no_interval(folder: StudyFolder) -> None:
     assert summarise([text]).interval("option_mass") is None
     assert summarise([text]).interval("accuracy") is not None
     for row in table_rows(load_study(folder.root)):
-        for name in WITH_INTERVALS:
+        for name in (metric.name for metric in METRICS if metric.has_interval):
             is_missing = row[name] is None
             assert (row[f"{name}_low"] is None, row[f"{name}_high"] is None) == (is_missing, is_missing)
             assert is_missing == (

@@ -12,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.inference import estimates as inference
-from analysis.inference.bootstrap import Resamples, estimates, resample, sum_rows
+from analysis.inference.bootstrap import Key, Resamples, estimates, resample, sum_rows
 from analysis.inference.estimates import Estimate
 from tests.analysis.inference.test_bootstrap import IDS, draw_confidence, skill
-from tests.analysis.one_cell import bootstrap
+from tests.analysis.one_cell import ENDS, bootstrap
+
+NLL: Key = ("nll", None)
+MASS: Key = ("mass", None)
 
 
 def test_a_cell_may_lack_examples() -> None:
@@ -68,11 +71,14 @@ def test_sums_of_shards_are_those_of_all_their_rows(seed: int, num_shards: int, 
             (rows, confidence, rng.uniform(size=len(rows)) < confidence**2, rng.exponential(len(rows)))
         )
     sums = [
-        sum_rows(resamples, rows, {"": conf}, hit, {"nll": np.full(len(rows), nll)}, num_bins=num_bins)
+        sum_rows(resamples, rows, {"": conf}, hit, {NLL: np.full(len(rows), nll)}, num_bins=num_bins)
         for rows, conf, hit, nll in shards
     ]
-    pooled, *alone = estimates(resamples, [reduce(operator.add, sums), *sums])
-    whole = bootstrap(
+    pooled, *alone = (
+        {kind: estimate for (kind, _), estimate in by_key.items()}
+        for by_key in estimates(resamples, [reduce(operator.add, sums), *sums], ENDS)
+    )
+    at_once = bootstrap(
         resamples,
         np.concatenate([rows for rows, *_ in shards]),
         np.concatenate([conf for _, conf, _, _ in shards]),
@@ -80,8 +86,8 @@ def test_sums_of_shards_are_those_of_all_their_rows(seed: int, num_shards: int, 
         {"nll": np.concatenate([np.full(len(rows), nll) for rows, _, _, nll in shards])},
         num_bins=num_bins,
     )
-    assert list(pooled) == list(whole)
-    for name, estimate in whole.items():
+    assert list(pooled) == list(at_once)
+    for name, estimate in at_once.items():
         assert_same(pooled[name], estimate)
     for (rows, conf, hit, nll), found in zip(shards, alone, strict=True):
         means = {"nll": np.full(len(rows), nll)}
@@ -100,12 +106,13 @@ def assert_same(one: Estimate, other: Estimate) -> None:
 def test_a_mean_that_one_shard_lacks_is_left_out() -> None:
     resamples = resample(IDS, num_replicates=100)
     rows, half = resamples.rows(IDS), np.full(400, 0.5)
+    no_means: dict[Key, np.ndarray] = {}
     with_mass, without = (
-        sum_rows(resamples, rows, {"": half}, np.ones(400), means) for means in ({"mass": half}, {})
+        sum_rows(resamples, rows, {"": half}, np.ones(400), means) for means in ({MASS: half}, no_means)
     )
-    assert "mass" in with_mass.means
-    assert "mass" not in (with_mass + without).means
-    assert "mass" not in (without + with_mass).means
+    assert MASS in with_mass.means
+    assert MASS not in (with_mass + without).means
+    assert MASS not in (without + with_mass).means
 
 
 @given(st.integers(0, 2**32))

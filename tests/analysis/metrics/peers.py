@@ -21,7 +21,7 @@ VERSIONS = ("netcal", "relplot", "uncertainty-calibration", "numpy")
 def cases() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Confidence and correct: over-confident, nearly calibrated, few examples with empty bins."""
     rng = np.random.default_rng(20)
-    found = {}
+    results = {}
     for name, n, a, b, factor in [
         ("over", 900, 5, 1.5, 0.6),
         ("close", 3000, 2, 2, 0.97),
@@ -31,8 +31,8 @@ def cases() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         confidence += np.where(
             np.abs(confidence * NUM_BINS - np.round(confidence * NUM_BINS)) < 2e-5, 1e-4, 0
         )
-        found[name] = (confidence, (rng.uniform(size=n) < confidence * factor).astype(np.int64))
-    return found
+        results[name] = (confidence, (rng.uniform(size=n) < confidence * factor).astype(np.int64))
+    return results
 
 
 def multiclass() -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +54,7 @@ def peers() -> dict[str, Any]:
         binned = calibration.bin(
             list(zip(confidence, correct, strict=True)), [(k + 1) / NUM_BINS for k in range(NUM_BINS)]
         )
-        found = {
+        results = {
             "netcal ECE": netcal.ECE(NUM_BINS).measure(confidence, correct),
             "netcal MCE": netcal.MCE(NUM_BINS).measure(confidence, correct),
             "netcal ACE": netcal.ACE(NUM_BINS).measure(confidence, correct),
@@ -66,7 +66,7 @@ def peers() -> dict[str, Any]:
             "calibration get_ece_em": calibration.get_ece_em(confidence, correct),
             "relplot smECE": relplot.smECE(confidence, correct.astype(float)),
         }
-        numbers[name] = {key: float(value) for key, value in found.items()}
+        numbers[name] = {key: float(value) for key, value in results.items()}
     probs, labels = multiclass()
     numbers["multiclass"] = {
         "netcal ECE": float(netcal.ECE(NUM_BINS).measure(probs, labels)),

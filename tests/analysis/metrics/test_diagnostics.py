@@ -134,10 +134,10 @@ def test_correlation_with_resource_class() -> None:
     codes = ["ig", "sw", "id", "cs", "en"]
     assert [LANGUAGES[code].joshi for code in codes] == sorted(LANGUAGES[code].joshi for code in codes)
     falling = dict(zip(codes, [0.5, 0.4, 0.3, 0.2, 0.1], strict=True))
-    found = diagnostics.resource_correlation(falling)
-    assert found.num_languages == 5
-    assert found.rho < -0.95
-    assert found.p_value == pytest.approx(1 / 60, abs=0.02)
+    result = diagnostics.resource_correlation(falling)
+    assert result.num_languages == 5
+    assert result.rho < -0.95
+    assert result.p_value == pytest.approx(1 / 60, abs=0.02)
     with pytest.raises(ValueError, match="NaN"):
         diagnostics.resource_correlation({**falling, "fr": math.nan})
     with pytest.raises(ValueError, match="xx is not"):
@@ -148,6 +148,6 @@ def test_correlation_with_resource_class() -> None:
 
 def test_by_translation() -> None:
     values = {"en": 0.1, "am": 0.2, "bn": 0.3, "ar": 0.5, "af": 9.0, "xx": 9.0}
-    found = diagnostics.by_translation(values)
-    assert {kind: number for kind, (_, number) in found.items()} == {"B": 1, "H": 2, "orig": 1}
-    assert [mean for mean, _ in found.values()] == pytest.approx([0.2, 0.4, 0.1])
+    result = diagnostics.by_translation(values)
+    assert {kind: number for kind, (_, number) in result.items()} == {"B": 1, "H": 2, "orig": 1}
+    assert [mean for mean, _ in result.values()] == pytest.approx([0.2, 0.4, 0.1])

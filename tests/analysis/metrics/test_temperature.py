@@ -43,15 +43,15 @@ def test_the_temperature_that_made_the_labels_is_found(true: float) -> None:
 def test_the_fit_is_scipys_minimum(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)
     score, label = rng.normal(size=(size, 3)) * 2, rng.integers(0, 3, size)
-    found = fit(score, label)
+    fitted = fit(score, label)
 
     def nll(inverse: float) -> float:
         return float(-np.mean(special.log_softmax(score * inverse, axis=1)[np.arange(size), label]))
 
     best = optimize.minimize_scalar(nll, bounds=(0.01, 100.0), method="bounded", options={"xatol": 1e-10})
-    assert nll(1 / found) <= best.fun + 1e-9
+    assert nll(1 / fitted) <= best.fun + 1e-9
     if 0.02 < best.x < 90:
-        assert 1 / found == pytest.approx(best.x, rel=1e-3, abs=1e-4)
+        assert 1 / fitted == pytest.approx(best.x, rel=1e-3, abs=1e-4)
 
 
 def test_scaled_log_probs_are_scipys() -> None:

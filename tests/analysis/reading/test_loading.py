@@ -6,16 +6,17 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from analysis.reading import cells, loading
-from analysis.reading.cells import CellWork
-from analysis.reading.loading import load_studies, load_study
-from analysis.reading.shards import Shard
-from analysis.results.differences import difference_rows
+from analysis.reading.cells import Loaded, Work
+from analysis.reading.loading import load_studies, load_study, visit_study
+from analysis.reading.shards import Missing
+from analysis.tables import differences
 from analysis.tables.files import write_tables
 from study.errors import UserError
 from tests.analysis.studies import StudyFolder, random_letters, sweep
@@ -37,7 +38,7 @@ def test_a_shard_that_asked_other_items_is_refused(folder: StudyFolder) -> None:
     good, *refused, german = load_study(folder.root).shards
     assert good.missing is None
     assert german.missing is None  # of another language: its items are its own
-    assert [shard.missing for shard in refused] == [
+    assert [str(shard.missing) for shard in refused] == [
         f"unreadable: jobs/{fewer}: asked other items than job {first}: 2 examples that it lacks, such as "
         "'item-38'",
         f"unreadable: jobs/{other}: asked other items than job {first}: 1 examples that only it has, such as "
@@ -57,14 +58,14 @@ def test_two_jobs_for_one_cell_and_language_are_refused(both: tuple[StudyFolder,
         folder.add(cell, "de", ROWS)
         folder.add({"model": "other"}, "en" if folder is a else f"x{len(b.jobs)}", ROWS)
     load_study(a.root)
-    told = (
+    sentence = (
         f"{b.root / 'plan.json'}: has two jobs for one cell and language, 0000000000000000 and "
         "0000000000000002 (cldr, test, letter, de); name each benchmark and split once in the grid"
     )
     for folders in ([b.root], [a.root, b.root]):
         with pytest.raises(UserError) as refused:
             load_studies(folders)
-        assert str(refused.value) == told
+        assert str(refused.value) == sentence
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_the_first_that_can_be_used_says_what_was_asked(folder: StudyFolder) -> 
     add(folder, 0.3, ROWS)
     next((folder.root / "jobs" / torn / "predictions").iterdir()).write_bytes(b"PAR1")
     missing = [shard.missing for shard in load_study(folder.root).shards]
-    assert missing[1:] == ["not done", None, None]
+    assert missing[1:] == [Missing("not done"), None, None]
     assert str(missing[0]).startswith(f"unreadable: jobs/{torn}/predictions/part-")
 
 
@@ -147,7 +148,7 @@ def test_numbers_do_not_depend_on_processes(folder: StudyFolder) -> None:
     files = []
     for num_processes in (1, 2):
         study = load_study(folder.root, num_processes=num_processes)
-        assert len(difference_rows(study)) == 3 * 6 * (5 + 3 + 1)
+        assert len(differences.table_rows(study)) == 3 * 6 * (5 + 3 + 1)
         files.append(
             {name: path.read_bytes() for name, path in write_tables(folder.root, study=study).items()}
         )
@@ -174,30 +175,35 @@ def test_numbers_do_not_depend_on_the_shards_read_at_once(
 
 
 def test_many_records_go_to_several_processes(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    used: list[int] = []
 
-    def each(function: object, work: object, num_processes: int) -> object:
-        asked.append(num_processes)
-        return map(function, work)  # type: ignore[call-overload]
+    def each_cell(work: Sequence[Work[None]], num_processes: int) -> Iterator[Loaded[None]]:
+        used.append(num_processes)
+        return each(work, 1)
 
     sweep(folder, seeds=1, languages=["en", "de"], count=25)
-    monkeypatch.setattr(loading, "_each", each)
+    folder.add({"model": "other"}, "en", random_letters("other", 25, 2.0, 0.6, 0.9))
+    each = loading._each_cell
+    monkeypatch.setattr(loading, "_each_cell", each_cell)
     monkeypatch.setattr(loading, "_num_cores", lambda: 64)
-    for worth in (loading.WORTH_PROCESSES, 149, 150):
+    for worth in (loading.WORTH_PROCESSES, 174, 175):
         monkeypatch.setattr(loading, "WORTH_PROCESSES", worth)
         load_study(folder.root)
-    assert asked == [1, 3, 1]  # 3 cells, 150 examples
+        visit_study(folder.root, lambda planned: lambda records: None)
+    assert used == [1, 1, 4, 2, 1, 1]  # 4 cells, 2 models, 175 examples
 
 
-def killed(work: CellWork) -> list[Shard]:
+def killed(work: Work[None]) -> list[Loaded[None]]:
     os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory ends
     raise AssertionError
 
 
 def test_a_killed_reader_is_one_sentence(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(folder, seeds=1, languages=["en"])
-    monkeypatch.setattr(loading, "load_cell", killed)
-    with pytest.raises(UserError, match="a process that reads records was killed, mostly for want of memory"):
+    monkeypatch.setattr(loading, "_load_all", killed)
+    with pytest.raises(
+        UserError, match="a process that reads records was killed, most likely for lack of memory"
+    ):
         load_studies([folder.root], num_processes=2)
 
 

@@ -21,7 +21,7 @@ def with_mass(mass: float | None) -> Prediction:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "reason"),
     [
         (with_mass(math.nan), "option_mass has NaN or infinite values."),
         (with_mass(-0.5), "option_mass must lie in 0..1, but spans -0.5..0.9."),
@@ -29,16 +29,16 @@ def with_mass(mass: float | None) -> Prediction:
         (with_mass(None), "option_mass is there for some records, and null for others."),
     ],
 )
-def test_what_is_no_probability_is_refused(row: Prediction, told: str, folder: StudyFolder) -> None:
+def test_what_is_no_probability_is_refused(row: Prediction, reason: str, folder: StudyFolder) -> None:
     folder.add({"model": "m"}, "en", ROWS)
     bad = folder.add({"model": "m"}, "de", [*ROWS[:3], row, *ROWS[4:]])
     english, german = load_study(folder.root).shards
     assert english.missing is None
-    assert german.missing == f"unreadable: jobs/{bad}: {told}"
+    assert str(german.missing) == f"unreadable: jobs/{bad}: {reason}"
     assert main(["tables", str(folder.root), "--format", "csv"]) == 0
-    found = {row["name"]: row for row in diagnose(folder.root).rows["diagnostics"]}
-    assert found["de"]["option_mass_mean"] is None
-    assert found["en"]["option_mass_mean"] == pytest.approx(0.9)
+    by_language = {row["name"]: row for row in diagnose(folder.root).rows["diagnostics"]}
+    assert by_language["de"]["option_mass_mean"] is None
+    assert by_language["en"]["option_mass_mean"] == pytest.approx(0.9)
 
 
 def test_each_rotation_is_looked_at(folder: StudyFolder) -> None:
@@ -54,4 +54,4 @@ def test_a_protocol_without_masses_has_none(folder: StudyFolder) -> None:
     folder.add({"model": "m"}, "en", [replace(row, option_mass=None) for row in ROWS])
     for shard in load_study(folder.root).shards:
         assert shard.metrics is not None
-        assert shard.metrics.option_mass is None
+        assert shard.metrics.values["option_mass"] is None

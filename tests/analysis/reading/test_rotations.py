@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.reading.loading import load_study
-from analysis.reading.measure import Metrics, measure, read_scored
+from analysis.reading.measure import measure
+from analysis.reading.scored import per_example, read_scored
+from analysis.reading.shards import Metrics
 from evaluation.items.item import Item
 from evaluation.prompts import rotated
 from study.records import COLUMNS, Prediction
-from tests.analysis.results.test_aggregate import by_hand
+from tests.analysis.results.test_aggregate import by_hand, value_of
 from tests.analysis.studies import StudyFolder, letter
 
 pa = pytest.importorskip("pyarrow")
@@ -26,7 +28,8 @@ def records(rows: list[Prediction]) -> object:
 
 
 def measured(rows: list[Prediction]) -> Metrics:
-    return measure(read_scored(records(rows), "letter"))[0]
+    scored = read_scored(records(rows), "letter")
+    return measure(scored, per_example(scored))[0]
 
 
 def asked(number: int, label: int, shown: list[list[float]]) -> list[Prediction]:
@@ -43,21 +46,21 @@ def test_by_hand() -> None:
     rows = asked(0, 1, [[0.5, 0.3, 0.1], [0.6, 0.2, 0.1], [0.3, 0.2, 0.4]])
     # a: .5, .1, .2   b: .3, .6, .4   c: .1, .2, .3
     mean = [0.8 / 3, 1.3 / 3, 0.6 / 3]
-    found = measured(rows)
-    assert (found.n, found.accuracy) == (1, 1.0)
-    assert found.chance == pytest.approx(1 / 3)
-    assert found.confidence_raw == pytest.approx(1.3 / 3, abs=1e-7)
-    assert found.option_mass == pytest.approx(0.9, abs=1e-7)
-    assert found.confidence_renormalised == pytest.approx(1.3 / 2.7, abs=1e-7)
-    assert found.nll == pytest.approx(-math.log(mean[1] / sum(mean)), abs=1e-7)
-    assert found.brier == pytest.approx((0.8 / 2.7) ** 2 + (1.4 / 2.7) ** 2 + (0.6 / 2.7) ** 2, abs=1e-7)
+    values = measured(rows)
+    assert (values.n, values["accuracy"]) == (1, 1.0)
+    assert values["chance"] == pytest.approx(1 / 3)
+    assert values["confidence_raw"] == pytest.approx(1.3 / 3, abs=1e-7)
+    assert values["option_mass"] == pytest.approx(0.9, abs=1e-7)
+    assert values["confidence_renormalised"] == pytest.approx(1.3 / 2.7, abs=1e-7)
+    assert values["nll"] == pytest.approx(-math.log(mean[1] / sum(mean)), abs=1e-7)
+    assert values["brier"] == pytest.approx((0.8 / 2.7) ** 2 + (1.4 / 2.7) ** 2 + (0.6 / 2.7) ** 2, abs=1e-7)
 
 
 def test_a_model_that_only_knows_places_is_at_chance() -> None:
     """It is sure of A whatever A says: over the rotations each option gets the same."""
-    found = measured(asked(0, 2, [[0.97, 0.01, 0.01, 0.01]] * 4))
-    assert found.confidence_renormalised == pytest.approx(0.25)
-    assert found.nll == pytest.approx(math.log(4))
+    values = measured(asked(0, 2, [[0.97, 0.01, 0.01, 0.01]] * 4))
+    assert values["confidence_renormalised"] == pytest.approx(0.25)
+    assert values["nll"] == pytest.approx(math.log(4))
 
 
 @given(st.integers(0, 2**32), st.lists(st.integers(2, 10), min_size=1, max_size=6))
@@ -79,10 +82,10 @@ def test_against_plain_python(seed: int, sizes: list[int]) -> None:
         mean = [math.fsum(got[option]) / size for option in item.options]
         whole.append(letter(mean, item.label, number))
     rng.shuffle(rows)
-    found = measured(rows)
+    values = measured(rows)
     for name, value in by_hand(whole).items():
         if not name.startswith("ece"):  # float32 scores may put a confidence on the other side of an edge
-            assert getattr(found, name) == pytest.approx(value, rel=1e-5, abs=1e-6), name
+            assert value_of(values, name) == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
 def test_rare_options_keep_their_scores() -> None:
@@ -91,9 +94,9 @@ def test_rare_options_keep_their_scores() -> None:
         Prediction("a", "s", label, scores, 1.0, None, r, 9)
         for r, label, scores in ((0, 0, [-2000.0, -2001.0]), (1, 1, [-2001.0, -2000.0]))
     ]
-    found = measured(rows)
-    assert found.nll == pytest.approx(math.log(1 + math.exp(-1)))
-    assert found.accuracy == 1.0
+    values = measured(rows)
+    assert values["nll"] == pytest.approx(math.log(1 + math.exp(-1)))
+    assert values["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])

@@ -3,90 +3,80 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.reading.headline import BY_NAME, Metric
 from analysis.reading.loading import load_study
-from analysis.reading.shards import Cell
 from analysis.results.claims import claims, findings, sentence
-from analysis.results.differences import Contrast, DifferenceRow, difference_rows
-from analysis.results.labels import settings
-from study.languages import LANGUAGES as ALL_LANGUAGES
+from analysis.results.differences import Difference, difference_rows
+from analysis.results.settings import settings
+from study.benchmarks.definition import definition_of
 from tests.analysis.studies import LANGUAGES, StudyFolder, sweep
 
-BASE, TUNED = Cell((("model", "m"),)), Cell((("model", "m"), ("label_smoothing", 0.0)))
-CONTRAST = Contrast(("cldr", "test", "letter"), "SFT smoothing=0 - base", TUNED, BASE)
+
+def change(value: float, low: float, high: float, holm: float | None = None) -> Difference:
+    return Difference(value, low, high, 0.5 if holm is None else holm, holm)
 
 
-def row(value: float | None, low: float | None, high: float | None, **more: object) -> DifferenceRow:
-    made = DifferenceRow(
-        contrast=CONTRAST, level="all", name="all", metric="confidence_raw", value=value, low=low, high=high,
-        p_value=None, holm=None, missing=None, n=100, num_seeds=1, job_ids_a=("a",), job_ids_b=("b",),
-        record_hash_a="0" * 16, record_hash_b="1" * 16,
-    )  # fmt: skip
-    return replace(made, **more)  # type: ignore[arg-type]
+def language(value: float, holm: float) -> Difference:
+    return change(value, value - 0.01, value + 0.01, holm)
 
 
-def language(value: float, holm: float | None) -> DifferenceRow:
-    return row(value, value - 0.01, value + 0.01, level="language", name="en", holm=holm)
-
-
-UP, DOWN, UNSURE = language(0.2, 0.001), language(-0.2, 0.05), language(0.2, 0.051)
-GONE = row(None, None, None, level="language", name="sw", missing="base: not done")
+UP, DOWN, UNSURE = language(0.2, 0.001), language(-0.2, 0.0499), language(0.2, 0.05)
+CONFIDENCE, ECE, NLL = (BY_NAME[name] for name in ("confidence_raw", "ece_raw", "nll"))
 
 
 @pytest.mark.parametrize(
-    ("whole", "members", "said"),
+    ("metric", "mean", "over", "members", "said"),
     [
         (
-            row(0.21, 0.19, 0.229), [UP] * 13,
+            CONFIDENCE, change(0.21, 0.19, 0.229), "over 13 languages", [UP] * 13,
             "Confidence (raw) rose by .210 [.190, .229] over 13 languages; "
             "significantly up in 13 of 13 (Holm, .05).",
         ),
         (
-            row(-0.05, -0.07, -0.03), [DOWN, UNSURE],
+            CONFIDENCE, change(-0.05, -0.07, -0.03), "over 2 languages", [DOWN, UNSURE],
             "Confidence (raw) fell by .050 [.030, .070] over 2 languages; "
             "significantly down in 1 of 2 (Holm, .05).",
         ),
         (
-            row(-0.004, -0.021, 0.013), [UP, DOWN, UNSURE],
+            CONFIDENCE, change(-0.004, -0.021, 0.013), "over 3 languages", [UP, DOWN, UNSURE],
             "Confidence (raw) did not clearly change over 3 languages: −.004 [−.021, .013]; "
             "significantly up in 1 and down in 1 of 3 (Holm, .05).",
         ),
         (
-            row(0.0, 0.0, 0.0), [language(0.0, 1.0)],
+            CONFIDENCE, change(0.0, 0.0, 0.0), "in 1 language", [language(0.0, 1.0)],
             "Confidence (raw) did not change in 1 language; no significant change in any of 1 (Holm, .05).",
         ),
         (
-            row(None, None, None, missing="base: 1 of 2 missing"), [UP, GONE],
+            CONFIDENCE, None, "", [UP, None],
             "Confidence (raw): significantly up in 1 of 1 tested (Holm, .05).",
         ),
+        (CONFIDENCE, None, "", [None], "Confidence (raw): no language could be tested."),
         (
-            row(None, None, None, missing="base: not done"), [GONE],
-            "Confidence (raw): no language could be tested.",
-        ),
-        (
-            row(0.21, 0.19, 0.229, missing="base: 1 of 3 missing"), [UP, UP, GONE],
+            CONFIDENCE, change(0.21, 0.19, 0.229), "over the 2 languages that both have", [UP, UP, None],
             "Confidence (raw) rose by .210 [.190, .229] over the 2 languages that both have; "
             "significantly up in 2 of 2 tested (Holm, .05).",
         ),
         (
             # a binned ECE moved up and the ECE without its bias down: no claim either way
-            row(0.01, -0.03, -0.01, metric="ece_raw"), [UNSURE],
+            ECE, change(0.01, -0.03, -0.01), "in 1 language", [UNSURE],
             "ECE (raw) did not clearly change in 1 language: +.010 [−.030, −.010]; "
             "no significant change in any of 1 (Holm, .05).",
         ),
         (
-            row(-1.25, -1.5, -1.0, metric="nll"), [DOWN],
+            NLL, change(-1.25, -1.5, -1.0), "in 1 language", [DOWN],
             "NLL fell by 1.250 [1.000, 1.500] in 1 language; significantly down in 1 of 1 (Holm, .05).",
         ),
     ],
 )  # fmt: skip
-def test_sentences(whole: DifferenceRow, members: list[DifferenceRow], said: str) -> None:
-    assert sentence(whole, members) == said
+def test_sentences(
+    metric: Metric, mean: Difference | None, over: str, members: list[Difference | None], said: str
+) -> None:
+    assert sentence(metric, mean, over, members) == said
 
 
 @given(
@@ -97,10 +87,10 @@ def test_sentences(whole: DifferenceRow, members: list[DifferenceRow], said: str
 def test_a_sentence_never_says_more_than_its_interval(ends: list[float], share: float, holm: float) -> None:
     low, high = ends
     value = low + share * (high - low)
-    said = sentence(row(value, low, high), [language(0.2, holm)])
+    said = sentence(CONFIDENCE, change(value, low, high), "in 1 language", [language(0.2, holm)])
     assert ("rose" in said) == (low > 0)
     assert ("fell" in said) == (high < 0)
-    assert ("significantly up in 1 of 1" in said) == (holm <= 0.05)
+    assert ("significantly up in 1 of 1" in said) == (holm < 0.05)
     numbers = [float(text.replace("−", "-")) for text in re.findall(r"[−+]?\d*\.\d{3}", said)]
     if len(numbers) == 3:  # value, low and high, of the size of the change where it has a direction
         expected = [-value, -high, -low] if high < 0 else [value, low, high]
@@ -147,22 +137,23 @@ def test_over_common_languages_is_a_study_of_them(folder: StudyFolder) -> None:
 
 def test_a_value_outside_its_interval_is_explained(folder: StudyFolder) -> None:
     """Over many languages the bias stays while the noise averages out."""
-    codes = [code for code, one in ALL_LANGUAGES.items() if one.in_global_mmlu]
+    codes = definition_of("global_mmlu").languages
     study = load_study(sweep(folder, seeds=1, languages=codes).root)
     setting = settings(study)[0]
     explained = 0
     for claim in claims(study, setting):
-        rows = {
-            (row.metric, row.name): row
+        rows = [
+            row
             for row in difference_rows(study)
-            if (row.contrast.a, row.contrast.b) == (claim.a, claim.b) and row.level != "language"
-        }
+            if row.contrast == claim.contrast and row.level != "language"
+        ]
         for level, said in claim.sentences.items():
             ways = set()
-            for (_, name), row in rows.items():
-                if name == level and row.value is not None and row.low is not None and row.high is not None:
-                    ways |= {"downward"} if row.value < row.low else set()
-                    ways |= {"upward"} if row.value > row.high else set()
+            for found in (one for row in rows if row.name == level for one in row.differences.values()):
+                assert found.low is not None
+                assert found.high is not None
+                ways |= {"downward"} if found.value < found.low else set()
+                ways |= {"upward"} if found.value > found.high else set()
             notes = [text for text in said if text.startswith("The bins of an ECE bias its change")]
             assert len(notes) == bool(ways)
             for note in notes:

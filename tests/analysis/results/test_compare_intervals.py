@@ -22,7 +22,7 @@ def test_intervals_are_of_the_shared_draw(both: tuple[StudyFolder, StudyFolder])
     a.add(CELL, "en", rows)
     b.add(CELL, "en", others)
     b.add(CELL, "de", [*rows, replace(rows[0], example_id="new")])
-    change = found_row(compare(a.root, b.root), "en").changes["accuracy"]
+    change = found_row(compare(a.root, b.root), "en").changes["accuracy"].difference
     resamples = resample([*(row.example_id for row in rows), "new"])
     weight = resamples.counts[:, resamples.rows([row.example_id for row in rows])].astype(float)
     right = [[row.scores.index(max(row.scores)) == row.label for row in side] for side in (rows, others)]
@@ -43,7 +43,7 @@ def test_equal_studies_do_not_differ(both: tuple[StudyFolder, StudyFolder]) -> N
     a, b = both
     for row in compare(a.root, b.root).rows:
         for metric in ("accuracy", "confidence_raw"):
-            change = row.changes[metric]
+            change = row.changes[metric].difference
             assert (change.low, change.high, change.p_value) == (0.0, 0.0, 1.0)
             assert change.holm == (1.0 if row.level == "language" else None)
 
@@ -59,8 +59,8 @@ def test_holm_runs_over_the_languages_of_a_cell(both: tuple[StudyFolder, StudyFo
     found = [row for row in compare(a.root, b.root).rows if row.level == "language"]
     assert len(found) == 6
     for cell in (found[:3], found[3:]):
-        p = sorted((row.changes["confidence_raw"].p_value or 0.0, row.name) for row in cell)
+        p = sorted((row.changes["confidence_raw"].difference.p_value or 0.0, row.name) for row in cell)
         steps = [min(1.0, value * (3 - rank)) for rank, (value, _) in enumerate(p)]
         truth = {name: max(steps[: rank + 1]) for rank, (_, name) in enumerate(p)}
         for row in cell:
-            assert row.changes["confidence_raw"].holm == pytest.approx(truth[row.name])
+            assert row.changes["confidence_raw"].difference.holm == pytest.approx(truth[row.name])

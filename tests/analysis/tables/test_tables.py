@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from analysis.reading.headline import METRICS
 from analysis.reading.loading import load_study
-from analysis.reading.measure import METRIC_NAMES, WITH_INTERVALS
-from analysis.tables.calibration import table_rows
+from analysis.tables.calibration import number_columns, table_rows
 from analysis.tables.files import write_tables
 from study.errors import UserError
 from study.records import ShardInfo, write_part
@@ -39,9 +39,9 @@ def test_rows_of_a_sweep(folder: StudyFolder) -> None:
     assert len({tuple(row) for row in rows}) == 1
     assert {row["missing"] for row in rows} == {None}
     columns = list(rows[0])
-    for metric in WITH_INTERVALS:  # right behind it
-        place = columns.index(metric)
-        assert columns[place : place + 3] == [metric, f"{metric}_low", f"{metric}_high"]
+    for name in (metric.name for metric in METRICS if metric.has_interval):  # right behind it
+        place = columns.index(name)
+        assert columns[place : place + 3] == [name, f"{name}_low", f"{name}_high"]
 
     run = find(rows, label_smoothing=0.1, seed=1, level="language", name="sw")
     (job_id,) = run["job_ids"]
@@ -75,8 +75,7 @@ def test_missing_rows_have_a_reason_and_no_numbers(folder: StudyFolder) -> None:
     assert mean["missing"] == "2 of 15 missing"
     assert (mean["num_missing"], mean["num_shards"]) == (2, 15)
     for row in (lost, later, mean):
-        assert {row[name] for name in METRIC_NAMES} == {None}
-        assert {row[f"{name}_{end}"] for name in WITH_INTERVALS for end in ("low", "high")} == {None}
+        assert {row[name] for metric in METRICS for name in ("n", *number_columns(metric))} == {None}
     other = find(rows, label_smoothing=0.1, seed=None, level="bucket", name="high", average="macro")
     assert other["missing"] is None
 

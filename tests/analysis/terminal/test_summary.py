@@ -36,9 +36,7 @@ def test_summary_of_the_demo_fits_100_columns(folder: StudyFolder) -> None:
         expected += [f"{row[name]:.3f}".lstrip("0") for name in names]
     (swahili,) = (line for line in lines if "Swahili" in line)
     assert swahili.split() == ["sw", "Swahili", *expected]
-    totals = [
-        line.strip().split("  ")[0] for line in lines if line.startswith((" high", " mid", " low", " all"))
-    ]
+    totals = [line.strip().split("  ")[0] for line in lines if line.startswith(("high", "mid", "low", "all"))]
     assert totals == ["high (2)", "mid (1)", "low (2)", "all (5)"]
     assert "n = 60 a language" in text
     assert "0 of 35 shards missing." in " ".join(text.split())

@@ -12,7 +12,7 @@ import pytest
 
 from analysis.cli import main
 from analysis.reading.loading import load_study
-from analysis.results.differences import difference_rows
+from analysis.tables import differences
 from analysis.tables.calibration import table_rows
 from analysis.tables.files import write_tables
 from analysis.verification.verify import verify
@@ -56,16 +56,16 @@ def edit_csv(path: Path, row: int, column: str, value: str) -> None:
 
 
 def test_what_was_written_is_right(written: StudyFolder) -> None:
-    found = verify(written.root)
-    assert found.is_right
-    assert (found.num_shards, found.num_missing, found.num_refused) == (25, 2, 0)
+    result = verify(written.root)
+    assert result.is_right
+    assert (result.num_shards, result.num_missing, result.num_refused) == (25, 2, 0)
     study = load_study(written.root)
-    assert found.num_rows == len(table_rows(study)) + len(difference_rows(study))
-    assert [path.name for path in found.files] == NAMES
+    assert result.num_rows == len(table_rows(study)) + len(differences.table_rows(study))
+    assert [path.name for path in result.files] == NAMES
 
 
 def test_every_number_of_a_row_is_compared(written: StudyFolder) -> None:
-    """Each column is changed in its last places, in a row of its own; each is found, alone."""
+    """Each column is changed in its last places, each in another row; exactly these are found."""
     path = written.root / "tables" / "calibration.csv"
     rows = table_rows(load_study(written.root))
     complete = iter([i for i, row in enumerate(rows) if row["seed"] is not None and row["missing"] is None])
@@ -114,7 +114,7 @@ def test_rows_that_are_lost_or_too_many(written: StudyFolder) -> None:
     header, first, second, *rest = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join([header, second, second, *rest]), encoding="utf-8")
     doubled, lost = verify(written.root).differences
-    assert "level=language name=en: is not a row of this study, or there twice" in doubled
+    assert "level=language name=en: is not a row of this study, or occurs twice" in doubled
     assert "level=language name=de: the row is missing" in lost
     path.write_text("".join([header, *rest, second, first]), encoding="utf-8")
     assert verify(written.root).is_right  # the order of rows says nothing
@@ -158,11 +158,11 @@ def test_tables_written_before_the_rest_was_done(written: StudyFolder) -> None:
     info = ShardInfo(job_id, "cldr-tiny", "cldr", "sw", "test", "letter")
     write_part(written.root / "jobs" / job_id / "predictions", 0, written.records[job_id], info)
     written.write_done(job_id)
-    found = verify(written.root)
-    assert not found.is_right
-    assert found.num_missing == 1
+    result = verify(written.root)
+    assert not result.is_right
+    assert result.num_missing == 1
     cell = f"calibration.csv: {CELL} label_smoothing=0.1 seed=0 level=language name=sw: missing is failed,"
-    assert any(sentence.startswith(cell) for sentence in found.differences)
+    assert any(sentence.startswith(cell) for sentence in result.differences)
     write_tables(written.root)
     assert verify(written.root).is_right
 
@@ -197,17 +197,17 @@ def test_one_changed_byte_is_named_and_its_cells_too(
     assert part.name in capsys.readouterr().err
     shutil.rmtree(written.root / "tables")
     write_tables(written.root)
-    found = verify(written.root)
-    assert found.differences == ()
-    assert not found.is_right
+    result = verify(written.root)
+    assert result.differences == ()
+    assert not result.is_right
 
 
 def test_a_part_of_another_job_is_named(written: StudyFolder) -> None:
-    mine, other = job_of(written, "uk", 0.0, 1), job_of(written, "uk", 0.0, 0)
-    part = parts_of(written, mine)[0]
+    damaged, other = job_of(written, "uk", 0.0, 1), job_of(written, "uk", 0.0, 0)
+    part = parts_of(written, damaged)[0]
     shutil.copyfile(parts_of(written, other)[0], part)
     (sentence,) = verify(written.root).refused
-    assert f"jobs/{mine}/predictions/{part.name}: corrupted or foreign" in sentence
+    assert f"jobs/{damaged}/predictions/{part.name}: corrupted or foreign" in sentence
 
 
 def test_a_part_too_many_or_too_few_is_named(written: StudyFolder) -> None:
@@ -220,18 +220,18 @@ def test_a_part_too_many_or_too_few_is_named(written: StudyFolder) -> None:
     moved.unlink()
     last.unlink()
     (sentence,) = verify(written.root).refused
-    assert sentence == f"unreadable: jobs/{job_id}/predictions/{last.name}: is gone"
+    assert sentence == f"unreadable: jobs/{job_id}/predictions/{last.name}: is missing"
 
 
 def test_records_and_done_of_another_job_are_named(written: StudyFolder) -> None:
-    mine, other = job_of(written, "uk", 0.0, 1), job_of(written, "uk", 0.0, 0)
+    damaged, other = job_of(written, "uk", 0.0, 1), job_of(written, "uk", 0.0, 0)
     jobs = written.root / "jobs"
-    shutil.rmtree(jobs / mine)
-    shutil.copytree(jobs / other, jobs / mine)
+    shutil.rmtree(jobs / damaged)
+    shutil.copytree(jobs / other, jobs / damaged)
     (sentence,) = verify(written.root).refused
-    assert sentence == f"unreadable: jobs/{mine}/DONE: of job {other}"
-    written.records[mine] = written.records[other]
-    written.write_done(mine)
+    assert sentence == f"unreadable: jobs/{damaged}/DONE: belongs to job {other}"
+    written.records[damaged] = written.records[other]
+    written.write_done(damaged)
     (sentence,) = verify(written.root).refused
     assert f"predictions: records of job {other}, cldr, test, letter, uk" in sentence
 
@@ -252,13 +252,13 @@ def test_records_exchanged_with_their_done_differ_by_their_hash(written: StudyFo
     info = ShardInfo(job_id, "cldr-tiny", "cldr", "uk", "test", "letter")
     write_part(predictions, 0, written.records[job_id], info)
     written.write_done(job_id)
-    found = verify(written.root)
-    assert found.refused == ()
-    rows = [sentence for sentence in found.differences if sentence.startswith("calibration.csv")]
+    result = verify(written.root)
+    assert result.refused == ()
+    rows = [sentence for sentence in result.differences if sentence.startswith("calibration.csv")]
     assert len(rows) == 2 * (1 + 2 + 2)  # of its seed and of the mean: language, bucket, all
     assert all("record_hash is " in sentence for sentence in rows)
     assert not any("accuracy" in sentence for sentence in rows)
-    rows = [sentence for sentence in found.differences if sentence.startswith("differences.csv")]
+    rows = [sentence for sentence in result.differences if sentence.startswith("differences.csv")]
     # two contrasts; of the third and of buckets with a shard that is missing there is no hash
     assert {re.search(r"name=(\w+)", sentence)[1] for sentence in rows} == {"uk", "mid", "all"}  # type: ignore[index]
     assert all(re.search(r": record_hash_[ab] is \w{16}, the records give \w{16}$", s) for s in rows)
@@ -294,16 +294,16 @@ def test_many_differences_are_counted(written: StudyFolder, capsys: pytest.Captu
 
 def test_no_tables(folder: StudyFolder) -> None:
     sweep(folder, seeds=1)
-    with pytest.raises(UserError, match="has no tables to verify; write them: python -m analysis tables"):
+    with pytest.raises(UserError, match="has no tables to verify; write them: calsweep analyse tables"):
         verify(folder.root)
 
 
 def test_nothing_done_yet(folder: StudyFolder) -> None:
     folder.add({"model": "m"}, "en", None)
     write_tables(folder.root)
-    found = verify(folder.root)
-    assert found.is_right
-    assert (found.num_shards, found.num_missing) == (1, 1)
+    result = verify(folder.root)
+    assert result.is_right
+    assert (result.num_shards, result.num_missing) == (1, 1)
     assert json.dumps(table_rows(load_study(folder.root))[0]["accuracy"]) == "null"
 
 

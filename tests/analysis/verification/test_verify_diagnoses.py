@@ -1,4 +1,4 @@
-"""`verify` on what `diagnose` writes, and where its rows say that they come from."""
+"""`verify` on what `diagnose` writes, and the bins and records that its rows name."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ CSV = [name for name in FILES if name.endswith(".csv")]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With seeds, a shard that failed, and all that is written beside the tables as CSV."""
+    """A study with seeds and a shard that failed, with its tables as CSV and its diagnoses."""
     root = tmp_path_factory.mktemp("made") / "tiny"
     root.mkdir()
     sweep(StudyFolder(root), languages=["en", "sw", "yo"], count=30, seeds=2, skip=[(0.1, 0, "sw")])
-    study = load_study(root)
+    study = diagnose(root).study
     write_tables(root, formats=["csv"], study=study)
-    diagnose(root, study=study)
     return root
 
 
@@ -46,20 +45,21 @@ def rows_of(folder: StudyFolder, name: str) -> list[dict[str, str]]:
 
 
 def without_manifest(folder: StudyFolder) -> list[str]:
-    """Its SHA-256 of a changed table is a difference too."""
-    return [said for said in verify(folder.root).differences if not said.startswith("manifest.json")]
+    """The differences but those of the manifest, which has the SHA-256 of every table."""
+    differences = verify(folder.root).differences
+    return [sentence for sentence in differences if not sentence.startswith("manifest.json")]
 
 
 def test_what_was_written_is_right(diagnosed: StudyFolder) -> None:
-    found = verify(diagnosed.root)
-    assert found.differences == ()
+    result = verify(diagnosed.root)
+    assert result.differences == ()
     tables = ["calibration.csv", "differences.csv", *FILES, "manifest.json"]
-    assert [path.name for path in found.files] == tables
-    assert found.num_rows == sum(len(rows_of(diagnosed, name)) for name in tables if name.endswith(".csv"))
+    assert [path.name for path in result.files] == tables
+    assert result.num_rows == sum(len(rows_of(diagnosed, name)) for name in tables if name.endswith(".csv"))
 
 
 def test_a_changed_number_is_found_and_its_row_named(diagnosed: StudyFolder) -> None:
-    """One in each table, and each is found alone."""
+    """One number is changed in each table, and only these are found."""
     columns = {"temperature.csv": "ece_after", "decomposition.csv": "change", "correlations.csv": "mean_H"}
     expected = []
     for name in CSV:
@@ -69,7 +69,9 @@ def test_a_changed_number_is_found_and_its_row_named(diagnosed: StudyFolder) -> 
         keys = [key for key in key_columns(list(rows[0])) if rows[place][key] not in ("", "none")]
         named = " ".join(f"{key}={rows[place][key]}" for key in keys)
         expected.append(f"{name}: {named}: {column} is 0.111, the records give {rows[place][column]}")
-    expected += [f"manifest.json: {name} has not the SHA-256 that it had" for name in CSV]
+    expected += [
+        f"manifest.json: {name} has changed: its SHA-256 is not the one in the manifest" for name in CSV
+    ]
     assert sorted(verify(diagnosed.root).differences) == sorted(expected)
 
 
@@ -85,9 +87,9 @@ def test_a_row_is_named_by_its_keys_alone(diagnosed: StudyFolder) -> None:
     for name, content in contents.items():
         header, _, *rest = content.splitlines(keepends=True)
         (diagnosed.root / "tables" / name).write_text("".join([header, *rest]), encoding="utf-8")
-    said = without_manifest(diagnosed)
-    assert sorted(sentence.split(":")[0] for sentence in said) == sorted(CSV)
-    assert all(sentence.endswith(": the row is missing") for sentence in said)
+    sentences = without_manifest(diagnosed)
+    assert sorted(sentence.split(":")[0] for sentence in sentences) == sorted(CSV)
+    assert all(sentence.endswith(": the row is missing") for sentence in sentences)
 
 
 def test_the_table_for_people_is_compared_by_line(diagnosed: StudyFolder) -> None:
@@ -107,7 +109,7 @@ def test_records_that_came_later(diagnosed: StudyFolder) -> None:
     diagnose(diagnosed.root)
     assert verify(diagnosed.root).is_right  # without the tables of `tables` too
     done.write_text(content)
-    names = {said.split(":")[0] for said in verify(diagnosed.root).differences}
+    names = {sentence.split(":")[0] for sentence in verify(diagnosed.root).differences}
     assert names == {*FILES, "manifest.json"}
 
 
@@ -116,10 +118,10 @@ def test_tables_that_are_gone_are_missed(diagnosed: StudyFolder) -> None:
     rows = len(rows_of(diagnosed, "slices.csv"))
     before = verify(diagnosed.root).num_rows
     (folder / "slices.csv").unlink()
-    found = verify(diagnosed.root)
-    (sentence,) = found.differences
-    assert sentence.startswith("manifest.json: slices.csv is not there any more; write them again: ")
-    assert found.num_rows == before - rows
+    result = verify(diagnosed.root)
+    (sentence,) = result.differences
+    assert sentence.startswith("manifest.json: slices.csv no longer exists; write them again: ")
+    assert result.num_rows == before - rows
     path = folder / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tables": {}}))
     (sentence,) = verify(diagnosed.root).differences
@@ -146,7 +148,7 @@ def test_the_manifest_is_compared_whatever_chose(folder: StudyFolder) -> None:
         assert one in text
         text = text.replace(one, other, 1)
     path.write_text(text, encoding="utf-8")
-    again = f"is not what the records give; write them again: python -m analysis diagnose {folder.root}"
+    again = f"is not what the records give; write them again: calsweep analyse diagnose {folder.root}"
     assert verify(folder.root).differences == tuple(
         f"manifest.json: {name} {again}" for name in ("bins", "temperature", "records", "learning_rates")
     )
@@ -169,7 +171,7 @@ def drop(path: Path, *columns: str) -> None:
 
 
 def test_tables_of_another_version_are_told_in_a_sentence_each(diagnosed: StudyFolder) -> None:
-    """As they were before rows said which bins and records they are of."""
+    """Tables from before rows said which bins and records they belong to."""
     tables = diagnosed.root / "tables"
     write_tables(diagnosed.root)
     drop(tables / "metrics.csv", "bin_scheme", "bin_edges", "record_hash")
@@ -177,9 +179,9 @@ def test_tables_of_another_version_are_told_in_a_sentence_each(diagnosed: StudyF
     for name in ("differences.md", "differences.tex"):
         text = (tables / name).read_text(encoding="utf-8")
         (tables / name).write_text(text.replace("Bins of the ECE: ", "Bins: ").replace("records ", "jobs "))
-    again = f"write them again: python -m analysis {{}} {diagnosed.root}"
+    again = f"write them again: calsweep analyse {{}} {diagnosed.root}"
     tables_again, diagnose_again = (again.format(name) for name in ("tables", "diagnose"))
-    other = "was made by another version"
+    other = "was written by another version"
     note = f"{other}, or has another note; {tables_again}"
     bins = "num_bins, bin_scheme, bin_edges"
     lacks = f"{other} (lacks the columns {bins}, record_hash_a, record_hash_b); {tables_again}"
@@ -198,7 +200,7 @@ def test_a_table_of_an_earlier_plan(folder: StudyFolder) -> None:
     (folder.root / "tables" / "decomposition.csv").write_text("benchmark,missing\ncldr,\n")
     (sentence,) = verify(folder.root).differences
     assert sentence.startswith(
-        "decomposition.csv: is of an earlier plan or version, the records give no such"
+        "decomposition.csv: belongs to an earlier plan or version, the records give no such"
     )
 
 
@@ -224,9 +226,9 @@ def test_the_same_records_have_the_same_hash_in_every_table(diagnosed: StudyFold
         return frozenset(row[column].split())
 
     hashes = {jobs(row): row["record_hash"] for row in rows_of(diagnosed, "calibration.csv")}
-    found = rows_of(diagnosed, "metrics.csv")
-    assert {jobs(row) for row in found} == set(hashes)
-    assert all(row["record_hash"] == hashes[jobs(row)] for row in found)
+    result = rows_of(diagnosed, "metrics.csv")
+    assert {jobs(row) for row in result} == set(hashes)
+    assert all(row["record_hash"] == hashes[jobs(row)] for row in result)
     differences = rows_of(diagnosed, "differences.csv")
     for row in differences:
         assert BINS.items() <= row.items()

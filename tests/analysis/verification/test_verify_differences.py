@@ -50,6 +50,6 @@ def test_a_study_without_contrasts_has_empty_differences(folder: StudyFolder) ->
     assert written["differences.csv"].read_text().count("\n") == 1
     table = pq.read_table(written["differences.parquet"])
     assert (table.num_rows, table.schema.field("num_bins").type) == (0, pa.int64())
-    found = verify(folder.root)
-    assert found.is_right
-    assert len(found.files) == 8
+    result = verify(folder.root)
+    assert result.is_right
+    assert len(result.files) == 8

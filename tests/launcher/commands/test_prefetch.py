@@ -101,7 +101,7 @@ def write_llama(folder: Path) -> None:
 
     tokenizer = cldr_tokenizer(["en"])
     shape = Scratch(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2)
-    build_from(config_for(shape, tokenizer), seed=0, attention=None).save_pretrained(folder)
+    build_from(config_for(shape, tokenizer), seed=0, attention="sdpa").save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     (folder / "original").mkdir()
@@ -126,7 +126,7 @@ def hub(repositories: Path) -> Iterator[Hub]:
 
 
 def run(program: str, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the hub's clients read their variables when they are imported."""
+    """In a separate process: the hub's clients read their variables when they are imported."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
@@ -145,7 +145,7 @@ def online(hub: Hub, home: Path) -> dict[str, str]:
 
 
 def offline(home: Path) -> dict[str, str]:
-    # a port where nobody listens: whatever asks the hub nevertheless fails
+    # a port where nobody listens: any request to the hub fails
     return {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(home), "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_OFFLINE": "1"}  # fmt: skip
 
@@ -170,7 +170,7 @@ def test_a_prefetched_study_plans_and_loads_without_a_network(repositories: Path
     assert loaded["items"] == {code: [row["question"] for row in rows_in(code)] for code in ("en", "sw")}
 
 
-def test_a_moved_dataset_is_no_other_study_and_never_taken_for_the_pinned_one(tmp_path: Path) -> None:
+def test_a_moved_dataset_leaves_the_study_as_it_is_and_never_replaces_the_pinned_one(tmp_path: Path) -> None:
     repository = tmp_path / "hub" / "datasets" / "org" / "instructions"
     home, program = tmp_path / "home", LOAD_ROWS
     write_instructions(repository, 3)
@@ -179,14 +179,14 @@ def test_a_moved_dataset_is_no_other_study_and_never_taken_for_the_pinned_one(tm
         first = write_dataset_grid(tmp_path / "a", "org/instructions", hub, home)
         write_instructions(repository, 5)
         new = commit_of(repository)
-        # what is pinned by a name alone stays where the first prefetch found it
+        # a name without a commit stays at the commit of the first prefetch
         assert answer(program, first, **offline(home)) == [old, 3]
         second = write_dataset_grid(tmp_path / "b", f"org/instructions@{new}", hub, home)
     assert answer(program, second, **offline(home)) == [new, 5]
     refused = run(program, first, **offline(home))
     assert refused.returncode == 1
     assert f"the cache gave commit {new[:12]}, and this job needs {old[:12]}" in refused.stderr
-    with serving(tmp_path / "hub") as hub:  # the old commit is gone there, and still in the cache
+    with serving(tmp_path / "hub") as hub:  # it no longer has the old commit, which is still in the cache
         again = run(PREFETCH, first, **online(hub, home))
     assert again.returncode == 2
     assert old[:12] in again.stderr
@@ -233,7 +233,7 @@ def test_the_profiles_cache_is_filled_and_the_launchers_is_pinned(hub: Hub, tmp_
         ("org/tiny", "model org/tiny at aaaaaaaaaaaa: cannot be downloaded (RevisionNotFoundError"),
     ],
 )
-def test_what_cannot_be_had_is_one_sentence(hub: Hub, tmp_path: Path, model: str, said: str) -> None:
+def test_what_cannot_be_downloaded_is_one_sentence(hub: Hub, tmp_path: Path, model: str, said: str) -> None:
     text = f"study: s\ngrid: {{model: ['{model}@{'a' * 40}']}}\nevaluate: {{benchmarks: [cldr]}}\n"
     done = run(PREFETCH, write_grid(tmp_path, text), **online(hub, tmp_path / "home"))
     assert (done.returncode, done.stdout) == (2, "")
@@ -249,9 +249,7 @@ def test_without_a_network_prefetch_says_so_once(tmp_path: Path) -> None:
     assert done.returncode == 2
     sentence = done.stderr.splitlines()[-1]
     assert sentence.startswith("model org/x at aaaaaaaaaaaa: cannot be downloaded (")
-    assert sentence.endswith(
-        "(and 1 more could not be had); check the network and the name, then prefetch again"
-    )
+    assert sentence.endswith("(and 1 more failed); check the network and the name, then prefetch again")
     assert "Traceback" not in done.stderr
 
 

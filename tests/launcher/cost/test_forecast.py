@@ -30,6 +30,7 @@ from study.grid.sources import embedded_source
 from study.jobs.resources import Resources
 from study.jobs.specs import ARCHITECTURES, Benchmark, Hyperparameters, Scratch, Source, TrainSpec
 from study.paths import StudyPaths
+from study.presets import PRESETS
 from tests.grids import grid_of, plan_of, write_model
 from tests.launcher.plans import GRID
 from tests.study.headers import gguf_bytes
@@ -53,7 +54,7 @@ GPUS = {
 
 
 def forecast_of(folder: Path, text: str, profile: ClusterProfile | None = None, **resources: Any) -> Forecast:
-    """Of a study of which nothing has run."""
+    """The forecast of a study in which nothing has run."""
     grid = grid_of(folder, text)
     plan, site, paths = plan_of(folder, text), load_site(grid), StudyPaths(grid.study_dir)
     if profile is not None:
@@ -86,7 +87,7 @@ def test_a_model_from_scratch_has_the_parameters_of_the_real_one(architecture: s
         num_heads=4,
         tie_word_embeddings=tied,
     )
-    real = build_from(config_for(shape, cldr_tokenizer(DEMO_SHARES)), seed=0, attention=None)
+    real = build_from(config_for(shape, cldr_tokenizer(DEMO_SHARES)), seed=0, attention="sdpa")
     assert sizes.parameters(Source("scratch", "x", "0" * 12), shape).value == real.num_parameters()
 
 
@@ -132,7 +133,7 @@ def test_a_hub_model_is_looked_up_in_the_cache_first(tmp_path: Path, monkeypatch
     source = Source("hub", "org/llama-7b", COMMIT)
     assert sizes.parameters(source) == sizes.Figure(7e9, "the name org/llama-7b", estimate=True)
     folder = tmp_path / "models--org--llama-7b" / "snapshots" / COMMIT
-    real = build_from(config_for(Scratch(), cldr_tokenizer(["en"])), seed=0, attention=None)
+    real = build_from(config_for(Scratch(), cldr_tokenizer(["en"])), seed=0, attention="sdpa")
     real.save_pretrained(folder)
     assert sizes.parameters(source) == sizes.Figure(real.num_parameters(), "its weights")
 
@@ -202,9 +203,9 @@ def test_local_rows_are_counted_and_their_tokens_estimated(tmp_path: Path) -> No
 def test_rows_that_cannot_be_read_are_unknown(tmp_path: Path) -> None:
     for name, content in (("a.jsonl", "{"), ("b.jsonl", ""), ("c.parquet", "PAR1")):
         (tmp_path / name).write_text(content)
-        found = sizes.training_rows(train_spec(Source("local", str(tmp_path / name), "0" * 12)))
-        assert [figure.value for figure in found] == [None, None]
-        assert name in found[0].basis
+        figures = sizes.training_rows(train_spec(Source("local", str(tmp_path / name), "0" * 12)))
+        assert [figure.value for figure in figures] == [None, None]
+        assert name in figures[0].basis
 
 
 def test_items_are_as_many_as_the_real_ones(tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_items_are_as_many_as_the_real_ones(tmp_path: Path) -> None:
     assert sizes.items(Benchmark("ours", local, "global_mmlu"), "de")[0].value is None
 
 
-def test_a_split_whose_size_nobody_noted_is_unknown() -> None:
+def test_a_split_without_a_noted_size_is_unknown() -> None:
     source = Source("hub", "CohereLabs/Global-MMLU-Lite", COMMIT)
     assert sizes.items(Benchmark("global_mmlu_lite", source, "global_mmlu"), "en")[0].value == 400
     dev = Benchmark("global_mmlu_lite", source, "global_mmlu", "dev")
@@ -240,7 +241,8 @@ def test_costs_are_those_of_a_sum_done_by_hand(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
     result = forecast_of(folder, HUB_GRID, ClusterProfile(gpu_tflops=100), **GPUS)
     train = line_of(result, "train", f"org/llama-7b@{COMMIT}")
-    per_row = sizes.HUB_ROWS["alpaca"][1]
+    per_row = PRESETS["alpaca"].tokens_per_row
+    assert per_row is not None
     assert train.flops is not None
     assert train.task_hours is not None
     assert (train.num_jobs, train.num_tasks, train.speed) == (2, 2, "profile")
@@ -252,7 +254,7 @@ def test_costs_are_those_of_a_sum_done_by_hand(folder: Path, monkeypatch: pytest
     evaluation = line_of(result, "evaluate", f"org/llama-7b@{COMMIT}")
     assert evaluation.tokens is not None
     assert (evaluation.num_jobs, evaluation.num_tasks) == (6, 6)  # the base and two cells, in two languages
-    assert evaluation.tokens == 6 * 11_759 * sizes.HUB_ITEMS["mmlu_prox"][1]
+    assert evaluation.tokens == 6 * 11_759 * 450
     assert evaluation.flops == 2 * 7e9 * evaluation.tokens
     assert evaluation.device_hours == pytest.approx(evaluation.flops / 100e12 / 3600)
     assert result.num_tasks == {"train": 4, "evaluate": 12, "analyse": 1}
@@ -268,9 +270,9 @@ def test_what_is_not_known_is_null_with_a_reason_and_never_in_a_total(
     assert (line.flops, line.task_hours, line.device_hours, line.disk_bytes) == (None,) * 4
     assert line.speed == "unknown"
     assert "holds no safetensors" in line.unknown[0]
-    found = to_json(result)
-    assert found["gpu_hours"] is found["disk_bytes"] is None
-    assert json.loads(json.dumps(found, allow_nan=False))["lines"][0]["model"] == f"org/llama-7b@{COMMIT}"
+    as_json = to_json(result)
+    assert as_json["gpu_hours"] is as_json["disk_bytes"] is None
+    assert json.loads(json.dumps(as_json, allow_nan=False))["lines"][0]["model"] == f"org/llama-7b@{COMMIT}"
 
 
 def test_without_gpus_hours_are_of_cores_and_a_profile_says_nothing_about_them(folder: Path) -> None:
@@ -318,7 +320,7 @@ def test_records_take_as_much_as_real_ones(tmp_path: Path) -> None:
             for i in range(PART_SIZE)
         ]
         real = records.write_part(tmp_path / schema, 0, rows, info).stat().st_size
-        expected = PART_SIZE * forecast_module.ITEM_BYTES[schema] + forecast_module.PART_BYTES
+        expected = PART_SIZE * forecast_module.item_bytes(options) + forecast_module.PART_BYTES
         assert real == pytest.approx(expected, rel=0.15)
 
 
@@ -329,8 +331,9 @@ import torch
 from study.jobs.job import Job
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters, Scratch, Source, TrainSpec
-from training import checkpoint, export, model, scratch, zero
+from training import model, scratch
 from training.data.wordlevel import cldr_tokenizer
+from training.engine import checkpoint, export, zero
 world, tokenizer = zero.join(), cldr_tokenizer(["en"])
 def size(folder):
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -338,7 +341,7 @@ for stage, dtype in ((2, "bf16"), (3, "bf16"), (1, "fp32"), (3, "fp32")):
     folder = Path(sys.argv[1], f"{stage}-{dtype}")
     folder.mkdir()
     hyper = Hyperparameters(dtype=dtype)
-    lm = scratch.build_from(scratch.config_for(Scratch(), tokenizer), seed=0, attention=None)
+    lm = scratch.build_from(scratch.config_for(Scratch(), tokenizer), seed=0, attention="sdpa")
     count, ids = lm.num_parameters(), torch.arange(32).reshape(2, 16)
     engine = zero.engine(model.LossModel(lm, hyper), hyper, Resources(zero_stage=stage), 5)
     zero.backward(engine, engine(ids, ids).loss_sum / 30, last=True)
@@ -369,7 +372,7 @@ def test_checkpoints_and_models_take_as_much_as_real_ones(tmp_path: Path) -> Non
 # whether a budget allows it
 
 
-def made(**changes: Any) -> Forecast:
+def forecast_with(**changes: Any) -> Forecast:
     given: dict[str, Any] = {
         "kind": "train",
         "model": "org/x",
@@ -392,7 +395,7 @@ def made(**changes: Any) -> Forecast:
 
 @pytest.mark.parametrize("budget", [BudgetConfig(), BudgetConfig(gpu_hours=40, disk_gib=6)])
 def test_what_fits_is_allowed(budget: BudgetConfig) -> None:
-    check_budget(made(), budget)
+    check_budget(forecast_with(), budget)
 
 
 @pytest.mark.parametrize(
@@ -414,19 +417,19 @@ def test_what_does_not_fit_or_is_not_known_is_refused(
     budget: BudgetConfig, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(BudgetError) as caught:
-        check_budget(made(**changes), budget)
+        check_budget(forecast_with(**changes), budget)
     assert said in str(caught.value)
 
 
-def test_hours_of_cores_are_no_gpu_hours() -> None:
-    check_budget(made(device="core", device_hours=None), BudgetConfig(gpu_hours=20))
+def test_hours_of_cores_do_not_count_as_gpu_hours() -> None:
+    check_budget(forecast_with(device="core", device_hours=None), BudgetConfig(gpu_hours=20))
 
 
 def test_the_printed_forecast_says_what_is_missing() -> None:
     out = io.StringIO()
     changes = {"device_hours": None, "task_hours": None, "speed": "unknown", "unknown": ("nobody looked",),
                "disk_bytes": None, "estimates": ("a guess",)}  # fmt: skip
-    print_forecast(made(**changes), Console(file=out, width=110))
+    print_forecast(forecast_with(**changes), Console(file=out, width=110))
     text = out.getvalue()
     assert "in all at least 20 GPU-hours; at least 3 GiB of disk\n" in text
     assert "queue slots: 2 train, in 1 arrays" in text

@@ -3,57 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import HfApi, constants
+from huggingface_hub import constants
 
-from study.cldr.benchmark import LANGUAGES as CLDR_LANGUAGES
 from study.errors import UserError
 from study.grid import sources
-from study.grid.config import BenchmarkConfig, Grid
+from study.grid.config import Grid
 from study.grid.sources import (
-    benchmark_languages,
-    benchmark_source,
     content_revision,
     dataset_source,
     embedded_source,
     model_source,
 )
 from study.jobs.specs import Source
-from study.languages import LANGUAGES
 from tests.grids import grid_of, write_model
+from tests.study.fake_hub import COMMIT, FakeHub
 from tests.study.headers import gguf_bytes
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WHERE = "grid.yaml: grid.model"
-
-
-class FakeHub:
-    """HfApi.repo_info as it would answer; `asked` tells what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, str]] = []
-        self.problem: Exception | None = None
-
-    def repo_info(self, repo_id: str, *, revision: str, repo_type: str, timeout: float) -> SimpleNamespace:
-        self.asked.append((repo_id, revision, repo_type))
-        if self.problem is not None:
-            raise self.problem
-        return SimpleNamespace(sha=COMMIT)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
-    fake = FakeHub()
-    monkeypatch.setattr(HfApi, "repo_info", lambda _self, name, **options: fake.repo_info(name, **options))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    return fake
-
-
-@pytest.fixture
-def grid(tmp_path: Path, hub: FakeHub) -> Grid:
-    return grid_of(tmp_path, "study: s\ngrid: {model: [m]}\n")
 
 
 def mistake(name: str, grid: Grid) -> str:
@@ -135,16 +103,16 @@ def test_wrong_model_names(grid: Grid, tmp_path: Path) -> None:
 def test_a_gguf_file_is_pinned_by_its_content(grid: Grid, tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(gguf_bytes({"llama.rope.scaling.type": "none"}, {"output.weight": (2, 3)}) + b"weights")
-    found = model_source("m.gguf", grid, {}, WHERE)
-    assert found == Source("local", str(file), content_revision(file))
+    source = model_source("m.gguf", grid, {}, WHERE)
+    assert source == Source("local", str(file), content_revision(file))
     file.write_bytes(file.read_bytes()[:-1] + b"S")
-    assert model_source("m.gguf", grid, {}, WHERE).revision != found.revision
+    assert model_source("m.gguf", grid, {}, WHERE).revision != source.revision
 
 
 def test_gguf_files_that_would_be_read_as_another_model(grid: Grid, tmp_path: Path) -> None:
     (tmp_path / "m.gguf").touch()
     assert mistake("m.gguf", grid) == (
-        f"{WHERE}: 'm.gguf' is no GGUF file of version 2 or 3; download it again"
+        f"{WHERE}: 'm.gguf' is not a GGUF file of version 2 or 3; download it again"
     )
     for name, values, shapes in (
         ("m-00001-of-00003.gguf", {}, {}),
@@ -236,7 +204,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 
 def test_a_big_file_is_sampled_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that differ in the middle layers alone are told apart."""
+    """Models that differ in the middle layers alone are different models."""
     monkeypatch.setattr(sources, "SAMPLE_ABOVE_BYTES", 1000)
     monkeypatch.setattr(sources, "SAMPLE_BLOCK_BYTES", 10)
     monkeypatch.setattr(sources, "SAMPLE_BLOCKS", 5)
@@ -254,56 +222,3 @@ def test_a_big_file_is_sampled_from_end_to_end(tmp_path: Path, monkeypatch: pyte
         assert revision(at=place) != same
     assert revision(at=300) == same  # between them
     assert revision(size=2011) != same
-
-
-def test_embedded_benchmarks(grid: Grid) -> None:
-    for name in ("cldr", "cldr_lite"):
-        found = benchmark_source(BenchmarkConfig(name), grid, "b")
-        assert (found.source.kind, found.schema, found.split) == ("embedded", "global_mmlu", "test")
-        assert benchmark_languages(found) == sorted(CLDR_LANGUAGES)
-
-
-@pytest.mark.parametrize(
-    ("name", "repository", "count"),
-    [("global_mmlu", "CohereLabs/Global-MMLU", 42), ("mmlu_prox", "li-lab/MMLU-ProX", 29)],
-)
-def test_hub_benchmarks(grid: Grid, hub: FakeHub, name: str, repository: str, count: int) -> None:
-    found = benchmark_source(BenchmarkConfig(name), grid, "b")
-    assert found.source == Source("hub", repository, COMMIT)
-    codes = benchmark_languages(found)
-    assert len(codes) == count
-    assert codes == sorted(codes)
-    assert set(codes) <= set(LANGUAGES)
-    assert hub.asked == [(repository, "main", "dataset")]
-
-
-def test_a_local_benchmark_has_the_languages_of_its_files(grid: Grid, tmp_path: Path) -> None:
-    folder = tmp_path / "items"
-    folder.mkdir()
-    for file in ("sw.jsonl", "en.parquet", "xx.jsonl", "README.md", ".hidden.jsonl"):
-        (folder / file).write_text("{}")
-    found = benchmark_source(BenchmarkConfig("mine", path="items", schema="mmlu_prox"), grid, "b")
-    assert found.source.kind == "local"
-    assert benchmark_languages(found) == ["en", "sw", "xx"]
-
-
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        (
-            {"name": "global_mlmu"},
-            "b.name: 'global_mlmu' is unknown; did you mean 'global_mmlu'? (or give path and schema)",
-        ),
-        ({"name": "x", "path": "none"}, "b.path: no such folder ('none'); give a folder of <language>.jsonl"),
-        ({"name": "x", "path": "."}, "b.schema: is missing; write global_mmlu or mmlu_prox"),
-        (
-            {"name": "x", "path": ".", "schema": "mmlu"},
-            "b.schema: 'mmlu' is unknown; did you mean 'mmlu_prox'?",
-        ),
-        ({"name": "cldr", "num_items": 0}, "b.num_items: out of range; give 1 or more"),
-    ],
-)
-def test_wrong_benchmarks(grid: Grid, values: dict[str, str], sentence: str) -> None:
-    with pytest.raises(UserError) as caught:
-        benchmark_source(BenchmarkConfig(**values), grid, "b")  # type: ignore[arg-type]
-    assert str(caught.value) == sentence

@@ -287,8 +287,8 @@ def test_no_cut_changes_the_gradient(packed: bool, num_ranks: int) -> None:
     assert len(shares) > 4
     assert max(len(share) for share in shares) > 1
     want_loss, want = gradients([np.array([i]) for i in batch], packed=False)
-    loss, found = gradients(shares, packed=packed)
+    loss, actual = gradients(shares, packed=packed)
     assert loss == pytest.approx(want_loss, rel=1e-12)
-    assert len(found) == len(want) == len(list(lm.parameters()))
-    for ours, theirs in zip(found, want, strict=True):
+    assert len(actual) == len(want) == len(list(lm.parameters()))
+    for ours, theirs in zip(actual, want, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)

@@ -108,8 +108,8 @@ def test_the_rows_that_were_left_out_are_told(tmp_path: Path) -> None:
     inputs = inputs_of(tmp_path, make_llama(), rows)
     (outcome,) = finish(tmp_path / "run", inputs, steps=1)
     done = json.loads(paths_of(tmp_path / "run").done.read_text())
-    told = {name: done[name] for name in ("rows", "excluded", "dropped", "examples", "truncated")}
-    assert told == {"rows": 13, "excluded": 0, "dropped": 3, "examples": 10, "truncated": 2}
+    counts = {name: done[name] for name in ("rows", "excluded", "dropped", "examples", "truncated")}
+    assert counts == {"rows": 13, "excluded": 0, "dropped": 3, "examples": 10, "truncated": 2}
     assert (
         "13 rows: 0 left out by source, 3 without a target within 64 tokens; "
         "10 examples, of which 2 are cut at 64 tokens"

@@ -22,29 +22,29 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: Rendered, most: int = 10_00
 
 
 def example(tokenizer: PreTrainedTokenizerBase, text: Rendered, most: int = 10_000) -> Example:
-    found = encode(tokenizer, text, most)
-    assert found is not None
-    return found
+    actual = encode(tokenizer, text, most)
+    assert actual is not None
+    return actual
 
 
-def words(tokenizer: PreTrainedTokenizerBase, found: Example) -> list[str]:
-    return list(tokenizer.convert_ids_to_tokens(found.ids.tolist()))
+def words(tokenizer: PreTrainedTokenizerBase, actual: Example) -> list[str]:
+    return list(tokenizer.convert_ids_to_tokens(actual.ids.tolist()))
 
 
 def test_tokens_and_targets_by_hand() -> None:
     tokenizer = build_tokenizer(["Mali", "Peru"], ["Which letter Answer: A B"])
     row = {"instruction": "Which letter?", "input": "A. Mali\nB. Peru", "output": "B"}
-    found = example(tokenizer, renderer("plain", tokenizer)(messages_of(row, "x"), "x"))
-    assert words(tokenizer, found) == "<s> Which letter A Mali B Peru Answer B </s>".split()
-    assert found.is_target.tolist() == [False] * 8 + [True, True]
-    assert (str(found.ids.dtype), str(found.is_target.dtype), found.is_cut) == ("int32", "bool", False)
+    actual = example(tokenizer, renderer("plain", tokenizer)(messages_of(row, "x"), "x"))
+    assert words(tokenizer, actual) == "<s> Which letter A Mali B Peru Answer B </s>".split()
+    assert actual.is_target.tolist() == [False] * 8 + [True, True]
+    assert (str(actual.ids.dtype), str(actual.is_target.dtype), actual.is_cut) == ("int32", "bool", False)
 
 
 @pytest.mark.parametrize("kind", ["metaspace", "llama_2"])
 def test_no_space_before_an_answer_that_the_text_does_not_have(kind: str) -> None:
     tokenizer = toy_tokenizer(kind)
-    found = example(tokenizer, renderer("tulu", tokenizer)(HELLO, "x"))
-    answer = [word for word, target in zip(words(tokenizer, found), found.is_target, strict=True) if target]
+    actual = example(tokenizer, renderer("tulu", tokenizer)(HELLO, "x"))
+    answer = [word for word, target in zip(words(tokenizer, actual), actual.is_target, strict=True) if target]
     assert answer == ["H", "i", "</s>"]
     # so it is when the answer alone is tokenised
     assert tokenizer.tokenize("Hi</s>") == ["▁H", "i", "</s>"]
@@ -62,11 +62,11 @@ def test_the_model_is_trained_behind_the_prompts_it_is_given(kind: str, template
             text = render(messages_of(row, "x"), "x")
             if not text.spans or (kind == "llama_2" and template == "plain"):
                 continue  # (this toy has tokens that straddle ": ", see below)
-            found = example(tokenizer, text)
+            actual = example(tokenizer, text)
             begin, _ = text.spans[0]
-            first = int(np.flatnonzero(found.is_target)[0])
-            assert found.ids[:first].tolist() == tokenizer(text.text[:begin])["input_ids"]
-            said = str(tokenizer.decode(found.ids[found.is_target]))
+            first = int(np.flatnonzero(actual.is_target)[0])
+            assert actual.ids[:first].tolist() == tokenizer(text.text[:begin])["input_ids"]
+            said = str(tokenizer.decode(actual.ids[actual.is_target]))
             if kind == "byte_level":  # which alone gives back every text
                 assert said == "".join(text.text[begin:end] for begin, end in text.spans)
             assert said.endswith("</s>")
@@ -79,13 +79,13 @@ def test_a_token_that_straddles_the_beginning_of_an_answer_is_no_target() -> Non
     vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *"QB?A:\n ", ": "])}
     backend = Tokenizer(BPE(vocab=vocabulary, merges=[(":", " ")]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
-    found = example(tokenizer, Rendered("Q?\nA: B</s>", [(5, 11)]))  # " B</s>"
-    assert words(tokenizer, found) == ["Q", "?", "\n", "A", ": ", "B", "</s>"]
-    assert found.is_target.tolist() == [False] * 5 + [True, True]
+    actual = example(tokenizer, Rendered("Q?\nA: B</s>", [(5, 11)]))  # " B</s>"
+    assert words(tokenizer, actual) == ["Q", "?", "\n", "A", ": ", "B", "</s>"]
+    assert actual.is_target.tolist() == [False] * 5 + [True, True]
     # one that straddles its end begins inside
-    found = example(tokenizer, Rendered("QB: A", [(1, 3)]))  # "B:"
-    assert words(tokenizer, found) == ["Q", "B", ": "]
-    assert found.is_target.tolist() == [False, True, True]
+    actual = example(tokenizer, Rendered("QB: A", [(1, 3)]))  # "B:"
+    assert words(tokenizer, actual) == ["Q", "B", ": "]
+    assert actual.is_target.tolist() == [False, True, True]
 
 
 def test_the_beginning_of_a_sequence_comes_once() -> None:
@@ -101,9 +101,9 @@ def test_the_beginning_of_a_sequence_comes_once() -> None:
 def test_special_tokens_spelled_out_are_those_tokens_and_change_no_mask() -> None:
     tokenizer = toy_tokenizer("byte_level")
     talk = [Message("user", "What is </s>?"), Message("assistant", "An end.")]
-    found = example(tokenizer, renderer("tulu", tokenizer)(talk, "x"))
-    assert (found.ids == tokenizer.eos_token_id).sum() == 2
-    assert tokenizer.decode(found.ids[found.is_target]) == "An end.</s>"
+    actual = example(tokenizer, renderer("tulu", tokenizer)(talk, "x"))
+    assert (actual.ids == tokenizer.eos_token_id).sum() == 2
+    assert tokenizer.decode(actual.ids[actual.is_target]) == "An end.</s>"
 
 
 def test_what_others_asked_of_the_tokenizer_changes_nothing() -> None:
@@ -112,15 +112,15 @@ def test_what_others_asked_of_the_tokenizer_changes_nothing() -> None:
     want = example(tokenizer, text)
     encode = encoder(tokenizer, 10_000)
     tokenizer(text.text, truncation=True, max_length=4, split_special_tokens=True)
-    (found,) = encode([text])
-    assert found is not None
-    assert found.ids.tolist() == want.ids.tolist()
+    (actual,) = encode([text])
+    assert actual is not None
+    assert actual.ids.tolist() == want.ids.tolist()
 
 
 def test_what_is_behind_the_last_answer_is_left_out() -> None:
     tokenizer = toy_tokenizer("byte_level")
-    found = example(tokenizer, renderer("tulu", tokenizer)(HELLO, "x"))
-    assert tokenizer.decode(found.ids) == "<s><|user|>\nHello\n<|assistant|>\nHi</s>"
+    actual = example(tokenizer, renderer("tulu", tokenizer)(HELLO, "x"))
+    assert tokenizer.decode(actual.ids) == "<s><|user|>\nHello\n<|assistant|>\nHi</s>"
 
 
 def test_texts_that_are_too_long() -> None:
@@ -128,8 +128,8 @@ def test_texts_that_are_too_long() -> None:
     text = Rendered("one two three one</s>two one two</s>", [(13, 21), (25, 36)])
     assert words(tokenizer, example(tokenizer, text)) == "<s> one two three one </s> two one two </s>".split()
     for most, size, is_cut in [(10, 10, False), (9, 9, True), (8, 8, True), (7, 6, True), (5, 5, True)]:
-        found = example(tokenizer, text, most)
-        assert (len(found.ids), found.is_cut) == (size, is_cut)
+        actual = example(tokenizer, text, most)
+        assert (len(actual.ids), actual.is_cut) == (size, is_cut)
     assert encode(tokenizer, text, 4) is None
     # no target is lost when what is behind the last one is
     assert not example(tokenizer, Rendered("one two</s> three", [(4, 11)]), 4).is_cut

@@ -186,8 +186,8 @@ def test_a_tokenizer_without_an_end_is_told(caplog: pytest.LogCaptureFixture) ->
 def test_half_a_character_is_told_where_it_is() -> None:
     r"""JSON can spell it: "\\ud83d" alone. No tokenizer takes it, and none says where it was."""
     row = json.loads('{"instruction": "ab\\ud83d", "output": "c"}')
-    told = r"^x, line 7: 'instruction' has half a character \(U\+D83D at character 3\)"
-    with pytest.raises(JobError, match=told):
+    sentence = r"^x, line 7: 'instruction' has half a character \(U\+D83D at character 3\)"
+    with pytest.raises(JobError, match=sentence):
         messages_of(row, "x, line 7")
     whole = json.loads('{"instruction": "ab\\ud83d\\ude00", "output": "c"}')
     assert messages_of(whole, "x")[0].content == "ab\U0001f600"

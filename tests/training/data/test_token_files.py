@@ -40,7 +40,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture
 def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The datasets that were tokenised, rather than found."""
+    """The datasets that were tokenised, and not read from the cache."""
     names: list[str] = []
     real = data._tokenise
 
@@ -70,7 +70,7 @@ def test_what_is_stored_are_the_rows_with_a_target(
     dataset = token_dataset(spec_of(EXAMPLES / f"{name}.jsonl", template=template), tokenizer, tmp_path)
     render = renderer(template, tokenizer)
     one_by_one = [encoder(tokenizer, 4096)([render(messages_of(row, "x"), "x")])[0] for row in fixture(name)]
-    want = [(found.ids.tolist(), found.is_target.tolist()) for found in one_by_one if found is not None]
+    want = [(actual.ids.tolist(), actual.is_target.tolist()) for actual in one_by_one if actual is not None]
     assert examples(dataset) == want
     assert len(dataset) == len(fixture(name)) - 1  # one answer of each is empty
     counts = dataset.num_rows, dataset.num_excluded, dataset.num_dropped, dataset.num_truncated
@@ -119,7 +119,7 @@ def test_a_tokenizer_without_offsets_is_refused(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", False)
-    with pytest.raises(JobError, match=r"^toy-byte_level: \w+ does not tell where its tokens are"):
+    with pytest.raises(JobError, match=r"^toy-byte_level: \w+ does not report where its tokens are"):
         token_dataset(spec_of(TULU), tokenizer, tmp_path)
 
 
@@ -239,8 +239,8 @@ def test_progress_is_told(
     monkeypatch.setattr(data, "ROWS_AT_ONCE", 3)
     with caplog.at_level(logging.INFO, "training.data.token_files"):
         token_dataset(spec_of(TULU), tokenizer, tmp_path)
-    told = [message for message in caplog.messages if "tokenised (" in message]
-    assert [message.split(": ")[1].split(", ")[0] for message in told] == [
+    logged = [message for message in caplog.messages if "tokenised (" in message]
+    assert [message.split(": ")[1].split(", ")[0] for message in logged] == [
         "3 of 8 rows tokenised (38%)",
         "6 of 8 rows tokenised (75%)",
         "8 of 8 rows tokenised (100%)",
@@ -250,7 +250,7 @@ def test_progress_is_told(
 TWO_AT_ONCE = """
 import logging, sys, time
 from pathlib import Path
-from training import data
+from training.data import token_files as data
 from tests.training.toys import EXAMPLES, spec_of, toy_tokenizer
 me, folder = sys.argv[1], Path(sys.argv[2])
 logging.basicConfig(level=logging.INFO, format="%(message)s")

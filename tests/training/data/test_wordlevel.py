@@ -48,10 +48,12 @@ def test_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_every_option_of_every_language_is_one_token(tokenizer: PreTrainedTokenizerFast) -> None:
     for language in DEMO_SHARES:
         for row in rows(language, per_subject=DEMO_PER_SUBJECT):
-            found = tokens(tokenizer, prompt(row))
-            assert "<unk>" not in found, (language, row)
+            actual = tokens(tokenizer, prompt(row))
+            assert "<unk>" not in actual, (language, row)
             options = [row[f"option_{letter.lower()}"] for letter in LETTERS]
-            assert found[-9:] == [x for pair in zip(LETTERS, options, strict=True) for x in pair] + ["Answer"]
+            assert actual[-9:] == [x for pair in zip(LETTERS, options, strict=True) for x in pair] + [
+                "Answer"
+            ]
 
 
 def test_no_unknown_word_in_any_training_row(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -85,7 +87,7 @@ def test_saved_folder_loads_as_the_same_tokenizer(tokenizer: PreTrainedTokenizer
     assert (loaded.pad_token, loaded.bos_token, loaded.eos_token) == ("<pad>", "<s>", "</s>")
 
 
-def test_same_ids_whatever_the_order_of_the_names() -> None:
+def test_ids_do_not_depend_on_the_order_of_the_names() -> None:
     names = ["Peru", "Chad", "Mali"]
     first, second = (build_tokenizer(order, ["Where is"]) for order in (names, names[::-1]))
     assert first.get_vocab() == second.get_vocab()

@@ -34,10 +34,10 @@ Undisturbed = Callable[..., Path]
 
 
 def resumed_from(log: str) -> int | None:
-    """The step that an attempt says it goes on from."""
-    found = [line for line in log.splitlines() if "going on from the checkpoint at step" in line]
-    assert len(found) <= 1
-    return int(found[0].split()[-3]) if found else None
+    """The step that an attempt says it resumes from."""
+    actual = [line for line in log.splitlines() if "resuming from the checkpoint at step" in line]
+    assert len(actual) <= 1
+    return int(actual[0].split()[-3]) if actual else None
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(
 ) -> None:
     how = {"dtype": dtype, "ranks": ranks, "zero_stage": zero_stage}
     everyone = tuple(range(ranks))
-    for told in attempt(
+    for outcome in attempt(
         tmp_path, inputs, **how, accident=partial(accidents.signal_at, step=4, ranks=everyone)
     ):
-        assert (told.exit_code, told.error, told.message) == (1, "Stopped", "stopped at step 4 of 8")
+        assert (outcome.exit_code, outcome.error, outcome.message) == (1, "Stopped", "stopped at step 4 of 8")
     assert not paths_of(tmp_path).done.exists()
     assert not paths_of(tmp_path).model.exists()
     assert json.loads(paths_of(tmp_path).progress.read_text())["done"] == 4
@@ -76,11 +76,11 @@ def test_a_run_killed_in_a_save_goes_on_from_the_newest_complete_checkpoint(
     tmp_path: Path, inputs: Path, undisturbed: Undisturbed, at: str, newest: int
 ) -> None:
     accident = partial(accidents.kill_in_save, at=at, save=4)
-    (told,) = attempt(tmp_path, inputs, every_min=EVERY_STEP, accident=accident)
-    assert told.exit_code == KILLED
-    (told,) = finish(tmp_path, inputs, every_min=EVERY_STEP)
-    assert resumed_from(told.log) == newest
-    assert "torn" not in told.log  # a save that did not end is none
+    (outcome,) = attempt(tmp_path, inputs, every_min=EVERY_STEP, accident=accident)
+    assert outcome.exit_code == KILLED
+    (outcome,) = finish(tmp_path, inputs, every_min=EVERY_STEP)
+    assert resumed_from(outcome.log) == newest
+    assert "torn" not in outcome.log  # an unfinished save is not a checkpoint
     assert checkpoints(tmp_path) == LAST_TWO
     assert_same_run(tmp_path, undisturbed())
 
@@ -101,32 +101,32 @@ def test_steps_behind_the_checkpoint_are_logged_once(
     tmp_path: Path, inputs: Path, undisturbed: Undisturbed
 ) -> None:
     attempt(tmp_path, inputs, accident=partial(accidents.signal_at, step=3))
-    (told,) = attempt(tmp_path, inputs, accident=partial(accidents.kill_at, step=3))
-    assert told.exit_code == KILLED
+    (outcome,) = attempt(tmp_path, inputs, accident=partial(accidents.kill_at, step=3))
+    assert outcome.exit_code == KILLED
     assert [row[0] for row in logged(tmp_path)] == ["1", "2", "3", "4", "5", "6"]
     with paths_of(tmp_path).metrics.open("a") as stream:
         stream.write('{"step": 7, "lo')  # a line that the kill tore
-    (told,) = finish(tmp_path, inputs)
-    assert resumed_from(told.log) == 3
+    (outcome,) = finish(tmp_path, inputs)
+    assert resumed_from(outcome.log) == 3
     assert_same_run(tmp_path, undisturbed())
 
 
 def test_a_run_killed_in_the_export_exports_again(
     tmp_path: Path, inputs: Path, undisturbed: Undisturbed
 ) -> None:
-    (told,) = attempt(tmp_path, inputs, every_min=EVERY_STEP, accident=accidents.kill_in_export)
-    assert told.exit_code == KILLED
+    (outcome,) = attempt(tmp_path, inputs, every_min=EVERY_STEP, accident=accidents.kill_in_export)
+    assert outcome.exit_code == KILLED
     assert not paths_of(tmp_path).model.exists()
-    (told,) = finish(tmp_path, inputs)
-    assert resumed_from(told.log) == STEPS - 1
+    (outcome,) = finish(tmp_path, inputs)
+    assert resumed_from(outcome.log) == STEPS - 1
     assert_same_run(tmp_path, undisturbed())
 
 
 def test_a_run_that_lies_complete_is_exported_with_its_own_loss(tmp_path: Path, inputs: Path) -> None:
     attempt(tmp_path, inputs, accident=partial(accidents.signal_at, step=5))
     before = logged(tmp_path)
-    (told,) = finish(tmp_path, inputs, steps=5)  # the checkpoint is the last step's
-    assert resumed_from(told.log) == 5
+    (outcome,) = finish(tmp_path, inputs, steps=5)  # the checkpoint is the last step's
+    assert resumed_from(outcome.log) == 5
     assert logged(tmp_path) == before
     loss = json.loads(paths_of(tmp_path).done.read_text(), parse_float=str)["loss"]
     assert loss == before[-1][1]
@@ -136,11 +136,11 @@ def test_a_run_that_lies_complete_is_exported_with_its_own_loss(tmp_path: Path, 
 def test_without_resume_an_attempt_begins_again(
     tmp_path: Path, inputs: Path, undisturbed: Undisturbed
 ) -> None:
-    (told,) = attempt(tmp_path, inputs, resume=False, accident=partial(accidents.signal_at, step=4))
-    assert told.error == "Stopped"
+    (outcome,) = attempt(tmp_path, inputs, resume=False, accident=partial(accidents.signal_at, step=4))
+    assert outcome.error == "Stopped"
     assert checkpoints(tmp_path) == []
-    (told,) = finish(tmp_path, inputs, resume=False, every_min=EVERY_STEP)
-    assert resumed_from(told.log) is None
+    (outcome,) = finish(tmp_path, inputs, resume=False, every_min=EVERY_STEP)
+    assert resumed_from(outcome.log) is None
     assert checkpoints(tmp_path) == []
     assert_same_run(tmp_path, undisturbed())
 
@@ -188,7 +188,7 @@ DAMAGES: dict[int, tuple[Callable[[Path], None], str, str]] = {
 def test_torn_checkpoints_are_passed_over_with_a_warning(
     tmp_path: Path, inputs: Path, undisturbed: Undisturbed, ranks: int
 ) -> None:
-    """Each in a way of its own; with two ranks, one of them sees the damage and the other does not."""
+    """Each in a different way; with two ranks, one of them sees the damage and the other does not."""
     how = {"ranks": ranks, "zero_stage": ranks, "every_min": EVERY_STEP, "keep": STEPS}
     finish(tmp_path, inputs, **how)
     paths_of(tmp_path).done.unlink()
@@ -203,7 +203,7 @@ def test_torn_checkpoints_are_passed_over_with_a_warning(
     warnings = [line for line in first.log.splitlines() if "torn" in line]
     for warning, (step, (_, name, why)) in zip(warnings, damages.items(), strict=True):
         assert warning.startswith("WARNING")
-        assert f"step-{step:08d} is torn and passed over: {name} " in warning
+        assert f"step-{step:08d} is torn and skipped: {name} " in warning
         assert why in warning
     assert all("torn" not in other.log for other in others)
     assert resumed_from(first.log) == 1
@@ -231,8 +231,8 @@ def test_a_torn_checkpoint_is_not_one_of_those_to_keep(tmp_path: Path, inputs: P
     for _ in range(2):
         attempt(tmp_path, inputs, accident=partial(accidents.signal_at, step=2))
     flip(paths_of(tmp_path).checkpoints / "step-00000004" / WEIGHTS)
-    (told,) = attempt(tmp_path, inputs, accident=partial(accidents.signal_at, step=4))
-    assert resumed_from(told.log) == 2
+    (outcome,) = attempt(tmp_path, inputs, accident=partial(accidents.signal_at, step=4))
+    assert resumed_from(outcome.log) == 2
     assert checkpoints(tmp_path) == ["step-00000002", "step-00000006"]
 
 
@@ -241,16 +241,16 @@ def test_with_all_checkpoints_torn_the_run_begins_again(
 ) -> None:
     attempt(tmp_path, inputs, accident=partial(accidents.signal_at, step=4))
     empty(paths_of(tmp_path).checkpoints / "step-00000004" / WEIGHTS)
-    (told,) = finish(tmp_path, inputs)
-    assert told.log.count("is torn and passed over") == 1
-    assert resumed_from(told.log) is None
+    (outcome,) = finish(tmp_path, inputs)
+    assert outcome.log.count("is torn and skipped") == 1
+    assert resumed_from(outcome.log) is None
     assert_same_run(tmp_path, undisturbed())
 
 
 def test_a_checkpoint_across_stage_3_is_refused_and_kept(tmp_path: Path, inputs: Path) -> None:
     attempt(tmp_path, inputs, accident=partial(accidents.signal_at, step=4))
-    for told in attempt(tmp_path, inputs, zero_stage=3):
-        assert told.error == "JobError"
-        assert "step-00000004 was saved at ZeRO stage 1, and this run is at 3" in told.message
+    for outcome in attempt(tmp_path, inputs, zero_stage=3):
+        assert outcome.error == "JobError"
+        assert "step-00000004 was saved at ZeRO stage 1, and this job runs at 3" in outcome.message
     assert checkpoints(tmp_path) == ["step-00000004"]
     assert len(logged(tmp_path)) == 4

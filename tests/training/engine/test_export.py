@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from modeling.loading import DTYPES
 from study.jobs.job import Job
 from study.jobs.resources import Resources
 from study.jobs.specs import ARCHITECTURES, Hyperparameters, Scratch, Source, TrainSpec
@@ -117,7 +118,7 @@ def test_what_was_exported_loads_bit_for_bit(
     lm.bfloat16() if dtype == "bf16" else lm.float()
     export.save_model(lm, tokenizer, job, tmp_path / "model", zero_stage=2, world=ALONE)
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    assert loaded.dtype == model.DTYPES[dtype]
+    assert loaded.dtype == DTYPES[dtype]
     for name, tensor in lm.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     assert ("lm_head.weight" in load_file(tmp_path / "model" / "model.safetensors")) == (not tied)
@@ -190,7 +191,7 @@ def test_what_was_trained_is_what_was_exported(tmp_path: Path, zero_stage: int) 
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert load_file(tmp_path / "model" / "model.safetensors")["kept"].tolist() == [0, 1, 2]
     want = load_file(tmp_path / "want")
-    found = dict(loaded.named_parameters())
-    assert found.keys() == want.keys()
+    actual = dict(loaded.named_parameters())
+    assert actual.keys() == want.keys()
     for name, tensor in want.items():
-        assert torch.equal(found[name], tensor), name
+        assert torch.equal(actual[name], tensor), name

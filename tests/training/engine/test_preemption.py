@@ -1,4 +1,4 @@
-"""Ranks stop together, whichever of them is told, and whenever."""
+"""Ranks stop together, whichever of them receives the signal, and whenever."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from tests.wandb_reader import read_finished_run, run_files
 Undisturbed = Callable[..., Path]
 
 
-@pytest.mark.parametrize(("zero_stage", "told"), [(2, 0), (3, 1)])
+@pytest.mark.parametrize(("zero_stage", "rank"), [(2, 0), (3, 1)])
 def test_when_one_rank_is_told_both_stop_at_the_same_step(
-    tmp_path: Path, inputs: Path, undisturbed: Undisturbed, zero_stage: int, told: int
+    tmp_path: Path, inputs: Path, undisturbed: Undisturbed, zero_stage: int, rank: int
 ) -> None:
     how = {"ranks": 2, "zero_stage": zero_stage}
-    outcomes = attempt(tmp_path, inputs, **how, accident=partial(accidents.signal_at, step=3, ranks=(told,)))
+    outcomes = attempt(tmp_path, inputs, **how, accident=partial(accidents.signal_at, step=3, ranks=(rank,)))
     for outcome in outcomes:
         assert (outcome.error, outcome.message) == ("Stopped", "stopped at step 3 of 8")
     assert checkpoints(tmp_path) == ["step-00000003"]
@@ -60,8 +60,8 @@ def test_a_signal_from_outside_that_comes_at_any_moment(
 
 def test_a_run_may_be_stopped_again_and_again(tmp_path: Path, inputs: Path, undisturbed: Undisturbed) -> None:
     for step in (2, 4, 6):
-        (told,) = attempt(tmp_path, inputs, accident=partial(accidents.signal_at, step=2))
-        assert told.message == f"stopped at step {step} of 8"
+        (outcome,) = attempt(tmp_path, inputs, accident=partial(accidents.signal_at, step=2))
+        assert outcome.message == f"stopped at step {step} of 8"
     assert checkpoints(tmp_path) == ["step-00000004", "step-00000006"]
     finish(tmp_path, inputs)
     assert_same_run(tmp_path, undisturbed())

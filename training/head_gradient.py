@@ -1,4 +1,7 @@
-"""The gradient of an output head whose logits only ever exist for some rows at a time."""
+"""The gradient of an output head whose logits exist only for one chunk of rows at a time.
+
+Shapes: T tokens, R rows of a chunk, H hidden size, V vocabulary, v a block of it.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,29 @@ import torch
 from torch import Tensor
 
 VOCABULARY_PER_BLOCK, VOCABULARY_PER_KERNEL = 2**10, 2**15
-"""Columns of one product: on CPU, what stays in the cache; elsewhere, what is worth a kernel."""
+"""Columns of one product: on a CPU, as many as stay in the cache; on a GPU, enough to be worth a kernel."""
 BYTES_FREED_TOGETHER = 2**25
-"""Enough for glibc to give them back to the system."""
-BYTES_ASKED_FOR_AT_ONCE = 2**22
+"""Freed in pieces of this size, memory is returned to the system by glibc."""
+BYTES_MAPPED_AT_ONCE = 2**22
+"""Matrices on a CPU from this size on are allocated with all of their pages: see `rows_apart`."""
 
 
 class HeadGradient:
-    """The head's gradient (V, H): the sum over chunks of p.T @ x, and of the targets' entries times their x.
+    """The head's gradient (V, H): p.T @ x summed over chunks, plus the targets' entries times their x.
 
-    Products are added up in float32, by blocks of the vocabulary that stay in the cache: in the result itself
-    where it is float32, else beside it. The last chunk's is made by `finish`, so that the only chunk of a
-    small batch needs no float32 (V, H).
+    p: (R, V), gradient of a chunk's logits without the targets' entries. x: (R, H), its hidden states.
+    Products are added up in float32, in blocks of the vocabulary that stay in the cache: in the result itself
+    if it is float32, otherwise beside it. `finish` adds the last chunk's product, so that a batch of a single
+    chunk needs no float32 (V, H).
     """
 
     def __init__(self, hidden: Tensor, labels: Tensor, vocabulary: int) -> None:
-        # not the weight: by the time of `finish` ZeRO-3 may have taken it apart
+        # the weight is not kept: ZeRO-3 may have partitioned it again before `finish`
         self.hidden, self.labels, self.vocabulary = hidden, labels, vocabulary
         self.wide = torch.promote_types(hidden.dtype, torch.float32)
         self.block = VOCABULARY_PER_BLOCK if hidden.device.type == "cpu" else VOCABULARY_PER_KERNEL
-        self.sums: list[Tensor] = []  # (v, H) each, the first block's last
-        self.out: Tensor | None = None  # where it is of the dtype to add up in
+        self.sums: list[Tensor] = []  # (v, H) each, last block first
+        self.out: Tensor | None = None  # the result, if its dtype is `wide`
         self.at_target: list[Tensor] = []  # (R, 1) each
         self.waiting: tuple[Tensor, Tensor] | None = None
 
@@ -44,14 +49,14 @@ class HeadGradient:
             self._add_to_sums(p, x)
 
     def finish(self, scale: Tensor) -> Tensor:
-        """The gradient times scale, to be called once: sums are freed on the way, as the result fills."""
+        """The gradient times scale. Call it once: sums are freed while the result fills."""
         if self.waiting is None:
             return self.hidden.new_zeros(self.vocabulary, self.hidden.shape[1])
         p, x = self.waiting
         added_up = self._add_to_result if x.dtype == self.wide else self._result_of_sums
         out = added_up(p, x, scale)
         del p, self.waiting
-        # rows of one target are summed up before the sum is rounded; each of them then writes that same sum
+        # rows with the same target are summed before rounding; each of them then writes the same sum
         labels, order = self.labels.sort()
         group = (labels.diff(prepend=labels[:1]) != 0).cumsum(0)
         share = self.hidden * torch.cat(self.at_target).mul_(scale)
@@ -82,7 +87,7 @@ class HeadGradient:
         for total, product in zip(reversed(self.sums), self._products(p, x), strict=True):
             if first:
                 total.copy_(product)
-            else:  # not added as it is: of another dtype and lying across, that takes four times as long
+            else:  # adding the product directly, transposed and in another dtype, takes four times as long
                 total.add_(room[: len(product)].copy_(product))
 
     def _result_of_sums(self, p: Tensor, x: Tensor, scale: Tensor) -> Tensor:
@@ -97,10 +102,10 @@ class HeadGradient:
         return out
 
     def _products(self, p: Tensor, x: Tensor) -> Iterator[Tensor]:
-        """p.T @ x by blocks of the vocabulary, (v, H), each of which overwrites the one before.
+        """p.T @ x in blocks of the vocabulary, (v, H); each block overwrites the one before.
 
-        As (x.T @ p).T, which transposes the small operand and the result: p is read as it lies. On CPU
-        p.T @ x in bf16 spends half its time on transposing p.
+        Computed as (x.T @ p).T, which transposes the small operand and the result: on a CPU, p.T @ x in bf16
+        would spend half of its time on transposing p.
         """
         x_across = x.T.contiguous()
         across = rows_apart(len(x_across), self.block, x)
@@ -125,17 +130,17 @@ class HeadGradient:
 def rows_apart(rows: int, columns: int, like: Tensor) -> Tensor:
     """Uninitialised (rows, columns), with gaps between the rows.
 
-    Rows a power of two apart, as vocabularies often are, compete for the same few places in the cache.
+    Rows that are a power of two apart, as vocabularies often are, compete for the same few cache lines.
     """
     stride = (columns // 64 + 1) * 64
     size = rows * stride * like.itemsize
-    if like.device.type == "cpu" and size >= BYTES_ASKED_FOR_AT_ONCE and hasattr(mmap, "MAP_POPULATE"):
-        # a product writes here and there: to be given pages one by one, as it goes, takes as long as itself
+    if like.device.type == "cpu" and size >= BYTES_MAPPED_AT_ONCE and hasattr(mmap, "MAP_POPULATE"):
+        # a product touches pages in scattered order; faulting them in one by one takes as long as the product
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
         flat = torch.frombuffer(mmap.mmap(-1, size, flags=flags), dtype=like.dtype)
     else:
         flat = like.new_empty(rows * stride)
     matrix = flat.view(rows, stride)
-    # oneDNN reads beyond a row's end and multiplies what it finds by 0: nan, if that is nan
+    # oneDNN reads beyond the end of a row and multiplies by 0: a nan there would spread
     matrix[:, columns:].zero_()
     return matrix[:, :columns]
