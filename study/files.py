@@ -55,19 +55,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line, whole, whoever else appends: a line that a killed writer left torn stays by itself."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # dropped by closing it
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, (("\n" if torn else "") + line.rstrip("\n") + "\n").encode("utf-8"))
-    finally:
-        os.close(descriptor)
-
-
 def canonical(value: Any) -> str:
     """`value` as JSON that is the same whatever the order of keys. NaN is refused: it is not JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from study import journal
 from study.errors import UserError
-from study.files import append_line, locked
+from study.files import locked
 from study.paths import StudyPaths
 
 WAIT_S = 10
@@ -57,27 +57,19 @@ def write_intent(ledger: Path, entry: Submission) -> None:
         "token": entry.token,
         "packs": entry.packs,
     }
-    append_line(ledger, json.dumps(line))
+    journal.append(ledger, line)
 
 
 def write_array(ledger: Path, entry: Submission, array: str) -> Submission:
     """Note the id that the cluster gave; returns the submission with it."""
-    append_line(ledger, json.dumps({"number": entry.number, "array": array}))
+    journal.append(ledger, {"number": entry.number, "array": array})
     return replace(entry, array=array)
 
 
 def read(ledger: Path) -> list[Submission]:
-    """All submissions, oldest first. A torn last line (a launcher killed while writing) is left out."""
-    if not ledger.is_file():
-        return []
+    """All submissions, oldest first."""
     found: dict[int, Submission] = {}
-    for line in ledger.read_text(encoding="utf-8").split("\n"):
-        if not line:
-            continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for entry in journal.read(ledger):
         number = entry["number"]
         if "array" in entry:
             if number in found:  # else its intent was the torn line

@@ -16,7 +16,6 @@ it, too. Nothing is deleted.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections import Counter
@@ -30,9 +29,9 @@ from rich.progress import Progress
 
 from launcher.commands.upload import Attempt, Remote, Server, lacking, run_sdk, stage
 from launcher.state.status import ACTIVE, survey
-from study import records
+from study import journal, records
 from study.errors import UserError
-from study.files import append_line, locked
+from study.files import locked
 from study.jobs.job import Job
 from study.jobs.plan import Plan
 from study.paths import JobPaths, StudyPaths
@@ -266,11 +265,7 @@ class _Journal:
         self._root, self._file = paths.root, paths.synced
         self._sizes: dict[str, int] = {}
         begun: set[str] = set()
-        for line in self._file.read_text(encoding="utf-8").split("\n") if self._file.is_file() else ():
-            try:
-                entry: dict[str, Any] = json.loads(line)
-            except json.JSONDecodeError:  # torn by a kill, or the end of the file
-                continue
+        for entry in journal.read(self._file):
             if "begin" in entry:
                 begun.update(entry["begin"])
             else:
@@ -293,4 +288,4 @@ class _Journal:
         return str(file.parent.relative_to(self._root))
 
     def _write(self, entry: dict[str, Any]) -> None:
-        append_line(self._file, json.dumps({"time": round(time.time(), 3), **entry}))
+        journal.append(self._file, {"time": round(time.time(), 3), **entry})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from study.files import append_line, read_json
+from study import journal
+from study.files import read_json
 from study.paths import JobPaths
 
 
@@ -42,14 +42,8 @@ def end(folder: JobPaths, name: str, outcome: str, cause: str | None = None) -> 
 
 def read(folder: JobPaths) -> list[Attempt]:
     """All attempts, oldest first."""
-    if not folder.attempts.is_file():
-        return []
     found: dict[str, Attempt] = {}
-    for line in folder.attempts.read_text(encoding="utf-8").split("\n"):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # torn by a kill, or the end of the file
-            continue
+    for entry in journal.read(folder.attempts):
         name = entry["attempt"]
         if entry["event"] == "begin":
             keys = ("task", "host", "progress")
@@ -71,4 +65,4 @@ def progress_of(folder: JobPaths) -> int:
 
 
 def _append(folder: JobPaths, **event: Any) -> None:
-    append_line(folder.attempts, json.dumps({"time": round(time.time(), 3), **event}))
+    journal.append(folder.attempts, {"time": round(time.time(), 3), **event})

@@ -7,7 +7,8 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 from study.errors import UserError
@@ -42,7 +43,10 @@ class Evaluations:
     """
 
     def __init__(self, shards: Sequence[EvalSpec]) -> None:
-        self._shards = [(shard, evaluation_ids(shard)) for shard in shards]
+        names = [field.name for field in fields(EvalSpec) if field.name != "model"]
+        self._shards = [
+            ({name: getattr(shard, name) for name in names}, evaluation_ids(shard)) for shard in shards
+        ]
 
     def of(
         self, model: Source, cell: Mapping[str, Any], places: Iterable[int] | None = None
@@ -51,10 +55,7 @@ class Evaluations:
         needs, identity = needs_of(model), canonical(model.identity())
         for place in range(len(self._shards)) if places is None else places:
             shard, job_id = self._shards[place]
-            spec = EvalSpec(
-                model, shard.benchmark, shard.language, shard.protocol, shard.dtype, shard.prompting
-            )
-            yield Job.with_id("evaluate", spec, needs, cell, job_id(identity))
+            yield Job.with_id("evaluate", EvalSpec(model, **shard), needs, cell, job_id(identity))
 
 
 @contextmanager
@@ -112,8 +113,9 @@ def write_specs(jobs: Iterable[Job], paths: StudyPaths) -> None:
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """What evaluate jobs share is told once: `models` and `shards`, to which they refer by place."""
+    shard_values = attrgetter(*(field.name for field in fields(EvalSpec) if field.name != "model"))
     models: dict[tuple[int, int], int] = {}
-    shards: dict[tuple[object, ...], int] = {}
+    shards: dict[tuple[int, ...], int] = {}
     model_entries: list[dict[str, Any]] = []
     shard_entries: list[dict[str, Any]] = []
     jobs: list[dict[str, Any]] = []
@@ -126,7 +128,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
             spec = job.spec
             # by the objects, which the jobs of one model or shard share: comparing them would take seconds
             of_model = (id(spec.model), id(job.cell))
-            of_shard = (id(spec.benchmark), spec.language, spec.protocol, id(spec.prompting), spec.dtype)
+            of_shard = tuple(map(id, shard_values(spec)))
             if of_model not in models:
                 models[of_model] = len(models)
                 model_entries.append({"model": to_dict(spec)["model"], "cell": dict(job.cell)})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from study.errors import UserError, nearest
@@ -23,6 +23,14 @@ MAX_SHOTS = 5
 SCHEMAS = ("global_mmlu", "mmlu_prox")
 ARCHITECTURES = ("llama", "mistral", "gemma2")
 MAX_SEED = 2**63 - 1
+
+
+def added(as_before: Any) -> Any:
+    """A field that version 1 of its spec did not have. Its default is the value that means "as version 1 did".
+
+    With that value it stays out of identity and files, so that finished jobs keep their ids.
+    """
+    return field(default=as_before, metadata={"as_before": as_before})
 
 
 def require(condition: bool, name: str, remedy: str) -> None:
@@ -249,7 +257,7 @@ Spec: TypeAlias = TrainSpec | EvalSpec | AnalyseSpec
 
 
 def to_dict(spec: Spec) -> dict[str, Any]:
-    """A spec as plain JSON values, for files and W&B's config."""
+    """A spec as plain JSON values, for files and W&B's config; without `added` fields that change nothing."""
     result: dict[str, Any] = _plain(spec, dataclasses.asdict)
     return result
 
@@ -264,28 +272,36 @@ def _plain(value: Any, of_source: Callable[[Source], dict[str, str]]) -> Any:
     if isinstance(value, Source):
         return of_source(value)
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name), of_source) for f in dataclasses.fields(value)}
+        parts = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {
+            f.name: _plain(part, of_source)
+            for f, part in parts
+            if "as_before" not in f.metadata or part != f.metadata["as_before"]
+        }
     if isinstance(value, tuple | list):
         return [_plain(item, of_source) for item in value]
     return value
 
 
 def train_spec_from(data: dict[str, Any]) -> TrainSpec:
+    """The inverse of `to_dict`: what is missing is an `added` field with its default."""
     scratch = data["scratch"]
-    return TrainSpec(
-        model=Source(**data["model"]),
-        dataset=Source(**data["dataset"]),
-        hyper=Hyperparameters(**data["hyper"]),
-        scratch=Scratch(**scratch) if scratch is not None else None,
-    )
+    parts = {
+        "model": Source(**data["model"]),
+        "dataset": Source(**data["dataset"]),
+        "hyper": Hyperparameters(**data["hyper"]),
+        "scratch": Scratch(**scratch) if scratch is not None else None,
+    }
+    return TrainSpec(**{**data, **parts})
 
 
 def eval_spec_from(data: dict[str, Any]) -> EvalSpec:
+    """The inverse of `to_dict`, as `train_spec_from`."""
     benchmark = dict(data["benchmark"])
     benchmark["source"] = Source(**benchmark["source"])
-    made = {
+    parts = {
         "model": Source(**data["model"]),
         "benchmark": Benchmark(**benchmark),
         "prompting": Prompting(**data["prompting"]),
     }
-    return EvalSpec(**{**data, **made})
+    return EvalSpec(**{**data, **parts})

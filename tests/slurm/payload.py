@@ -18,24 +18,26 @@ PACKAGES = ("study", "training", "evaluation", "analysis", "launcher")
 
 TRAIN = '''
 """Trains nothing."""
-from study.files import append_line, write_json
+from study.files import write_json
 
 def train(job, folder, *, model_path, tokens, resources, tracking):
-    append_line(folder.root / "runs", "run")
+    with (folder.root / "runs").open("a") as runs:
+        print("run", file=runs)
     write_json(folder.done, {})
 '''
 SHARD = '''
 """Scores nothing."""
-from study.files import append_line, write_json
+from study.files import write_json
 
 def evaluate(jobs, *, model_path, revision, items, batch_tokens, tracking, check=None, on_progress=None):
     for job, folder in jobs:
         if not folder.done.exists():
-            append_line(folder.root / "runs", "run")
+            with (folder.root / "runs").open("a") as runs:
+                print("run", file=runs)
             write_json(folder.done, {})
     return []
 '''
-AGGREGATE = '''
+LOADING = '''
 """No records to look at."""
 from types import SimpleNamespace
 
@@ -47,9 +49,6 @@ TABLES = '''
 
 def write_tables(root, study):
     (root / "tables").mkdir(exist_ok=True)
-
-def print_summary(root, console):
-    pass
 '''
 DIAGNOSE = '''
 """No records, no diagnosis."""
@@ -73,11 +72,12 @@ def payload_checkout(folder: Path, *, train: str = TRAIN, shard: str = SHARD) ->
     for name, text in {
         "training/train.py": train,
         "evaluation/shard.py": shard,
-        "analysis/results/aggregate.py": AGGREGATE,
+        "analysis/reading/loading.py": LOADING,
         "analysis/tables/files.py": TABLES,
         "analysis/diagnoses/diagnose.py": DIAGNOSE,
         "analysis/dashboard/page.py": DASHBOARD,
     }.items():
+        assert (folder / name).is_file(), f"{name} has moved: the job would import the real one"
         (folder / name).write_text(text, encoding="utf-8")
     return folder
 

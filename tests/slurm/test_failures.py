@@ -59,13 +59,14 @@ import os
 import signal
 import time
 
-from study.files import append_line, write_json
+from study.files import write_json
 
 
 def train(job, folder, *, model_path, tokens, resources, tracking):
     hyper = job.spec.hyper
     micro = resources.micro_batch_size
-    append_line(folder.root / "runs", f"{os.environ['SLURM_MEM_PER_NODE']} {micro}")
+    with (folder.root / "runs").open("a") as runs:
+        print(f"{os.environ['SLURM_MEM_PER_NODE']} {micro}", file=runs)
     if hyper.label_smoothing == 0.1:
         hold(0.8)
     elif hyper.label_smoothing == 0.2:
@@ -94,14 +95,15 @@ import time
 import torch
 import torch.distributed as dist
 
-from study.files import append_line, write_json
+from study.files import write_json
 
 
 def train(job, folder, *, model_path, tokens, resources, tracking):
     rank = int(os.environ["SLURM_PROCID"])
     store = f"file://{folder.root}/store-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
     if rank == 0:
-        append_line(folder.root / "runs", os.environ["SLURM_MEM_PER_NODE"])
+        with (folder.root / "runs").open("a") as runs:
+            print(os.environ["SLURM_MEM_PER_NODE"], file=runs)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     dist.barrier()
     if rank == 1:
