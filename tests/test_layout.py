@@ -82,7 +82,11 @@ MAY_IMPORT = {
     },
     "launcher": {
         *("study", "study/jobs", "analysis"),
-        *("launcher/planning", "launcher/job", "launcher/cluster", "launcher/commands"),
+        *(
+            "launcher/planning",
+            "launcher/job",
+            "launcher/cluster",
+        ),  # and commands by name: --help is light
     },
 }
 """A folder -> the folders whose modules its own may import, beside each other."""

@@ -6,6 +6,7 @@ the cluster profile: the hub's clients read HF_HOME and its like when they are i
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -20,14 +21,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from evaluation.items.rows import SHOT_SPLITS
-from launcher.planning.sites import Site
+from launcher.planning.plan import build_plan
+from launcher.planning.sites import Site, SlurmSite, load_site, read_site
+from launcher.state.lookup import open_study
 from study.errors import CalsweepError, UserError
 from study.files import write_atomic
-from study.grid.config import Grid
+from study.grid.config import Grid, load_grid
 from study.grid.sources import HUB_BENCHMARKS, HUB_DATASETS, is_commit, require_commit
+from study.grid.yaml_files import errors_with_lines
 from study.jobs.plan import Plan
 from study.jobs.specs import EvalSpec, Source, TrainSpec
 from study.paths import ROOT
+from study.terminal import make_console
 
 TIMEOUT_S = 20
 OFFLINE_SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -51,6 +56,23 @@ class Wanted:
     def __str__(self) -> str:
         what = f" ({self.config}, {self.split})" if self.config else ""
         return f"{self.kind} {self.name}{what} at {self.revision[:12]}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", type=Path, metavar="GRID.yaml", help="a grid file, or a study's folder")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.study.is_dir():  # as it was planned, whatever the hub's branches point to today
+        plan, paths = open_study(options.study)
+        grid, site = load_grid(paths.grid), read_site(paths.site)
+    else:
+        with errors_with_lines(options.study):
+            grid = load_grid(options.study)
+            plan, site = build_plan(grid), load_site(grid)
+    items = prefetch(plan, grid, site, make_console())
+    print(f"{len(items)} downloads are complete" if items else "the grid needs nothing from the hub")
+    return 0
 
 
 def wanted(plan: Plan) -> list[Wanted]:
@@ -102,7 +124,7 @@ def _fetched(
     """Each item when it is there, or with what went wrong."""
     if not items:
         return
-    given = site.profile.env if site.profile is not None else {}
+    given = site.profile.env if isinstance(site, SlurmSite) else {}
     env = {key: value for key, value in {**os.environ, **given}.items() if key not in OFFLINE_SWITCHES}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     if not console.is_terminal:

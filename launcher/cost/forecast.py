@@ -15,7 +15,7 @@ from typing import Any
 from launcher.cost import sizes
 from launcher.cost.sizes import Figure
 from launcher.cost.throughput import Throughput, dataset_key, measured
-from launcher.planning.sites import Site
+from launcher.planning.sites import Site, SlurmSite
 from launcher.planning.tasks import Task
 from study.jobs.job import KINDS, Job
 from study.jobs.plan import Plan
@@ -145,7 +145,7 @@ def _models(plan: Plan) -> dict[str, Figure]:
 
 
 def _num_arrays(tasks: Sequence[Task], site: Site) -> int | None:
-    if site.profile is None:
+    if not isinstance(site, SlurmSite):
         return None
     # the needs of an analysis are all evaluations: nothing to hash
     alike = Counter((task.kind, task.kind == "analyse" or task.needs) for task in tasks)
@@ -248,11 +248,11 @@ def _evaluation_seconds(
 
 
 def _profile_seconds(flops: float | None, resources: Resources, known: _Known) -> tuple[float | None, str]:
-    profile = known.site.profile
+    tflops = known.site.profile.gpu_tflops if isinstance(known.site, SlurmSite) else None
     gpus = resources.nodes * min(resources.tasks_per_node, resources.gpus_per_node)  # a rank uses one
-    if flops is None or profile is None or not profile.gpu_tflops or not gpus:
+    if flops is None or not tflops or not gpus:
         return None, "unknown"
-    return flops / (profile.gpu_tflops * 1e12 * gpus), "profile"
+    return flops / (tflops * 1e12 * gpus), "profile"
 
 
 def _made(

@@ -66,7 +66,7 @@ def load_with_includes(path: Path, above: Sequence[Path] = ()) -> tuple[DictConf
         found = found.resolve()
         if found in (*above, path.resolve()):
             raise UserError(f"'{name}' includes this file again", where=where, remedy="break the circle")
-        with telling_lines(found):
+        with errors_with_lines(found):
             base, below = load_with_includes(found, (*above, path.resolve()))
         bases.append(base)
         files[1:1] = below
@@ -135,7 +135,7 @@ def _refuse_bomb(root: yaml.Node | None, name: str) -> None:
 
 
 @contextmanager
-def telling_lines(path: Path, overrides: Sequence[str] = ()) -> Iterator[None]:
+def errors_with_lines(path: Path, overrides: Sequence[str] = ()) -> Iterator[None]:
     """Errors about keys, raised inside, tell where the value was written.
 
     That is the line of this YAML file or of one that it includes, or the command line.

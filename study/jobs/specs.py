@@ -26,7 +26,7 @@ MAX_SEED = 2**63 - 1
 
 
 def added(as_before: Any) -> Any:
-    """A field that version 1 of its spec did not have. Its default is the value that means "as version 1 did".
+    """A field that version 1 of its spec did not have; by default its value means "as in version 1".
 
     With that value it stays out of identity and files, so that finished jobs keep their ids.
     """

@@ -15,7 +15,7 @@ from launcher.cluster import ledger, scheduler
 from launcher.job import attempts
 from launcher.planning.plan import resolved
 from launcher.planning.sites import Site, load_site, write_site
-from launcher.state.status import JobStatus, Survey, survey
+from launcher.state.status import JobStatus, Survey, survey_of
 from study.files import write_json
 from study.jobs.plan import Plan, write_plan
 from study.paths import StudyPaths
@@ -101,7 +101,7 @@ def make_old(paths: StudyPaths, seconds: float = 60) -> None:
 
 
 def states(plan: Plan, paths: StudyPaths, **how: Any) -> list[str]:
-    return [status.state for status in survey(plan, paths, **how).statuses]
+    return [status.state for status in survey_of(plan, paths, **how).statuses]
 
 
 def status_of(found: Survey, job_id: str) -> JobStatus:

@@ -17,7 +17,7 @@ import pytest
 
 from launcher.commands.explain import explain
 from launcher.job import causes
-from launcher.state.status import JobStatus, Survey, survey
+from launcher.state.status import JobStatus, Survey, survey_of
 from study.files import read_json
 from study.jobs.plan import read_plan
 from study.jobs.specs import EvalSpec
@@ -128,7 +128,7 @@ def sweep_of(folder: Path, study: str, models: str, more: str) -> Swept:
     grid.write_text(GRID.replace("STUDY", study).replace("MODELS", names).replace("MORE", more))
     done = run(sweep_command(folder / "outputs", grid=grid), cwd=folder)
     paths = StudyPaths(folder / "outputs" / study)
-    return Swept(grid, done, paths, survey(read_plan(paths), paths))
+    return Swept(grid, done, paths, survey_of(read_plan(paths), paths))
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def check(swept: Swept, model: str, language: str, sentence: str, *, of_content:
     told = explain(status, swept.found, swept.paths, str(swept.grid)).next
     sweep, retry = f"calsweep sweep {swept.grid}", f"calsweep retry {swept.grid} {status.job.job_id}"
     # what the grid says, or a file that it names, makes another job of it: tried again, this one fails again
-    first, _, second = told.removeprefix("mend what the message names, then: ").partition("    # ")
+    first, _, second = told.removeprefix("fix what the message names, then: ").partition("    # ")
     assert {first, second.partition(": ")[2]} == {sweep, retry}
     if of_content is not None:
         assert first == (sweep if of_content else retry)

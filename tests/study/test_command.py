@@ -20,24 +20,24 @@ from study.errors import BudgetError, RecordError, UserError
         (
             FileExistsError(17, "File exists", "a/tables"),
             2,
-            "a/tables: File exists; mend that or name another place, and try again",
+            "a/tables: File exists; fix that or choose another place, and try again",
         ),
         (
             IsADirectoryError(21, "Is a directory", "a/.x.tmp", None, "a/x"),
             2,
-            "a/x: Is a directory; mend that or name another place, and try again",
+            "a/x: Is a directory; fix that or choose another place, and try again",
         ),
         (
             OSError(28, "No space left on device"),
             2,
-            "what was being written: No space left on device; mend that or name another place, and try again",
+            "what was being written: No space left on device; fix that or choose another place, and try again",
         ),
         (
             ModuleNotFoundError("No module named 'rich'", name="rich"),
             2,
             f"{sys.executable} has no module 'rich'; run 'make setup', then 'source .venv/bin/activate'",
         ),
-        (KeyboardInterrupt(), 130, "interrupted; run the same command to go on"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command to continue"),
     ],
 )
 def test_what_a_user_can_cause_is_one_sentence(

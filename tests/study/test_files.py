@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from study.files import digest, locked, read_json, write_atomic, write_json
 from tests.sweeping import ROOT
-from tests.waiting import HANG_S
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster.diagnosis import write_down
+from launcher.cluster.endings import record_failure
 from launcher.job import causes
 from launcher.job.work import _report
 from study.errors import JobError
@@ -52,5 +52,5 @@ def test_what_befell_the_missed_rank_is_read_from_its_log(tmp_path: Path, said: 
     folder, log = JobPaths(tmp_path / "job"), tmp_path / "7_0_1_log.err"
     log.write_text(f"{said}\n")
     _report(folder, GLOO)
-    write_down(folder, "7_0.0", "7_0", [log])
+    record_failure(folder, "7_0.0", "7_0", [log])
     assert read_json(folder.failed)["cause"] == cause

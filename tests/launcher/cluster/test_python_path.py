@@ -12,9 +12,8 @@ import pytest
 from rich.console import Console
 
 from launcher.cluster import local, sbatch
-from launcher.cluster.sbatch import Batch
+from launcher.cluster.sbatch import TaskArray
 from launcher.commands import prefetch
-from launcher.planning.sites import Site
 from launcher.planning.tasks import Task
 from study.errors import CalsweepError
 from study.paths import StudyPaths
@@ -51,10 +50,9 @@ def test_a_batch_script_puts_the_snapshot_before_the_profiles_path(tmp_path: Pat
 
     def job(profile: str, **variables: str) -> list[str]:
         site, plan = site_of(tmp_path, profile), plan_of(tmp_path, GRID)
-        assert site.profile is not None
         task = Task("train", (plan.of_kind("train")[0],), frozenset())
-        batch = Batch("train", [task], site.resources["train"], frozenset())
-        text = sbatch.script(batch, 1, StudyPaths(tmp_path / "s"), site.profile, code, study="s")
+        array = TaskArray("train", [task], site.resources["train"], frozenset())
+        text = sbatch.script(array, 1, StudyPaths(tmp_path / "s"), site.profile, code, study="s")
         lines = text.split("# setup\n")[1].split("\n\n# command")[0].splitlines()
         lines = [line for line in lines if line.startswith(("export ", "cd "))]
         return told(["bash", "-euc", "\n".join([*lines, f'"{sys.executable}" -c "{TELL}"'])], **variables)
@@ -93,7 +91,7 @@ def test_a_download_has_the_profiles_path_and_one_that_cannot_begin_is_one_sente
     python.write_text(f'#!/bin/sh\necho "$PYTHONPATH" > "{tmp_path}/path"\nexit 7\n')
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    site: Site = site_of(tmp_path, PROFILE.replace("env: {", "env: {PYTHONPATH: /site/tools, "))
+    site = site_of(tmp_path, PROFILE.replace("env: {", "env: {PYTHONPATH: /site/tools, "))
     items = [
         prefetch.Wanted("model", f"org/{n:050}", "a" * 40) for n in range(2000)
     ]  # more than a pipe holds

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from launcher.cluster import scheduler
-from launcher.cluster.scheduler import Entry, ask_ended, ask_queue
-from launcher.going_on import go_on
+from launcher.cluster.scheduler import QueueEntry, ask_ended, ask_queue
+from launcher.going_on import continue_study
 from study.errors import UserError
 from study.jobs.plan import Plan
 from study.paths import StudyPaths
@@ -37,7 +37,7 @@ def test_the_job_that_goes_on_does_so_without_a_slow_sacct(
     paths: StudyPaths, placed: list[str], slow: FakeSlurm
 ) -> None:
     begin(paths, placed[0], "7_0")
-    assert go_on(paths, "7_4")
+    assert continue_study(paths, "7_4")
     assert len(slow.calls("sbatch")) == 4  # trainings, their evaluations, and the job that goes on
 
 
@@ -47,15 +47,15 @@ def test_the_job_that_goes_on_where_it_may_not_call_sbatch_makes_the_tables(
 ) -> None:  # fmt: skip
     (fake.folder / "sbatch").chmod(0o644)
     monkeypatch.setenv("PATH", str(fake.folder))
-    assert not go_on(paths, "7_4")
+    assert not continue_study(paths, "7_4")
     assert "sbatch cannot be run (Permission denied)" in caplog.text
 
 
 def test_what_a_site_says_before_squeues_answer_is_not_the_queue(fake: FakeSlurm) -> None:
     fake.answer(squeue={"out": "Maintenance on Monday\n\n7_0|RUNNING|None|a|b\n 8|PENDING|Priority|(null)\n"})
     assert ask_queue().entries == {
-        "7_0": Entry("RUNNING", "None", "a|b"),
-        "8": Entry("PENDING", "Priority", "(null)"),
+        "7_0": QueueEntry("RUNNING", "None", "a|b"),
+        "8": QueueEntry("PENDING", "Priority", "(null)"),
     }
 
 
@@ -64,8 +64,8 @@ def test_a_squeue_with_columns_of_its_own_is_not_an_empty_queue(fake: FakeSlurm)
     with pytest.raises(UserError) as caught:
         ask_queue()
     assert str(caught.value) == (
-        "cluster: squeue answers '7_0  main  s-train  me  R  0:10  1 n1', without the columns "
-        "--format=%i|%T|%r|%k; see whether squeue is a wrapper here"
+        "cluster: squeue printed '7_0  main  s-train  me  R  0:10  1 n1', without the columns "
+        "of --format=%i|%T|%r|%k; check whether squeue is a wrapper on this machine"
     )
 
 

@@ -202,5 +202,5 @@ def test_what_may_not_be_deleted_is_one_sentence(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("shutil.rmtree", refuse)  # tests may run as root, to whom nothing is forbidden
-    with pytest.raises(UserError, match=f"^{place}: cannot be deleted \\(Permission denied\\); see whose"):
+    with pytest.raises(UserError, match=f"^{place}: cannot be deleted \\(Permission denied\\); check"):
         collect(plan, paths, delete=True)

@@ -209,7 +209,7 @@ def test_interrupted_is_130(
 
     monkeypatch.setattr(sweeping, "build_plan", interrupt)
     assert code_of("sweep", "grid.yaml") == 130
-    assert capsys.readouterr().err == "calsweep: interrupted; run the same command to go on\n"
+    assert capsys.readouterr().err == "calsweep: interrupted; run the same command to continue\n"
 
 
 def test_a_defect_of_ours_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_a_second_launcher_is_refused(folder: Path, capsys: pytest.CaptureFixtur
     with locked(paths.lock):
         assert code_of("sweep", "grid.yaml") == 2
     assert capsys.readouterr().err == (
-        f"calsweep: {paths.root}: another launcher is at work on this study; wait for it\n"
+        f"calsweep: {paths.root}: another launcher is working on this study; wait until it has finished\n"
     )
     assert not paths.plan.exists()
 
@@ -254,9 +254,9 @@ def test_submit_then_status_logs_cancel(
         assert code_of("status", name, "--json") == 0
         assert json.loads(capsys.readouterr().out)["counts"]["queued"] == 6
     assert code_of("logs", study, jobs[0]) == 2
-    assert "has no logs yet; it was not started" in capsys.readouterr().err
+    assert "has no logs yet; see calsweep status for its state" in capsys.readouterr().err
     assert code_of("logs", study, "") == 2
-    assert "6 jobs with that id; see calsweep status --json" in capsys.readouterr().err
+    assert "matches 6 job ids; see calsweep status --json" in capsys.readouterr().err
     assert code_of("cancel", study, "--json") == 0
     cancelled = json.loads(capsys.readouterr().out)["cancelled"]
     assert cancelled == sorted(set(told["submitted"].values()))

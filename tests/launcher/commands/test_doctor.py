@@ -8,7 +8,7 @@ import pytest
 
 from launcher.cli import main
 from launcher.commands import doctor
-from launcher.commands.doctor import Case, Found
+from launcher.commands.doctor import Case, Checks
 
 LAST = "[a] sentence"
 
@@ -19,24 +19,24 @@ def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "RANKS", (1,))
 
 
-def check(*, passed: bool) -> Found:
+def check(*, passed: bool) -> Checks:
     numbers = {"num_ranks": 1, "loss_difference": 1e-7, "gradient_difference": 1e-6, "tolerance": 1e-4}
     return [{"name": "masks", **numbers, "passed": passed}]
 
 
-def all_well(cases: Sequence[Case]) -> list[Found]:
+def all_well(cases: Sequence[Case]) -> list[Checks]:
     return [check(passed=True) for _ in cases]
 
 
-def one_fails(cases: Sequence[Case]) -> list[Found]:
+def one_fails(cases: Sequence[Case]) -> list[Checks]:
     return [check(passed=False), *all_well(cases[1:])]
 
 
-def one_cannot_be_loaded(cases: Sequence[Case]) -> list[Found]:
+def one_cannot_be_loaded(cases: Sequence[Case]) -> list[Checks]:
     return [*all_well(cases[1:]), LAST]
 
 
-def crashing(cases: Sequence[Case]) -> list[Found]:
+def crashing(cases: Sequence[Case]) -> list[Checks]:
     raise RuntimeError("no kernel image\nis available")
 
 
@@ -46,7 +46,7 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(doctor, "certify", one_fails)
     assert main(["doctor", "loss"]) == 1
-    assert "this stack does not compute what it should" in capsys.readouterr().err
+    assert "the installed stack computes a wrong loss or gradient" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_checked_hides_no_other(

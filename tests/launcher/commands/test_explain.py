@@ -14,7 +14,7 @@ from launcher.cluster.execution import write_execution
 from launcher.commands.explain import Explanation, explain, explanation_json, print_explanation, worst
 from launcher.job.causes import Execution
 from launcher.planning.sites import Site
-from launcher.state.status import survey
+from launcher.state.status import survey_of
 from study.files import write_json
 from study.jobs.plan import Plan
 from study.jobs.specs import TrainSpec
@@ -47,13 +47,13 @@ def study(tmp_path: Path, fake: FakeSlurm) -> tuple[Plan, StudyPaths, Site]:
 
 
 def explained(plan: Plan, paths: StudyPaths, index: int, name: str = "out/s") -> Explanation:
-    found = survey(plan, paths, fresh=True)
+    found = survey_of(plan, paths, fresh=True)
     return explain(status_of(found, plan.jobs[index].job_id), found, paths, name)
 
 
-def printed(told: Explanation, num_struck: int = 1) -> str:
+def printed(told: Explanation, num_affected: int = 1) -> str:
     console = Console(file=io.StringIO(), width=110)
-    print_explanation(told, console, num_struck=num_struck)
+    print_explanation(told, console, num_affected=num_affected)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -74,10 +74,10 @@ def test_a_failure_tells_cause_attempts_traceback_and_what_to_type(
     told = explained(plan, paths, 0)
     assert (told.status.state, told.status.cause) == ("failed", "error")
     assert told.excerpt.splitlines() == [f"  line {i}" for i in range(16, 30)] + ["ValueError: no [/x]"]
-    assert told.next == f"mend what the message names, then: calsweep retry out/s {job.job_id}"
-    text = printed(told, num_struck=3)
+    assert told.next == f"fix what the message names, then: calsweep retry out/s {job.job_id}"
+    text = printed(told, num_affected=3)
     assert f"train {job.name} ({job.job_id})" in text
-    assert "failed, error: no [/x], and 2 more jobs with the same trouble" in text
+    assert "failed, error: no [/x], and 2 more jobs with the same failure" in text
     assert "7_0.0" in text
     assert "n1" in text
     assert "    ValueError: no [/x]" in text
@@ -126,8 +126,8 @@ def test_what_is_mended_in_a_local_file_is_planned_anew(study: tuple[Plan, Study
     fail(paths, job.job_id, f"cannot load the model {job.spec.model.name}: torn")
     told = explained(plan, paths, 0)
     assert told.next == (
-        "mend what the message names, then: calsweep sweep GRID.yaml"
-        f"    # put back as it was: calsweep retry out/s {job.job_id}"
+        "fix what the message names, then: calsweep sweep GRID.yaml"
+        f"    # if you restored it: calsweep retry out/s {job.job_id}"
     )
 
 
@@ -143,7 +143,7 @@ evaluate: {include_base: false, benchmarks: [{name: cldr_lite, languages: [en]}]
     fail(paths, prepare, "no data")
     told = explained(plan, paths, 2)
     assert [entry.job.job_id for entry in told.blocked_by] == [train, prepare]
-    assert told.next.startswith(f"mend what the message names, then: calsweep retry out/s {prepare} ")
+    assert told.next.startswith(f"fix what the message names, then: calsweep retry out/s {prepare} ")
     text = printed(told)
     assert f"it needs prepare t ({prepare}), which is failed: no data" in text
 
@@ -159,10 +159,10 @@ evaluate: {include_base: false, benchmarks: [{name: cldr_lite, languages: [en]}]
         ("time limit", 4, "raise resources.train.time_min in the grid, then: SWEEP"),
         ("node failure", 4, "calsweep retry out/s JOB"),
         ("killed", 4, "calsweep retry out/s JOB"),
-        ("error", 4, "mend what the message names, then: calsweep retry out/s JOB"),
+        ("error", 4, "fix what the message names, then: calsweep retry out/s JOB"),
         (
             "user error", 4,
-            "mend what the message names, then: calsweep retry out/s JOB    # if it is in the grid: SWEEP",
+            "fix what the message names, then: calsweep retry out/s JOB    # if it is in the grid: SWEEP",
         ),
         (
             "out of GPU memory", 4,
@@ -233,7 +233,7 @@ def test_one_of_each_distinct_failure(study: tuple[Plan, StudyPaths, Site]) -> N
     for job in plan.jobs[:2]:
         fail(paths, job.job_id, "no such file")
     fail(paths, plan.jobs[2].job_id, "another")
-    told = [(status.job.job_id, count) for status, count in worst(survey(plan, paths))]
+    told = [(status.job.job_id, count) for status, count in worst(survey_of(plan, paths))]
     assert told == [(plan.jobs[0].job_id, 2), (plan.jobs[2].job_id, 1)]
 
 

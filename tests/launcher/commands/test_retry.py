@@ -14,7 +14,7 @@ import pytest
 from launcher.cli import main
 from launcher.cluster import ledger
 from launcher.cluster.execution import write_execution
-from launcher.cluster.local import Outcome
+from launcher.cluster.local import LocalResult
 from launcher.commands import retry as retrying
 from launcher.job.causes import Execution
 from study.files import locked
@@ -89,7 +89,7 @@ def test_retry_leaves_alone_what_is_done_or_in_the_queue(
     fake.answer(squeue=queue_of("8_0 RUNNING"))
     assert main(["retry", STUDY, ids[0], ids[1]]) == 0
     out = capsys.readouterr().out
-    assert f"({ids[0]}) is running: left alone" in out
+    assert f"({ids[0]}) is running, so it is not retried" in out
     assert f"({ids[1]}) is done: left alone" in out
     assert "nothing to retry" in out
     assert resubmitted(paths, half) == []
@@ -103,7 +103,10 @@ def test_retry_waits_until_the_failed_task_has_left_the_queue(
     fake.answer(squeue=queue_of("7_0 COMPLETING"))
     monkeypatch.setattr(retrying, "ENDING_POLL_S", 0.0)
     assert main(["retry", STUDY]) == 2
-    assert "smoothing=0 seed=42: SLURM is still ending it; try again in a minute" in capsys.readouterr().err
+    assert (
+        "smoothing=0 seed=42: SLURM is still ending its task; try again in a minute"
+        in capsys.readouterr().err
+    )
     assert resubmitted(paths, half) == []
 
     class Clock:
@@ -130,7 +133,7 @@ def test_retry_refuses_what_cannot_help_and_says_so(
     assert main(["retry", STUDY, "--yes"]) == 1
     out = capsys.readouterr().out
     assert (
-        "1 job is not run again: out of host memory, and there is no more to give; "
+        "1 job is not started again: out of host memory, and no automatic remedy is left; "
         "change resources.train in the grid"
     ) in out
     assert "nothing to submit" in out
@@ -212,7 +215,7 @@ def test_retry_is_refused_while_another_launcher_is_at_work(
     monkeypatch.setattr(ledger, "WAIT_S", 0.1)
     with locked(paths.lock):
         assert main(["retry", STUDY]) == 2
-    assert "another launcher is at work on this study" in capsys.readouterr().err
+    assert "another launcher is working on this study" in capsys.readouterr().err
 
 
 def test_retry_on_this_machine_runs_just_those_cells(
@@ -225,9 +228,9 @@ def test_retry_on_this_machine_runs_just_those_cells(
     done(paths, ids[1])
     seen: list[list[str]] = []
 
-    def run(tasks: list[object], *_: object) -> Outcome:
+    def run(tasks: list[object], *_: object) -> LocalResult:
         seen.append([job_id for task in tasks for job_id in task.job_ids])  # type: ignore[attr-defined]
-        return Outcome()
+        return LocalResult()
 
     monkeypatch.setattr("launcher.cluster.local.run", run)
     assert main(["retry", STUDY]) == 0

@@ -95,9 +95,9 @@ def test_logs_of_all_attempts_the_newest_last(
 
 def test_logs_that_are_not_there(fake: FakeSlurm, ids: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", STUDY, ids[0]]) == 2
-    assert "has no logs yet; it was not started" in capsys.readouterr().err
+    assert "has no logs yet; see calsweep status for its state" in capsys.readouterr().err
     assert main(["logs", STUDY, ""]) == 2
-    assert "5 jobs with that id; see calsweep status --json" in capsys.readouterr().err
+    assert "matches 5 job ids; see calsweep status --json" in capsys.readouterr().err
 
 
 def test_logs_are_followed(fake: FakeSlurm, paths: StudyPaths, ids: list[str]) -> None:
@@ -144,7 +144,7 @@ def test_explain_everything(
     for job_id in ids[:2]:
         fail(paths, job_id, "no data")
     assert main(["explain", STUDY]) == 0
-    assert "no data, and 1 more jobs with the same trouble" in capsys.readouterr().out
+    assert "no data, and 1 more jobs with the same failure" in capsys.readouterr().out
     assert main(["explain", STUDY, "--json"]) == 0
     assert [entry["num_struck"] for entry in json.loads(capsys.readouterr().out)] == [2]
 
@@ -211,7 +211,7 @@ def test_cancel_ends_the_job_that_goes_on_when_it_holds_the_lock(
     fake.answer(squeue=queue_of("7_0 PENDING", "8_0 RUNNING"))
     with locked(paths.lock):
         assert main(["cancel", STUDY]) == 2
-    assert "another launcher is at work on this study" in capsys.readouterr().err
+    assert "another launcher is working on this study" in capsys.readouterr().err
     assert scancelled(fake) == [["8_0"]]
 
 
@@ -246,7 +246,7 @@ def test_cancel_of_a_sweep_on_this_machine_says_where_it_runs(
     _, paths, _ = swept(tmp_path, profile=None)
     with locked(paths.lock):
         assert main(["cancel", STUDY]) == 2
-    assert "runs on this machine, in the foreground; press Ctrl-C there" in capsys.readouterr().err
+    assert "runs on this machine, in the foreground; press Ctrl-C in its terminal" in capsys.readouterr().err
 
 
 def test_commands_take_the_grid_too(

@@ -21,8 +21,8 @@ import pytest
 from rich.console import Console
 
 from launcher.commands import watch as watching
-from launcher.commands.watch import is_going_on, watch
-from launcher.state.status import Survey, survey
+from launcher.commands.watch import is_active, watch
+from launcher.state.status import Survey, survey_of
 from study.files import locked, write_json
 from study.paths import StudyPaths
 from tests.launcher.fake_slurm import FakeSlurm, queue_of
@@ -64,9 +64,9 @@ def after_looks(monkeypatch: pytest.MonkeyPatch, *events: Callable[[], None], lo
         if rest == 0 and 0 < number <= len(events):
             events[number - 1]()
         seen += 1
-        return survey(*arguments, **how)
+        return survey_of(*arguments, **how)
 
-    monkeypatch.setattr(watching, "survey", look)
+    monkeypatch.setattr(watching, "survey_of", look)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def at_work(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm, monkeypatch: p
 SEEN = [
     "100 of 400 steps, 0.5 steps/s, 10 min left",
     "200 of 400 steps, 0.5 steps/s, 7 min left",
-    "200 of 400 steps, stalled: nothing new for 15 min",
+    "200 of 400 steps, stalled: no progress for 15 min",
 ]
 
 
@@ -147,7 +147,7 @@ def test_how_far_jobs_are_is_told_now_and_then(
     quick: tuple[StudyPaths, list[str]], at_work: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a plain pipe; and never an estimate of what has stalled."""
-    monkeypatch.setattr(watching, "TELL_EVERY_S", 0)
+    monkeypatch.setattr(watching, "LINES_EVERY_S", 0)
     code, told = watched(quick[0])
     assert code == 0
     seen = [line.split("  ")[-1] for line in told if "of 400 steps" in line]
@@ -166,7 +166,7 @@ def test_as_json_what_is_at_work_is_told_with_its_speed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(watching, "TELL_EVERY_S", 0)
+    monkeypatch.setattr(watching, "LINES_EVERY_S", 0)
     watched(quick[0], as_json=True)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     first, *_, stalled, last = (line["running"] for line in lines)
@@ -206,8 +206,8 @@ def test_a_launcher_at_work_is_waited_for(tmp_path: Path, fake: FakeSlurm) -> No
     """On this machine nothing runs for the moment between two jobs."""
     plan, paths, _ = swept(tmp_path, profile=None)
     with locked(paths.lock):
-        assert is_going_on(survey(plan, paths), paths)
-    assert not is_going_on(survey(plan, paths), paths)
+        assert is_active(survey_of(plan, paths), paths)
+    assert not is_active(survey_of(plan, paths), paths)
 
 
 def test_on_a_terminal_it_paints_and_ctrl_c_leaves_at_once(

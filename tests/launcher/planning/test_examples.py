@@ -74,6 +74,6 @@ def test_only_a_look_may_leave_a_revision_open(tmp_path: Path, capsys: pytest.Ca
     grid = tmp_path / "grid.yaml"
     grid.write_text("study: s\ngrid: {model: [org/x]}\nevaluate: {benchmarks: [cldr_lite]}\n")
     assert main(["sweep", str(grid), "--dry-run"]) == 0
-    assert "the commits of org/x are not known" in capsys.readouterr().err
+    assert "the commits of org/x are unknown" in capsys.readouterr().err
     assert main(["sweep", str(grid)]) == 2
     assert "cannot find the commit of 'org/x'" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from launcher.cost.forecast import forecast
 from launcher.cost.throughput import measured, steady_tokens_per_s
 from launcher.planning.pilot import NUM_ITEMS, NUM_STEPS, pilot_grid
 from launcher.planning.plan import build_plan
-from launcher.planning.sites import ClusterProfile, Site, load_site
+from launcher.planning.sites import ClusterProfile, LocalSite, SlurmSite, load_site
 from launcher.planning.tasks import missing_tasks
 from study.errors import UserError
 from study.grid.config import Grid, load_grid
@@ -218,7 +218,7 @@ def test_the_forecast_uses_what_the_pilot_measured(piloted: tuple[Grid, Plan, St
 
 def test_a_speed_on_cores_says_nothing_about_gpus(piloted: tuple[Grid, Plan, StudyPaths]) -> None:
     _, plan, paths = piloted
-    site = Site(ClusterProfile(), {kind: Resources(gpus_per_node=1) for kind in KINDS})
+    site = SlurmSite(ClusterProfile(), {kind: Resources(gpus_per_node=1) for kind in KINDS})
     found = measured(plan, paths, site)
     assert not found.training
     assert not found.evaluation
@@ -233,7 +233,7 @@ def test_ranks_share_the_tokens(piloted: tuple[Grid, Plan, StudyPaths]) -> None:
     more = {**site.resources, "train": Resources(tasks_per_node=4, cpus_per_task=2)}
     tasks = missing_tasks(plan, paths, 2)
     (one,) = [line for line in forecast(plan, tasks, paths, site).lines if line.kind == "train"]
-    (four,) = [line for line in forecast(plan, tasks, paths, Site(None, more)).lines if line.kind == "train"]
+    (four,) = [line for line in forecast(plan, tasks, paths, LocalSite(more)).lines if line.kind == "train"]
     assert one.task_hours is not None
     assert four.task_hours == pytest.approx(one.task_hours / 4)
     assert four.device_hours == pytest.approx(one.task_hours * 2)  # a quarter of the time on eight cores

@@ -10,7 +10,7 @@ from launcher.planning.plan import build_plan
 from launcher.planning.sites import load_site
 from study.errors import UserError
 from study.grid.config import load_grid
-from study.grid.yaml_files import telling_lines
+from study.grid.yaml_files import errors_with_lines
 from tests.grids import write_grid
 
 LINES = """\
@@ -56,7 +56,7 @@ evaluate:
 def test_the_line_is_told(folder: Path, old: str, new: str, sentence: str) -> None:
     (folder / "base.yaml").write_text("train:\n  template: none\n")
     path = write_grid(folder, LINES.replace(old, new, 1) if old else LINES)
-    with pytest.raises(UserError) as caught, telling_lines(path):
+    with pytest.raises(UserError) as caught, errors_with_lines(path):
         build_plan(load_grid(path))
     assert str(caught.value).startswith(sentence)
 
@@ -85,7 +85,7 @@ def test_the_line_is_told(folder: Path, old: str, new: str, sentence: str) -> No
 )
 def test_a_value_of_the_command_line_has_no_line(folder: Path, overrides: list[str], sentence: str) -> None:
     path = write_grid(folder, LINES)
-    with pytest.raises(UserError) as caught, telling_lines(path, overrides):
+    with pytest.raises(UserError) as caught, errors_with_lines(path, overrides):
         build_plan(load_grid(path, overrides))
     assert str(caught.value).startswith(sentence)
 
@@ -119,14 +119,14 @@ def test_the_line_in_one_of_several_files(folder: Path, files: dict[str, str], s
         "include: [a.yaml, b.yaml]\nstudy: s\nevaluate: {benchmarks: [{name: o, path: m}]}\n"
         "grid: {model: [m]}\n",
     )
-    with pytest.raises(UserError) as caught, telling_lines(path):
+    with pytest.raises(UserError) as caught, errors_with_lines(path):
         build_plan(load_grid(path))
     assert str(caught.value).startswith(sentence)
 
 
 def test_a_file_of_too_many_levels(folder: Path) -> None:
     path = write_grid(folder, LINES + "description: " + "[" * 300 + "]" * 300)
-    with pytest.raises(UserError) as caught, telling_lines(path):
+    with pytest.raises(UserError) as caught, errors_with_lines(path):
         load_grid(path)
     assert str(caught.value) == "grid.yaml: not valid YAML (nested too deeply); correct it"
 
@@ -134,5 +134,5 @@ def test_a_file_of_too_many_levels(folder: Path) -> None:
 def test_the_line_of_a_profile_is_told(folder: Path) -> None:
     (folder / "site.yaml").write_text("partition: gpu\nacount: x\n")
     path = write_grid(folder, "cluster: site.yaml\n" + LINES.replace("-2", "2"))
-    with pytest.raises(UserError, match=r"^site\.yaml, line 2: acount: unknown key"), telling_lines(path):
+    with pytest.raises(UserError, match=r"^site\.yaml, line 2: acount: unknown key"), errors_with_lines(path):
         load_site(load_grid(path))

@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from launcher.cluster.queue_cache import Look
+from launcher.cluster.queue_cache import QueueView
 from launcher.state.matrix import GLYPHS, PLAIN_GLYPHS, matrix, print_status
 from launcher.state.status import STATES, JobStatus, Survey
 from study.jobs.plan import Plan
@@ -34,7 +34,7 @@ def study(folder: Path, languages: str = "en, sw", axes: str = AXES, more: str =
 def survey_of(plan: Plan, *, otherwise: str = "done", **of_name: str) -> Survey:
     """otherwise: the state of all jobs but those whose id is told."""
     states = {job.job_id: of_name.get(job.job_id, otherwise) for job in plan.jobs}
-    return Survey(plan, [JobStatus(job, states[job.job_id]) for job in plan.jobs], Look())
+    return Survey(plan, [JobStatus(job, states[job.job_id]) for job in plan.jobs], QueueView())
 
 
 def lines(found: Survey, width: int = 110, max_rows: int | None = None) -> list[str]:
@@ -114,7 +114,7 @@ def test_a_row_of_more_than_there_is_room_for_is_counted(tmp_path: Path) -> None
     last = plan.of_kind("evaluate")[-1]
     told = lines(survey_of(plan, **{last.job_id: "failed"}), max_rows=2)
     assert [line.split()[-2:] for line in told[4:6]] == [["●", "●"], ["●", "✗"]]
-    assert told[6] == "... and 8 rows more: ● 23 done"  # 7 trained rows of 3 jobs, a base one of 2
+    assert told[6] == "... and 8 more rows: ● 23 done"  # 7 trained rows of 3 jobs, a base one of 2
 
 
 def test_how_far_trainings_are(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_how_far_trainings_are(tmp_path: Path) -> None:
         else JobStatus(job, "queued")
         for job in plan.jobs
     ]
-    told = lines(Survey(plan, statuses, Look()))
+    told = lines(Survey(plan, statuses, QueueView()))
     assert sum("▶ 42%" in line for line in told) == 2
     assert told[0] == "study paper · dataset cldr-instruct · lr 1e-05 · smoothing 0 · seed 1"
     assert told[4].split() == ["llama", "base", "○", "○"]
@@ -189,14 +189,16 @@ def test_troubles_are_told_once_with_the_command_that_explains_them(tmp_path: Pa
         for job in plan.jobs
     ]
     console = Console(file=io.StringIO(), width=110)
-    print_status(Survey(plan, statuses, Look(trouble="SLURM does not answer: [x]")), "out/paper", console)
+    print_status(
+        Survey(plan, statuses, QueueView(trouble="SLURM does not answer: [x]")), "out/paper", console
+    )
     assert isinstance(console.file, io.StringIO)
     told = console.file.getvalue().splitlines()
     first = plan.of_kind("train")[0]
     at = told.index("11 jobs  ● 5 done  ✗ 2 failed  ⊘ 4 blocked")
     assert told[at + 1 :] == [
         "analysis  ● done",
-        "SLURM does not answer: [x], else as the jobs tell themselves",
+        "SLURM does not answer: [x]; all states are from the jobs' own files",
         f"failed train {first.name} ({first.job_id}) and 1 more: error: no [x] in [/scratch/x]",
         f"  calsweep explain out/paper {first.job_id}",
     ]

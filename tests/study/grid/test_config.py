@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from study.errors import UserError
 from study.grid.config import checked_section, checked_value, load_grid
-from study.grid.yaml_files import telling_lines
+from study.grid.yaml_files import errors_with_lines
 from study.jobs.specs import Hyperparameters
 from tests.grids import grid_of
 
@@ -165,7 +165,7 @@ COMMAND_LINE: dict[tuple[str, ...], str] = {
 
 @pytest.mark.parametrize("overrides", COMMAND_LINE)
 def test_a_wrong_command_line(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    with pytest.raises(UserError) as caught, telling_lines(tmp_path / "grid.yaml", overrides):
+    with pytest.raises(UserError) as caught, errors_with_lines(tmp_path / "grid.yaml", overrides):
         grid_of(tmp_path, BASE, *overrides)
     assert str(caught.value) == COMMAND_LINE[overrides]
 
