@@ -82,11 +82,8 @@ MAY_IMPORT = {
     },
     "launcher": {
         *("study", "study/jobs", "analysis"),
-        *(
-            "launcher/planning",
-            "launcher/job",
-            "launcher/cluster",
-        ),  # and commands by name: --help is light
+        # the commands are imported by name, so that --help is light
+        *("launcher/planning", "launcher/job", "launcher/cluster"),
     },
 }
 """A folder -> the folders whose modules its own may import, beside each other."""

@@ -30,7 +30,8 @@ from study.errors import BudgetError, RecordError, UserError
         (
             OSError(28, "No space left on device"),
             2,
-            "what was being written: No space left on device; fix that or choose another place, and try again",
+            "what was being written: No space left on device; "
+            "fix that or choose another place, and try again",
         ),
         (
             ModuleNotFoundError("No module named 'rich'", name="rich"),

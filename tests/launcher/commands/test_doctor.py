@@ -66,6 +66,6 @@ def test_a_job_that_breaks_down_is_one_sentence(
     monkeypatch.setattr(doctor, "certify", crashing)
     assert main(["doctor", "loss"]) == 2
     assert capsys.readouterr().err == (
-        "calsweep: doctor loss: the checks break down on 1 ranks: RuntimeError: no kernel image; "
-        "compare versions\n"
+        "calsweep: doctor loss: the checks fail to run on 1 ranks: RuntimeError: no kernel image; "
+        "compare the installed versions with pyproject.toml\n"
     )

@@ -90,7 +90,7 @@ def test_retry_leaves_alone_what_is_done_or_in_the_queue(
     assert main(["retry", STUDY, ids[0], ids[1]]) == 0
     out = capsys.readouterr().out
     assert f"({ids[0]}) is running, so it is not retried" in out
-    assert f"({ids[1]}) is done: left alone" in out
+    assert f"({ids[1]}) is done, so it is not retried" in out
     assert "nothing to retry" in out
     assert resubmitted(paths, half) == []
 
