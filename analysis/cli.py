@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m analysis",
+        prog="calsweep analyse",
         description="Calibration tables and a dashboard from a study's predictions.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -77,7 +77,7 @@ def verify(
         raise UserError(
             "has no tables to verify",
             where=str(study_dir),
-            remedy=f"write them: python -m analysis tables {study_dir}",
+            remedy=f"write them: calsweep analyse tables {study_dir}",
         )
     refused = [shard for shard in study.missing if shard.is_refused]
     return Verification(
@@ -123,7 +123,7 @@ def _of_diagnosis(study_dir: Path, diagnosis: Diagnosis) -> dict[Path, list[str]
 
 
 def _again(command: str, study_dir: Path) -> str:
-    return f"write them again: python -m analysis {command} {study_dir}"
+    return f"write them again: calsweep analyse {command} {study_dir}"
 
 
 def _manifest_differences(study_dir: Path, diagnosis: Diagnosis, path: Path) -> Iterator[str]:

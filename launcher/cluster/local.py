@@ -61,7 +61,8 @@ def run(
     running: list[_Running] = []
     cores = len(os.sched_getaffinity(0))
     _prepare(tasks, paths, site)
-    with _view(console, tasks, paths) as show, _in_snapshot(code):
+    # tasks run at the same time, and their threads would share the cores
+    with _view(console, tasks, paths) as show, children_import_from(code, OMP_NUM_THREADS="1"):
         try:
             while waiting or running:
                 for task in [task for task in waiting if _is_blocked(task, waiting, running, paths)]:
@@ -183,20 +184,24 @@ def _is_blocked(task: Task, waiting: Sequence[Task], running: Sequence[_Running]
 
 
 @contextlib.contextmanager
-def _in_snapshot(code: Path) -> Iterator[None]:
-    """Make child processes start in the snapshot and import from it first."""
-    before = {key: os.environ.get(key) for key in ("PYTHONPATH", "OMP_NUM_THREADS")}
+def children_import_from(code: Path, **defaults: str) -> Iterator[None]:
+    """Make child processes start in `code` and import from it first, whatever the user's directory holds.
+
+    defaults: environment variables for them, where the user has not set these.
+    """
+    before = {key: os.environ.get(key) for key in ("PYTHONPATH", *defaults)}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(code), before["PYTHONPATH"]]))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tasks run at the same time, and would share the cores
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
     with contextlib.chdir(code):
         try:
             yield
         finally:
-            for key, value in before.items():
-                if value is None:
+            for key, old in before.items():
+                if old is None:
                     os.environ.pop(key, None)
                 else:
-                    os.environ[key] = value
+                    os.environ[key] = old
 
 
 Show = Callable[[Sequence[_Running]], None]

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from launcher.cluster.local import children_import_from
 from launcher.planning.plan import SCRATCH, build_plan
 from launcher.planning.sites import load_site
 from study.errors import JobError, UserError
@@ -25,7 +26,7 @@ from study.jobs.job import Job
 from study.jobs.plan import Plan
 from study.jobs.resources import Resources
 from study.jobs.specs import ARCHITECTURES, DTYPES, Hyperparameters, Scratch, TrainSpec
-from study.paths import StudyPaths
+from study.paths import ROOT, StudyPaths
 from study.terminal import make_console, print_json
 
 RANKS = (1, 2)
@@ -149,7 +150,10 @@ def _check(cases: Sequence[Case], console: Console) -> list[dict[str, Any]]:
     tried = [case._replace(resources=dataclasses.replace(case.resources, **changes)) for case in cases]
     checks: list[list[dict[str, Any]]] = [[] for _ in cases]
     reasons = [""] * len(cases)
-    with tempfile.TemporaryDirectory(prefix="calsweep-doctor-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="calsweep-doctor-") as folder,
+        children_import_from(ROOT),
+    ):
         for ranks in RANKS:
             with console.status(f"{len(cases)} models on {ranks} ranks"):
                 executor = LocalExecutor(folder)

@@ -129,7 +129,8 @@ def _fetched(
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     if not console.is_terminal:
         env["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    command = [sys.executable, "-c", "from launcher.commands.prefetch import fetch_all; fetch_all()"]
+    # -P: with -c alone, folders of the working directory would come before ROOT
+    command = [sys.executable, "-P", "-c", "from launcher.commands.prefetch import fetch_all; fetch_all()"]
     with subprocess.Popen(
         command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     ) as child:

@@ -294,7 +294,7 @@ def test_many_differences_are_counted(written: StudyFolder, capsys: pytest.Captu
 
 def test_no_tables(folder: StudyFolder) -> None:
     sweep(folder, seeds=1)
-    with pytest.raises(UserError, match="has no tables to verify; write them: python -m analysis tables"):
+    with pytest.raises(UserError, match="has no tables to verify; write them: calsweep analyse tables"):
         verify(folder.root)
 
 

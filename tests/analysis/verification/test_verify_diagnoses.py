@@ -146,7 +146,7 @@ def test_the_manifest_is_compared_whatever_chose(folder: StudyFolder) -> None:
         assert one in text
         text = text.replace(one, other, 1)
     path.write_text(text, encoding="utf-8")
-    again = f"is not what the records give; write them again: python -m analysis diagnose {folder.root}"
+    again = f"is not what the records give; write them again: calsweep analyse diagnose {folder.root}"
     assert verify(folder.root).differences == tuple(
         f"manifest.json: {name} {again}" for name in ("bins", "temperature", "records", "learning_rates")
     )
@@ -177,7 +177,7 @@ def test_tables_of_another_version_are_told_in_a_sentence_each(diagnosed: StudyF
     for name in ("differences.md", "differences.tex"):
         text = (tables / name).read_text(encoding="utf-8")
         (tables / name).write_text(text.replace("Bins of the ECE: ", "Bins: ").replace("records ", "jobs "))
-    again = f"write them again: python -m analysis {{}} {diagnosed.root}"
+    again = f"write them again: calsweep analyse {{}} {diagnosed.root}"
     tables_again, diagnose_again = (again.format(name) for name in ("tables", "diagnose"))
     other = "was made by another version"
     note = f"{other}, or has another note; {tables_again}"

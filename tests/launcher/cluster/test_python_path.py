@@ -73,7 +73,7 @@ def test_on_this_machine_too(
     if given:
         monkeypatch.setenv("PYTHONPATH", other)
     before = os.environ.get("PYTHONPATH")
-    with local._in_snapshot(code):
+    with local.children_import_from(code):
         done = subprocess.run(
             [sys.executable, "-c", TELL + ("; import site_tools" if given else "")],
             capture_output=True, text=True, timeout=HANG_S, check=True,
