@@ -43,17 +43,21 @@ class Submission:
         return {f"{self.array}_{index}": pack for index, pack in enumerate(self.packs)}
 
 
-def new_intent(number: int, kind: str, cluster: str, packs: Sequence[Sequence[str]]) -> Submission:
-    """A submission that is about to be made.
+def write_intent(ledger: Path, kind: str, cluster: str, packs: Sequence[Sequence[str]]) -> Submission:
+    """Note a submission that is about to be made, with the next number; returns it.
 
     The token is random, so that a study deleted and swept again does not adopt jobs of its predecessor.
     """
-    return Submission(number, kind, cluster, uuid.uuid4().hex[:16], [list(pack) for pack in packs])
-
-
-def write_intent(ledger: Path, submission: Submission) -> None:
-    keys = ("number", "kind", "cluster", "token", "packs")
-    journal.append(ledger, {key: getattr(submission, key) for key in keys})
+    number, token = next_number(read(ledger)), uuid.uuid4().hex[:16]
+    line = {
+        "number": number,
+        "kind": kind,
+        "cluster": cluster,
+        "token": token,
+        "packs": list(map(list, packs)),
+    }
+    journal.append(ledger, line)
+    return Submission(**line)
 
 
 def write_array(ledger: Path, submission: Submission, array: str) -> Submission:

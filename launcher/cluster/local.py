@@ -77,7 +77,7 @@ def run(
                     running.remove(ended)
                     unfinished = [j for j in ended.task.jobs if not paths.job(j.job_id).done.is_file()]
                     if unfinished and (retried := _retry_task(ended, unfinished, paths, site)):
-                        console.print(f"  retried: {escape(retried.name)}", highlight=False)
+                        console.print(f"  retried: {escape(retried.name)}")
                         waiting.append(retried)
                     elif unfinished:
                         result.failed.append((ended.task, Path(ended.job.paths.stderr)))
@@ -127,15 +127,13 @@ def _retry_task(
 def _start(task: Task, paths: StudyPaths, resources: Resources) -> _Running:
     from submitit import LocalExecutor
 
-    number = ledger.next_number(ledger.read(paths.ledger))
-    executor = LocalExecutor(folder=paths.submission(number) / "%j")
+    submission = ledger.write_intent(paths.ledger, task.kind, "local", [task.job_ids])
+    executor = LocalExecutor(folder=paths.submission(submission.number) / "%j")
     executor.update_parameters(
         timeout_min=NO_LIMIT_MIN,
         tasks_per_node=resources.num_tasks,
         gpus_per_node=resources.gpus_per_node,
     )
-    submission = ledger.new_intent(number, task.kind, "local", [task.job_ids])
-    ledger.write_intent(paths.ledger, submission)
     # a terminal interrupts all of its processes: jobs ignore that, and the launcher ends them
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -250,7 +248,6 @@ def _plain_view(console: Console, tasks: Sequence[Task]) -> Show:
                 now = time.monotonic() - begin
                 console.print(
                     f"{now:6.0f} s  {len(shown)}/{len(tasks)}  {each.task.kind:8} {each.task.name}",
-                    highlight=False,
                     soft_wrap=True,
                 )
 

@@ -145,11 +145,12 @@ def submit(
     the next launcher waits for the end of this call even if this launcher is killed. begin: earliest start.
     Raises QueueFullError when the user's limit is reached, UserError when sbatch refuses.
     """
-    number = ledger.next_number(ledger.read(paths.ledger))
-    submission = ledger.new_intent(number, array.kind, "slurm", [task.job_ids for task in array.tasks])
-    folder = paths.submission(number)
-    _write_folder(folder, submission, script(array, number, paths, profile, code, study=study), paths)
-    ledger.write_intent(paths.ledger, submission)
+    submission = ledger.write_intent(
+        paths.ledger, array.kind, "slurm", [task.job_ids for task in array.tasks]
+    )
+    folder = paths.submission(submission.number)
+    text = script(array, submission.number, paths, profile, code, study=study)
+    _write_folder(folder, submission, text, paths)
     options = [f"--comment=calsweep:{submission.token}"]
     if dependency:
         options += [f"--dependency={dependency}", "--kill-on-invalid-dep=yes"]

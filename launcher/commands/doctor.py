@@ -221,13 +221,12 @@ def _print(results: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(table)
     console.print(
         "Relative differences from plain torch in float64, an example at a time; for gradients, the largest.",
-        highlight=False,
     )
     for result in results:
         if result["cannot_be_checked"]:
             name, why = (escape(result[key]) for key in ("model", "cannot_be_checked"))
             text = f"[red]{name} {result['dtype']} cannot be checked[/]: {why}"
-            console.print(text, highlight=False, soft_wrap=True)
+            console.print(text, soft_wrap=True)
     if not all(result["passed"] or result["cannot_be_checked"] for result in results):
         print(
             "calsweep: the installed stack computes a wrong loss or gradient; compare its versions with "

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -25,14 +24,6 @@ MAX_LINES = 40
 MAX_SCRIPTS = 100
 
 
-@dataclass(frozen=True)
-class Script:
-    """One future sbatch call. command: what is not known yet stands in angle brackets. text: the script."""
-
-    command: str
-    text: str
-
-
 def print_matrix(tasks: Sequence[Task], console: Console) -> None:
     """A line for each training, and one for each model with the number of languages it is evaluated in."""
     lines = [f"{task.kind:8} {task.name}" for task in tasks if task.kind in ("prepare", "train")]
@@ -48,13 +39,17 @@ def print_matrix(tasks: Sequence[Task], console: Console) -> None:
         lines.append(f"evaluate {job.cell_name} · {languages}")
     lines += [f"{task.kind:8} {task.name}" for task in tasks if task.kind == "analyse"]
     for line in lines[:MAX_LINES]:
-        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+        console.print(f"  {escape(line)}", soft_wrap=True)
     if len(lines) > MAX_LINES:
-        console.print(f"  ... and {len(lines) - MAX_LINES} more lines like these", highlight=False)
+        console.print(f"  ... and {len(lines) - MAX_LINES} more lines like these")
 
 
-def scripts(step: NextStep, plan: Plan, paths: StudyPaths, site: SlurmSite, code: Path) -> Iterator[Script]:
-    """The sbatch calls of a step, in order. code: the folder that the snapshot will have."""
+def scripts(
+    step: NextStep, plan: Plan, paths: StudyPaths, site: SlurmSite, code: Path
+) -> Iterator[dict[str, str]]:
+    """The sbatch calls of a step, in order: the `command`, with what is not known yet in angle brackets, and
+    the `text` of its script. code: the folder that the snapshot will have.
+    """
     first = ledger.next_number(ledger.read(paths.ledger))
     placed = dict(step.queued)
     arrays = [*step.arrays, *([step.analysis] if step.analysis else [])]
@@ -67,17 +62,18 @@ def scripts(step: NextStep, plan: Plan, paths: StudyPaths, site: SlurmSite, code
         for index, task in enumerate(array.tasks):
             placed |= dict.fromkeys(task.job_ids, f"<array of {number:04d}>_{index}")
         file = paths.submission(number) / sbatch.SCRIPT
-        yield Script(f"sbatch --comment=calsweep:<token>{dependency} {file}", text)
+        command = f"sbatch --comment=calsweep:<token>{dependency} {file}"
+        yield {"command": command, "text": text}
 
 
-def print_scripts(calls: Sequence[Script], console: Console) -> None:
+def print_scripts(calls: Sequence[Mapping[str, str]], console: Console) -> None:
     """The first sbatch calls, each with its script."""
     for call in calls[:MAX_SCRIPTS]:
-        console.print(f"\n# {call.command}", markup=False, highlight=False, soft_wrap=True)
-        console.print(call.text, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"\n# {call['command']}", markup=False, soft_wrap=True)
+        console.print(call["text"], markup=False, soft_wrap=True)
     if len(calls) > MAX_SCRIPTS:
         more = len(calls) - MAX_SCRIPTS
-        console.print(f"\n# ... and {more} more like these; --json prints all", highlight=False)
+        console.print(f"\n# ... and {more} more like these; --json prints all")
 
 
 def print_open_revisions(plan: Plan) -> None:

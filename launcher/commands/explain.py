@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     if survey.view.trouble is not None:
         console.print(f"{survey.view.trouble}; the following may be out of date", style="yellow")
     if not explained:
-        console.print("nothing failed", highlight=False)
+        console.print("nothing failed")
     for index, (explanation, count) in enumerate(explained):
         if index:
             console.print()
@@ -247,7 +247,7 @@ def print_explanation(explanation: Explanation, console: Console, *, num_affecte
     """num_affected: jobs with the same failure, including this one."""
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
     status, job = explanation.status, explanation.status.job
     say(f"[bold]{job.kind} {escape(job.name)}[/] ({job.job_id})")
@@ -273,7 +273,7 @@ def print_explanation(explanation: Explanation, console: Console, *, num_affecte
         where = f" of {escape(str(explanation.log))}" if explanation.log is not None else ""
         say(f"  last lines{where}")
         for line in explanation.excerpt.splitlines():
-            console.print(f"    {line}", style="dim", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"    {line}", style="dim", markup=False, soft_wrap=True)
     elif explanation.log is not None and status.state == "failed":
         say(f"  log: {escape(str(explanation.log))}")
     say(f"  [bold]next[/]  {escape(explanation.next)}")

@@ -105,9 +105,7 @@ def prefetch(plan: Plan, grid: Grid, site: Site, console: Console) -> list[Wante
     problems = []
     for number, (item, problem) in enumerate(_fetched(items, site, console), start=1):
         mark = "[red]failed[/]" if problem else "here"
-        console.print(
-            f"  {number}/{len(items)}  {mark}  {escape(str(item))}", highlight=False, soft_wrap=True
-        )
+        console.print(f"  {number}/{len(items)}  {mark}  {escape(str(item))}", soft_wrap=True)
         if problem:
             problems.append((item, problem))
     _pin(grid, items, failed={(item.kind, item.name) for item, _ in problems})

@@ -133,10 +133,10 @@ def _print_choice(survey: Survey, chosen: set[str], named: Sequence[str], consol
         if job_id not in chosen:
             status = by_id[job_id]
             line = f"{status.job.kind} {status.job.name} ({job_id}) is {status.state}, so it is not retried"
-            console.print(escape(line), highlight=False, soft_wrap=True)
+            console.print(escape(line), soft_wrap=True)
     if not chosen:
-        console.print("nothing to retry", highlight=False)
+        console.print("nothing to retry")
         return
     of_kind = Counter(by_id[job_id].job.kind for job_id in chosen)
     parts = ", ".join(f"{of_kind[kind]} {kind}" for kind in KINDS if of_kind[kind])
-    console.print(f"[bold]retry[/] {len(chosen)} jobs ({parts})", highlight=False)
+    console.print(f"[bold]retry[/] {len(chosen)} jobs ({parts})")

@@ -18,7 +18,7 @@ from launcher.cluster import ledger, local, scheduler
 from launcher.cluster.advance import NextStep, next_step, note_found_arrays, submit_step
 from launcher.cluster.scheduler import Queue
 from launcher.cluster.snapshot import take_snapshot
-from launcher.commands.dry_run import Script, print_matrix, print_open_revisions, print_scripts, scripts
+from launcher.commands.dry_run import print_matrix, print_open_revisions, print_scripts, scripts
 from launcher.cost.budget import check_budget, print_forecast, to_json
 from launcher.cost.forecast import forecast
 from launcher.planning.pilot import pilot_grid
@@ -95,7 +95,7 @@ def _dry_run(context: Context, site: Site, grid: Grid, *, of_pilot: bool) -> int
     """Show what a sweep would do; changes nothing."""
     plan, paths, console = context.plan, context.paths, context.console
     print_open_revisions(plan)
-    calls: list[Script] = []
+    calls: list[dict[str, str]] = []
     if isinstance(site, LocalSite):
         tasks = left = missing_tasks(plan, paths, site.languages_per_task)
         _print_plan(context, tasks)
@@ -113,7 +113,7 @@ def _dry_run(context: Context, site: Site, grid: Grid, *, of_pilot: bool) -> int
             {
                 "study": plan.study,
                 "tasks": [_task_json(task) for task in tasks],
-                "sbatch": [dataclasses.asdict(call) for call in calls],
+                "sbatch": calls,
                 "forecast": to_json(cost),
             }
         )
@@ -168,15 +168,13 @@ def submit(context: Context, site: SlurmSite, step: NextStep, lock: int) -> int:
         code = take_snapshot(paths.code).write()
         submitted = submit_step(step, context.plan, paths, site, code, lock=lock)
         jobs = submitted.jobs
-        console.print(
-            f"submitted {len(set(jobs.values()))} tasks; they run without this command", highlight=False
-        )
+        console.print(f"submitted {len(set(jobs.values()))} tasks; they run without this command")
         if submitted.deferred:
             later = "the last job submits them" if submitted.continues else "run this command again for them"
-            console.print(f"{submitted.deferred} tasks wait for room in the queue; {later}", highlight=False)
+            console.print(f"{submitted.deferred} tasks wait for room in the queue; {later}")
     else:
-        console.print("nothing to submit", highlight=False)
-    console.print(f"  watch: calsweep watch {shown(paths.root)}", highlight=False, soft_wrap=True)
+        console.print("nothing to submit")
+    console.print(f"  watch: calsweep watch {shown(paths.root)}", soft_wrap=True)
     if context.as_json:
         print_json({"study": paths.root.name, "folder": str(paths.root), "submitted": jobs})
     return 0
@@ -193,12 +191,10 @@ def run_here(context: Context, site: LocalSite, tasks: Sequence[Task]) -> int:
     for task, log in result.failed:
         if task.kind != "analyse" or len(result.failed) == 1:
             why = escape(f"{task.kind} {task.name}: {_why(task, paths)}")
-            console.print(f"[red]failed[/] {why}", highlight=False, soft_wrap=True)
-            console.print(f"  log: {log}", highlight=False, soft_wrap=True)
+            console.print(f"[red]failed[/] {why}", soft_wrap=True)
+            console.print(f"  log: {log}", soft_wrap=True)
     if result.skipped:
-        console.print(
-            f"[red]{len(result.skipped)} tasks not run[/]: jobs that they need failed", highlight=False
-        )
+        console.print(f"[red]{len(result.skipped)} tasks not run[/]: jobs that they need failed")
     if context.as_json:
         failed = [{**_task_json(task), "log": str(log)} for task, log in result.failed]
         skipped = [_task_json(task) for task in result.skipped]
@@ -241,7 +237,7 @@ def _print_plan(context: Context, tasks: Sequence[Task], step: NextStep | None =
     plan, console = context.plan, context.console
     of_kind = Counter(job.kind for job in plan.jobs)
     parts = ", ".join(f"{of_kind[kind]} {kind}" for kind in KINDS if of_kind[kind])
-    console.print(f"[bold]{escape(plan.study)}[/]: {len(plan.jobs)} jobs ({parts})", highlight=False)
+    console.print(f"[bold]{escape(plan.study)}[/]: {len(plan.jobs)} jobs ({parts})")
     left = sum(len(task.jobs) for task in tasks)
     # the queue may hold jobs of another grid of this study, and jobs that are done already
     complete = complete_jobs(context.paths)
@@ -250,7 +246,7 @@ def _print_plan(context: Context, tasks: Sequence[Task], step: NextStep | None =
     text = f"complete {done}, queued or running {busy}, to do {left} in {len(tasks)} tasks"
     if step is not None and step.deferred:
         text += f"; {step.deferred} tasks wait for room in the queue"
-    console.print(text, highlight=False)
+    console.print(text)
     print_refused(step.refused if step is not None else {}, console)
 
 
@@ -263,7 +259,7 @@ def print_refused(refused: Mapping[str, str], console: Console) -> None:
     for reason, count in Counter(refused.values()).items():
         jobs = "1 job is" if count == 1 else f"{count} jobs are"
         line = f"[red]{jobs} not started again[/]: {escape(reason)}"
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _task_json(task: Task) -> dict[str, object]:
@@ -283,6 +279,6 @@ def _print_results(context: Context) -> None:
     paths, console = context.paths, context.console
     print_summary(paths.root, console)
     if context.plan.description:
-        console.print("\n" + escape(context.plan.description), highlight=False)
-    console.print(f"\ntables     {shown(paths.tables / 'calibration.csv')}", highlight=False, soft_wrap=True)
-    console.print(f"dashboard  {shown(paths.dashboard)}", highlight=False, soft_wrap=True)
+        console.print("\n" + escape(context.plan.description))
+    console.print(f"\ntables     {shown(paths.tables / 'calibration.csv')}", soft_wrap=True)
+    console.print(f"dashboard  {shown(paths.dashboard)}", soft_wrap=True)

@@ -243,13 +243,9 @@ def _look_until_there(
 def print_result(result: SyncResult, console: Console) -> None:
     """What was uploaded, what was not and why, what is left for later."""
     if result.note is not None:
-        console.print(
-            f"{result.note}; so jobs that still run may be among these", style="yellow", highlight=False
-        )
+        console.print(f"{result.note}; so jobs that still run may be among these", style="yellow")
     for run in result.failed:
-        console.print(
-            f"{run.job.job_id}  {run.job.name}: {run.problem}", soft_wrap=True, highlight=False, markup=False
-        )
+        console.print(f"{run.job.job_id}  {run.job.name}: {run.problem}", soft_wrap=True, markup=False)
     rows = sum(run.num_rows for run in result.uploaded)
     parts = [f"uploaded {_runs(result.uploaded)} ({rows} rows)" if result.uploaded else "nothing to upload"]
     parts += [f"{result.num_before} uploaded earlier"] if result.num_before else []
@@ -262,7 +258,7 @@ def print_result(result: SyncResult, console: Console) -> None:
     )
     parts += [f"{len(result.empty)} with empty logs"] if result.empty else []
     parts += [f"{_runs(result.failed)} incomplete: sync again"] if result.failed else []
-    console.print("; ".join(parts), soft_wrap=True, highlight=False)
+    console.print("; ".join(parts), soft_wrap=True)
 
 
 def _runs(runs: Sequence[JobRun]) -> str:

@@ -103,8 +103,8 @@ def _line_view(console: Console, *, as_json: bool) -> Show:
             )  # fmt: skip
             return
         counts = counts_of(survey.counts, console)
-        console.print(f"{time.strftime('%H:%M:%S', time.localtime(now))}  {counts}", highlight=False)
+        console.print(f"{time.strftime('%H:%M:%S', time.localtime(now))}  {counts}")
         for line in paces:
-            console.print(f"          {line}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"          {line}", markup=False, soft_wrap=True)
 
     return show

@@ -112,13 +112,11 @@ def _most_urgent(
     if max_rows is None or len(rows) <= max_rows:
         return rows, ()
     urgency = ("failed", "stale", "running", "blocked", "queued", "missing", "done")
-    first = {
-        id(row): min(
-            (urgency.index(status.state) for status in _all_of(row, benchmark)), default=len(urgency)
-        )
-        for row in rows
-    }
-    chosen = {id(row) for row in sorted(rows, key=lambda row: first[id(row)])[:max_rows]}
+
+    def rank(row: _Row) -> int:
+        return min((urgency.index(status.state) for status in _all_of(row, benchmark)), default=len(urgency))
+
+    chosen = {id(row) for row in sorted(rows, key=rank)[:max_rows]}
     return [row for row in rows if id(row) in chosen], [row for row in rows if id(row) not in chosen]
 
 
@@ -236,9 +234,9 @@ def print_status(survey: Survey, study: str, console: Console) -> None:
     console.print()
     console.print(totals(survey, console))
     for text in pace_lines(survey):
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
     for line in trouble_lines(survey, study):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def totals(survey: Survey, console: Console) -> RenderableType:

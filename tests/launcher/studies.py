@@ -67,9 +67,7 @@ def submit(
     paths: StudyPaths, array: str | None, packs: Sequence[Sequence[str]], cluster: str = "slurm"
 ) -> ledger.Submission:
     """Note a submission in the ledger; without an array only its intent."""
-    number = ledger.next_number(ledger.read(paths.ledger))
-    entry = ledger.new_intent(number, "train", cluster, packs)
-    ledger.write_intent(paths.ledger, entry)
+    entry = ledger.write_intent(paths.ledger, "train", cluster, packs)
     return entry if array is None else ledger.write_array(paths.ledger, entry, array)
 
 

@@ -141,8 +141,8 @@ def test_complete_is_counted_from_markers_and_not_by_subtraction(
     jobs = [job.job_id for job in plan_of(folder, GRID).jobs]
     paths = StudyPaths(folder / "outputs" / "s")
     write_json(paths.job(jobs[1]).done, {})
-    entry = ledger.new_intent(1, "evaluate", "slurm", [[jobs[0]], jobs[1:2], ["of-another-grid"]])
-    ledger.write_intent(paths.ledger, entry)
+    packs = [[jobs[0]], jobs[1:2], ["of-another-grid"]]
+    entry = ledger.write_intent(paths.ledger, "evaluate", "slurm", packs)
     ledger.write_array(paths.ledger, entry, "7")
     fake.answer(squeue=queue_of("7_0 PENDING", "7_1 PENDING", "7_2 RUNNING"))
     assert code_of("sweep", "grid.yaml", "--dry-run", "cluster=slurm/profiles/testbed.yaml") == 0

@@ -78,7 +78,7 @@ def test_the_line_is_told(folder: Path, old: str, new: str, sentence: str) -> No
         ),
         (
             ["grid.seed=[1, 2]", "zip=[[seed, mode]]"],
-            "command line: zip[0]: 'mode' is no axis of this grid; ",
+            "command line: zip[0]: 'mode' is not an axis of this grid; ",
         ),
         (["tracking.mod.e=1"], "command line: tracking.mod"),
     ],

@@ -41,7 +41,7 @@ def test_a_quoted_number_of_nodes_is_a_number(tmp_path: Path) -> None:
         ("array_parallelism: 0", "array_parallelism: out of range; give 1 or more"),
         ("acount: x", "acount: unknown key; did you mean 'account'?"),
         ("setup: module load cuda", "setup: not a list; write [module load cuda]"),
-        ("setup: [{export A=b: c}]", "setup[0]: {'export A=b': 'c'} is not a text; put it in quotes"),
+        ("setup: [{export A=b: c}]", "setup[0]: {'export A=b': 'c'} is not text; put it in quotes"),
         (
             "sbatch: {array: 0-1}",
             "sbatch.array: is set by calsweep itself; use array_parallelism and max_array_size",

@@ -57,7 +57,7 @@ IN_FILE = {
         "evaluate.benchmarks[0].languages: not a list; write [en]"
     ),
     "evaluate: {benchmarks: [{name: x, languages: [[en]]}]}": (
-        "evaluate.benchmarks[0].languages[0]: ['en'] is not a text; put it in quotes"
+        "evaluate.benchmarks[0].languages[0]: ['en'] is not text; put it in quotes"
     ),
     "evaluate: {benchmarks: [{languages: [en]}]}": (
         "evaluate.benchmarks[0].name: is missing; give it a value"
@@ -125,7 +125,7 @@ WHOLE = {
         "grid.yaml: grid.label_smoothing: out of range; give a number in [0, 1)"
     ),
     "study: s\ngrid: {model: [m], seed: [1]}\ntrain: {seed: 1}": (
-        "grid.yaml: train.seed: is an axis of the grid too; keep one of them"
+        "grid.yaml: train.seed: is also an axis of the grid; keep one of them"
     ),
     "[]": "grid.yaml: not a mapping of keys to values; see examples/smoke.yaml",
     "3": "grid.yaml: not a mapping of keys to values; see examples/smoke.yaml",
