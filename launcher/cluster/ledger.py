@@ -49,15 +49,10 @@ def write_intent(ledger: Path, kind: str, cluster: str, packs: Sequence[Sequence
     The token is random, so that a study deleted and swept again does not adopt jobs of its predecessor.
     """
     number, token = next_number(read(ledger)), uuid.uuid4().hex[:16]
-    line = {
-        "number": number,
-        "kind": kind,
-        "cluster": cluster,
-        "token": token,
-        "packs": list(map(list, packs)),
-    }
-    journal.append(ledger, line)
-    return Submission(**line)
+    submission = Submission(number, kind, cluster, token, [list(pack) for pack in packs])
+    keys = ("number", "kind", "cluster", "token", "packs")
+    journal.append(ledger, {key: getattr(submission, key) for key in keys})
+    return submission
 
 
 def write_array(ledger: Path, submission: Submission, array: str) -> Submission:

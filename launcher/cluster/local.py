@@ -246,10 +246,8 @@ def _plain_view(console: Console, tasks: Sequence[Task]) -> Show:
             if each.job.job_id not in shown:
                 shown.add(each.job.job_id)
                 now = time.monotonic() - begin
-                console.print(
-                    f"{now:6.0f} s  {len(shown)}/{len(tasks)}  {each.task.kind:8} {each.task.name}",
-                    soft_wrap=True,
-                )
+                line = f"{now:6.0f} s  {len(shown)}/{len(tasks)}  {each.task.kind:8} {each.task.name}"
+                console.print(line, soft_wrap=True)
 
     return show
 

@@ -150,10 +150,7 @@ def _check(cases: Sequence[Case], console: Console) -> list[dict[str, Any]]:
     tried = [case._replace(resources=dataclasses.replace(case.resources, **changes)) for case in cases]
     checks: list[list[dict[str, Any]]] = [[] for _ in cases]
     reasons = [""] * len(cases)
-    with (
-        tempfile.TemporaryDirectory(prefix="calsweep-doctor-") as folder,
-        children_import_from(ROOT),
-    ):
+    with tempfile.TemporaryDirectory(prefix="calsweep-doctor-") as folder, children_import_from(ROOT):
         for ranks in RANKS:
             with console.status(f"{len(cases)} models on {ranks} ranks"):
                 executor = LocalExecutor(folder)
@@ -220,13 +217,12 @@ def _print(results: Sequence[dict[str, Any]], console: Console) -> None:
             )
     console.print(table)
     console.print(
-        "Relative differences from plain torch in float64, an example at a time; for gradients, the largest.",
+        "Relative differences from torch in float64, an example at a time; the largest for gradients."
     )
     for result in results:
         if result["cannot_be_checked"]:
             name, why = (escape(result[key]) for key in ("model", "cannot_be_checked"))
-            text = f"[red]{name} {result['dtype']} cannot be checked[/]: {why}"
-            console.print(text, soft_wrap=True)
+            console.print(f"[red]{name} {result['dtype']} cannot be checked[/]: {why}", soft_wrap=True)
     if not all(result["passed"] or result["cannot_be_checked"] for result in results):
         print(
             "calsweep: the installed stack computes a wrong loss or gradient; compare its versions with "
