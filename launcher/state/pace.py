@@ -55,7 +55,7 @@ def pace_of(progress: Mapping[str, Any] | None, began: float, reported: float | 
     if silent_s > max(QUIET_S, QUIET_REPORTS * report_s):
         stalled = silent_s > max(STALLED_S, STALLED_REPORTS * report_s)
         return Pace(silent_s, stalled, unit, done, total)
-    # it has done less than one report more than its last one says
+    # since its last report it has done less than what the next one will add
     left_s = max(0.0, (total - done) / per_s - min(silent_s, report_s))
     return Pace(silent_s, False, unit, done, total, per_s, left_s)
 

@@ -1,4 +1,4 @@
-"""Studies made by hand, for tests of what is told of them: folders, markers, a ledger, a queue."""
+"""Studies made by hand, for tests of commands: folders, markers, a ledger, a queue."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ resources: {train: {mem_gib: 4, time_min: 30}}
 
 
 def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    """A SLURM that is asked by fakes, and does not make anybody wait."""
+    """A SLURM of fake commands that answer at once."""
     monkeypatch.setattr(scheduler, "BACKOFF_S", (0.0, 0.0, 0.0))
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     return install(folder / "bin")
@@ -91,7 +91,7 @@ def done(paths: StudyPaths, job_id: str) -> None:
 
 
 def make_old(paths: StudyPaths, seconds: float = 60) -> None:
-    """As if SLURM had been asked, and told, so long ago."""
+    """Make the last query to SLURM so much older."""
     data = json.loads(paths.queue.read_text())
     for key in ("told", "asked", "asked_ended"):
         data[key] -= seconds
@@ -108,5 +108,5 @@ def status_of(found: Survey, job_id: str) -> JobStatus:
 
 
 def soon() -> None:
-    """Let the clock go on: times are told to the millisecond."""
+    """Let the clock advance: times are written to the millisecond."""
     time.sleep(0.005)

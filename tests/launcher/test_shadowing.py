@@ -51,7 +51,7 @@ def calsweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_packages_are_in_the_way(crowded: Path) -> None:
-    """Else this file would prove nothing."""
+    """Otherwise the tests below would prove nothing."""
     done = subprocess.run([sys.executable, "-c", "import study"], cwd=crowded, capture_output=True, text=True)
     assert "from the working directory" in done.stderr
 

@@ -207,7 +207,7 @@ def test_half_the_micro_batch_where_the_gpu_is_too_small(failures: StudyPaths) -
     ]
 
 
-def test_a_killed_job_is_tried_once_more_as_it_is(failures: StudyPaths) -> None:
+def test_a_killed_job_is_tried_again_unchanged(failures: StudyPaths) -> None:
     job_id = trainings(failures)[0.4]
     assert runs(failures, job_id) == ["615 64"] * 2
     assert [entry.outcome for entry in tries(failures, job_id)] == ["failed"] * 2
@@ -237,7 +237,7 @@ def test_remedies_need_no_new_submission(failures: StudyPaths) -> None:
 
 
 def test_what_one_rank_lacks_all_are_given(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
-    """The other rank knows of nothing but a closed connection, and SLURM says that it cancelled the step."""
+    """The other rank knows of nothing but a closed connection, and SLURM logs that it cancelled the step."""
     checkout = payload_checkout(tmp_path / "checkout", train=GREEDY_RANK)
     write_inputs(tmp_path, study="ranks", models="m", smoothing="0.0")
     write_model(tmp_path / "m")

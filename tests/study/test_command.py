@@ -12,7 +12,7 @@ from study.errors import BudgetError, RecordError, UserError
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (UserError("is wrong", where="grid.yaml", remedy="mend it"), 2, "grid.yaml: is wrong; mend it"),
         (RecordError("torn"), 2, "torn"),
@@ -42,17 +42,17 @@ from study.errors import BudgetError, RecordError, UserError
     ],
 )
 def test_what_a_user_can_cause_is_one_sentence(
-    error: BaseException, code: int, told: str, capsys: pytest.CaptureFixture[str]
+    error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command() -> NoReturn:
         raise error
 
     assert run_command("calsweep", command) == code
-    assert capsys.readouterr() == ("", f"calsweep: {told}\n")
+    assert capsys.readouterr() == ("", f"calsweep: {message}\n")
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), OSError("without a file"), AssertionError()])
-def test_what_nobody_expects_is_raised(error: Exception) -> None:
+def test_an_unexpected_error_is_raised(error: Exception) -> None:
     def command() -> NoReturn:
         raise error
 

@@ -1,4 +1,4 @@
-"""The ledger: an intent, then the cluster's id; a launcher killed while writing loses nobody else's line."""
+"""The ledger: an intent, then the cluster's id; a launcher killed while writing loses no other line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rank is believed: one that misses another knows less than any that has something to say of itself."""
+"""The report of a rank that misses another one is replaced by any report about the cause."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NCCL = RuntimeError("NCCL error: remote process exited or there was a network er
 
 
 @pytest.mark.parametrize("error", [GLOO, NCCL])
-def test_a_missed_rank_is_no_error_of_the_one_that_misses_it(error: RuntimeError) -> None:
+def test_a_lost_rank_is_not_an_error_of_the_one_that_misses_it(error: RuntimeError) -> None:
     assert causes.of_exception(error) == causes.KILLED
 
 

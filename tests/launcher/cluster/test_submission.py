@@ -1,4 +1,4 @@
-"""What is asked of SLURM: the batch scripts, their dependencies and their arrays. sbatch is a fake here."""
+"""Batch scripts, dependencies and arrays as sbatch gets them; it is a fake here."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ def test_no_option_that_the_launcher_gives_may_be_given_by_a_profile(
     given = {key for call in fake.calls("sbatch") for key in flags(call)}
     assert {"array", "dependency", "signal", "time"} <= given
     of_the_profile = {"mail-type", "exclusive"}
-    for key in given - of_the_profile - {"wckey"}:  # submitit's own, which means nothing to us
+    for key in given - of_the_profile - {"wckey"}:  # set by submitit, and without effect
         assert key in OWN_SBATCH, key
 
 
 def test_everything_a_task_reads_lies_there_before_sbatch_is_called(
     fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
 ) -> None:
-    """A launcher killed in that moment leaves an array that runs like any other."""
+    """A launcher that is killed at that moment leaves an array that runs."""
     fake.answer(sbatch={"code": 1, "error": "sbatch: error: Invalid account"})
     with pytest.raises(UserError):
         send(plan, paths, site_of(tmp_path))
@@ -142,7 +142,7 @@ def test_a_first_array_has_no_dependency_and_small_memory_is_never_all_of_it(
     assert "dependency" not in found
     assert "kill-on-invalid-dep" not in found
     assert "gpus-per-node" not in found
-    assert found["mem"] == "1M"  # 0M is SLURM's word for a whole node's
+    assert found["mem"] == "1M"  # 0M would request all memory of a node
 
 
 def shown(fake: FakeSlurm, start: int = 0) -> list[tuple[str, str | None, str | None]]:
@@ -201,7 +201,7 @@ def test_several_languages_a_task(fake: FakeSlurm, tmp_path: Path, plan: Plan, p
 def test_no_more_than_the_site_lets_a_user_submit(
     fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
 ) -> None:
-    """Another study's jobs count too, and one place is kept for the job that goes on with the rest."""
+    """Jobs of another study count too, and one place is kept for the job that continues."""
     fake.answer(squeue=queue_of("7 RUNNING", "8_0 PENDING", "9 COMPLETED"))
     submitted = send(plan, paths, site_of(tmp_path, PROFILE + "max_submitted: 8\n"))
     assert submitted.deferred == 7  # 3 trainings and 8 shards less 4 places
@@ -209,7 +209,7 @@ def test_no_more_than_the_site_lets_a_user_submit(
         ("s-prepare", None, "0-0%1"),
         ("s-train", "afterok:101_0", "0-2%2"),
         ("s-evaluate", "afterok:101_0", "0-0%1"),
-        ("s-analyse", "afterany:101:102", "0-0%1"),  # while things wait, it runs when half is through
+        ("s-analyse", "afterany:101:102", "0-0%1"),  # while tasks wait, it runs when half have ended
     ]
 
 
@@ -270,7 +270,7 @@ def test_an_array_whose_launcher_was_killed_is_found_by_its_comment(
     assert [waits for _, waits, _ in shown(fake, before)][1:4] == [f"afterok:555_{i}" for i in range(3)]
 
 
-def test_what_never_begins_is_not_submitted_for_ever(
+def test_a_job_that_never_begins_is_not_submitted_for_ever(
     fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
 ) -> None:
     """A set-up line of the profile may end a task before anything of ours runs in it."""
@@ -279,8 +279,8 @@ def test_what_never_begins_is_not_submitted_for_ever(
         assert send(plan, paths, site, automatic=True).jobs[plan.jobs[0].job_id]
     step = next_step(plan, paths, site, ask_queue(), automatic=True)
     assert step.refused[plan.jobs[0].job_id] == "it was submitted 5 times and never began"
-    assert not step.arrays  # nor what needs it
-    assert send(plan, paths, site).jobs[plan.jobs[0].job_id]  # a person may
+    assert not step.arrays  # nor the jobs that need it
+    assert send(plan, paths, site).jobs[plan.jobs[0].job_id]  # a user may
 
 
 def test_an_analysis_that_is_done_is_made_again_behind_new_work(
@@ -304,7 +304,7 @@ def test_a_squeue_that_does_not_answer_is_not_an_empty_queue(
     fake.answer(squeue={"code": 1, "error": "squeue: error: Invalid user"})
     with pytest.raises(UserError, match="Invalid user"):
         send(plan, paths, site_of(tmp_path))
-    assert len(fake.calls("squeue")) == 5  # this will not be another answer
+    assert len(fake.calls("squeue")) == 5  # the answer would be the same
 
 
 def test_an_sbatch_that_timed_out_may_have_arrived(
@@ -315,7 +315,7 @@ def test_an_sbatch_that_timed_out_may_have_arrived(
     seen: list[scheduler.Queue] = []
 
     def queue_with_it() -> scheduler.Queue:
-        """By now the controller has got to it."""
+        """By now the controller has the job."""
         token = ledger.read(paths.ledger)[-1].token
         fake.answer()
         seen.append(scheduler.Queue({"777_0": scheduler.QueueEntry("PENDING", "None", f"calsweep:{token}")}))
@@ -345,8 +345,10 @@ def test_a_refusal_keeps_what_was_submitted(
     assert ledger.read(paths.ledger)[-1].tasks == {}  # the intent of the one that was refused
 
 
-def test_a_full_queue_is_no_refusal(fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths) -> None:
-    """Without max_submitted in the profile, or when another study was quicker."""
+def test_a_full_queue_is_not_a_refusal(
+    fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
+) -> None:
+    """Without max_submitted in the profile, or if another study was faster."""
     fake.answer(sbatch={"limit": 102, "refusal": "sbatch: error: QOSMaxSubmitJobPerUserLimit"})
     submitted = send(plan, paths, site_of(tmp_path))
     assert (submitted.deferred, submitted.continues) == (8, False)
@@ -370,7 +372,7 @@ def test_without_sbatch(
 def test_sbatch_holds_the_studys_lock_until_it_is_through(
     fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
 ) -> None:
-    """Else the launcher after a killed one could ask the queue before the last array is in it."""
+    """Otherwise the launcher after a killed one could query the queue before the last array is in it."""
     fake.answer(sbatch={"locks": str(paths.lock)})
     step = next_step(plan, paths, site_of(tmp_path), scheduler.Queue())
     with locked(paths.lock) as lock:

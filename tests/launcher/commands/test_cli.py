@@ -89,7 +89,7 @@ def test_a_reader_that_has_seen_enough_makes_no_traceback(folder: Path, output: 
     assert "Error" not in done.stderr
 
 
-def test_a_closed_output_is_no_mistake(folder: Path) -> None:
+def test_a_closed_output_is_not_a_mistake(folder: Path) -> None:
     command = f"{sys.executable} -m launcher.cli sweep {folder / 'grid.yaml'} --dry-run --json >&-"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
@@ -97,10 +97,10 @@ def test_a_closed_output_is_no_mistake(folder: Path) -> None:
 
 def test_dry_run_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("sweep", "grid.yaml", "--dry-run", "--json", "evaluate.languages_per_task=2") == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     jobs = [job.job_id for job in plan_of(folder, GRID).jobs]
-    assert [job_id for task in told["tasks"] for job_id in task["jobs"]] == jobs
-    assert [(task["kind"], len(task["jobs"])) for task in told["tasks"]] == [
+    assert [job_id for task in printed["tasks"] for job_id in task["jobs"]] == jobs
+    assert [(task["kind"], len(task["jobs"])) for task in printed["tasks"]] == [
         ("train", 1), ("evaluate", 2), ("evaluate", 2), ("analyse", 1),
     ]  # fmt: skip
 
@@ -212,7 +212,7 @@ def test_interrupted_is_130(
     assert capsys.readouterr().err == "calsweep: interrupted; run the same command to continue\n"
 
 
-def test_a_defect_of_ours_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_of_ours_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def defect(*_: object) -> None:
         raise RuntimeError("ours")
 
@@ -238,14 +238,14 @@ def test_submit_then_status_logs_cancel(
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     arguments = ["sweep", "grid.yaml", "cluster=slurm/profiles/testbed.yaml", "--json", "--yes"]
     assert code_of(*arguments) == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     jobs = [job.job_id for job in plan_of(folder, GRID).jobs]
-    assert set(told["submitted"]) == set(jobs)
-    assert sorted(told["submitted"].values()) == ["101_0", "102_0", "102_1", "103_0", "103_1", "104_0"]
+    assert set(printed["submitted"]) == set(jobs)
+    assert sorted(printed["submitted"].values()) == ["101_0", "102_0", "102_1", "103_0", "103_1", "104_0"]
     count = len(fake.calls("sbatch"))
-    queue = queue_of(*(f"{task} PENDING" for task in told["submitted"].values()))
+    queue = queue_of(*(f"{task} PENDING" for task in printed["submitted"].values()))
     fake.answer(squeue={**queue, "after_scancel": ""})
-    assert code_of(*arguments) == 0  # nothing twice
+    assert code_of(*arguments) == 0  # nothing is submitted twice
     assert json.loads(capsys.readouterr().out)["submitted"] == {}
     assert len(fake.calls("sbatch")) == count
 
@@ -259,8 +259,8 @@ def test_submit_then_status_logs_cancel(
     assert "matches 6 job ids; see calsweep status --json" in capsys.readouterr().err
     assert code_of("cancel", study, "--json") == 0
     cancelled = json.loads(capsys.readouterr().out)["cancelled"]
-    assert cancelled == sorted(set(told["submitted"].values()))
-    # in one call, arrays as a whole, and the job that goes on is told first
+    assert cancelled == sorted(set(printed["submitted"].values()))
+    # in one call, whole arrays, and the continuing job first
     assert [call["arguments"] for call in fake.calls("scancel")][-1] == ["101", "102", "103", "104"]
 
     folder_of_job = StudyPaths(Path(study)).job(jobs[0])

@@ -1,4 +1,4 @@
-"""What `calsweep doctor loss` says of what its job found; more is in tests/training/test_certificate.py."""
+"""What `calsweep doctor loss` prints about the results of its job; see also training/test_certificate.py."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def test_a_model_that_cannot_be_checked_hides_no_other(
 ) -> None:
     monkeypatch.setattr(doctor, "certify", one_cannot_be_loaded)
     assert main(["doctor", "loss"]) == 1
-    told = capsys.readouterr()
-    assert told.out.count(" ok") == 5
-    assert f"gemma2 bf16 cannot be checked: {LAST}\n" in told.out
-    assert told.err == ""  # of what was checked, nothing failed
+    printed = capsys.readouterr()
+    assert printed.out.count(" ok") == 5
+    assert f"gemma2 bf16 cannot be checked: {LAST}\n" in printed.out
+    assert printed.err == ""  # no check failed
 
 
 def test_a_job_that_breaks_down_is_one_sentence(

@@ -101,7 +101,7 @@ def test_a_later_attempt_is_added_to_a_run_that_was_uploaded_before(
     assert_whole(server.run(job.job_id), job, 5, parts=2)
 
 
-def test_runs_of_jobs_that_are_at_work_are_left_for_later(
+def test_runs_of_running_jobs_are_left_for_later(
     study: tuple[list[Job], StudyPaths], server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs, paths = study
@@ -116,10 +116,10 @@ def test_runs_of_jobs_that_are_at_work_are_left_for_later(
     assert {run.name for run in server.runs} == {job.job_id for job in jobs[:2]}
 
 
-def test_records_that_w_and_b_was_not_told_of_go_up_all_the_same(
+def test_records_that_no_log_names_are_uploaded_too(
     study: tuple[list[Job], StudyPaths], server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its service died, or never came up, and the job went on without it."""
+    """Its service died, or never started, and the job continued without it."""
     jobs, paths = study
     lost, never = jobs[:2]
     attempt(lost, paths.job(lost.job_id), range(3), parts=1)

@@ -61,7 +61,7 @@ def test_a_sync_that_is_killed_half_way_is_done_by_the_next(
     capsys: pytest.CaptureFixture[str],
     whom: str,
 ) -> None:
-    """The SDK is killed with it, in the second attempt; or goes on as an orphan for a while, in the first."""
+    """The SDK is killed with it, in the second attempt; or lives on for a while, in the first."""
     jobs, paths = study
     job, folder = jobs[0], paths.job(jobs[0].job_id)
     first = 25 if whom == "ours" else 5
@@ -102,14 +102,14 @@ def children_of(pid: int) -> list[str]:
 
 
 @pytest.mark.parametrize("trouble", ["down", "failing"])
-def test_a_server_that_dies_half_way_is_told_and_the_next_sync_sends_the_rest(
+def test_after_a_server_that_dies_half_way_the_next_sync_sends_the_rest(
     study: tuple[list[Job], StudyPaths],
     server: WandbServer,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     trouble: str,
 ) -> None:
-    """The SDK itself says of such a run that it is uploaded: `.synced`, exit code 0."""
+    """The SDK itself reports such a run as uploaded: `.synced`, exit code 0."""
     jobs, paths = study
     job, folder = jobs[0], paths.job(jobs[0].job_id)
     attempt(job, folder, range(25), pad_bytes=10**6)
@@ -141,7 +141,7 @@ def test_a_server_that_dies_half_way_is_told_and_the_next_sync_sends_the_rest(
     assert_whole(server.run(job.job_id), job, 25)
 
 
-def test_files_that_the_server_does_not_take_are_told_and_sent_next_time(
+def test_files_that_the_server_does_not_accept_are_named_and_sent_next_time(
     study: tuple[list[Job], StudyPaths],
     server: WandbServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -179,7 +179,7 @@ def test_a_study_that_was_moved_is_uploaded_whole(
     assert server.run(jobs[0].job_id).files[f"predictions/{part.name}"] == part.read_bytes()
 
 
-def test_a_file_that_is_gone_is_told(
+def test_a_deleted_file_is_named(
     study: tuple[list[Job], StudyPaths], server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs, paths = study
@@ -252,7 +252,7 @@ def test_a_server_that_cannot_be_used_is_one_sentence(
     jobs, paths = study
     attempt(jobs[0], paths.job(jobs[0].job_id), range(3))
     monkeypatch.setattr(upload, "ASK_TIMEOUT_S", 2)
-    monkeypatch.setenv("HOME", str(tmp_path))  # no .netrc of anybody's
+    monkeypatch.setenv("HOME", str(tmp_path))  # without a .netrc
     if trouble == "no key":
         monkeypatch.delenv("WANDB_API_KEY")
     elif trouble == "wrong key":

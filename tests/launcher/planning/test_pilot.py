@@ -1,4 +1,4 @@
-"""The pilot: a cell of the study made small; then run for real, and what it measured used in the forecast."""
+"""The pilot: a small copy of one cell; then really run, and its measurements used in the forecast."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_every_benchmark_is_measured_in_one_language(folder: Path) -> None:
     assert [(spec.benchmark.name, spec.language) for spec in shards] == [("cldr_lite", "sw"), ("cldr", "af")]
 
 
-def test_every_split_is_measured_and_told_apart(folder: Path) -> None:
+def test_every_split_is_measured_separately(folder: Path) -> None:
     for language in ("en", "sw"):
         rows = [{"question": "q", "split": split} for split in ("test", "validation")]
         (folder / "b").mkdir(exist_ok=True)
@@ -170,7 +170,7 @@ def test_the_steady_rate_leaves_out_the_first_step() -> None:
 
 @pytest.fixture(scope="module")
 def piloted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Grid, Plan, StudyPaths]:
-    """The smoke study, of which the pilot alone has run, by the ordinary command."""
+    """The smoke study after only its pilot has run, by the ordinary command."""
     outputs = tmp_path_factory.mktemp("piloted")
     grid = load_grid(SMOKE, [f"outputs={outputs}"])
     plan = build_plan(grid)
@@ -191,8 +191,11 @@ def test_a_real_pilot_measures_training_and_evaluation(piloted: tuple[Grid, Plan
     assert {rows for rows, _ in found.lengths.values()} == {3200, 128}  # all rows, though few steps
     pilot = StudyPaths(paths.pilot)
     for job in build_plan(pilot_grid(grid, plan)).of_kind("evaluate"):
-        told = json.loads(pilot.job(job.job_id).progress.read_text())
-        assert (told["done"], told["items_per_s"]) == (NUM_ITEMS, found.evaluation["cldr-tiny", "cldr_lite"])
+        progress = json.loads(pilot.job(job.job_id).progress.read_text())
+        assert (progress["done"], progress["items_per_s"]) == (
+            NUM_ITEMS,
+            found.evaluation["cldr-tiny", "cldr_lite"],
+        )
 
 
 def test_the_forecast_uses_what_the_pilot_measured(piloted: tuple[Grid, Plan, StudyPaths]) -> None:

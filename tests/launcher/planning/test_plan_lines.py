@@ -1,4 +1,4 @@
-"""Where a mistake was made: which line of which file, or the command line."""
+"""Where a mistake is: the line of a file, or the command line."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ evaluate:
         ("study: s\n", "", "grid.yaml: study: is missing; give it a value"),
     ],
 )
-def test_the_line_is_told(folder: Path, old: str, new: str, sentence: str) -> None:
+def test_the_line_is_named(folder: Path, old: str, new: str, sentence: str) -> None:
     (folder / "base.yaml").write_text("train:\n  template: none\n")
     path = write_grid(folder, LINES.replace(old, new, 1) if old else LINES)
     with pytest.raises(UserError) as caught, errors_with_lines(path):
@@ -66,7 +66,7 @@ def test_the_line_is_told(folder: Path, old: str, new: str, sentence: str) -> No
     [
         (["grid.seed=[1]", "train.num_steps=0"], "command line: train.num_steps: out of range; "),
         (["grid.seed=[1]", "train={num_epochs: 0}"], "command line: train.num_epochs: out of range; "),
-        # the last word on a key counts, wherever else it or its neighbours stand
+        # the last value of a key counts, wherever else it or its neighbours are
         (
             ["grid.seed=[1]", "train={num_epochs: 1}"],
             "grid.yaml, line 12: evaluate.benchmarks[1].languages: ",
@@ -98,7 +98,7 @@ def test_a_value_of_the_command_line_has_no_line(folder: Path, overrides: list[s
             {"a.yaml": "train: {num_steps: 0}\n", "b.yaml": "\ntrain: {num_steps: 0}\n"},
             "b.yaml, line 2: train.num_steps: out of range; ",
         ),
-        # a list replaces the list beneath, and all that stands in it
+        # a list replaces the included list with all its contents
         (
             {"a.yaml": "", "b.yaml": "evaluate: {benchmarks: [{name: cldr, schema: x}]}\n"},
             "grid.yaml, line 3: evaluate.benchmarks[0].schema: is missing; ",
@@ -131,7 +131,7 @@ def test_a_file_of_too_many_levels(folder: Path) -> None:
     assert str(caught.value) == "grid.yaml: not valid YAML (nested too deeply); correct it"
 
 
-def test_the_line_of_a_profile_is_told(folder: Path) -> None:
+def test_the_line_of_a_profile_is_named(folder: Path) -> None:
     (folder / "site.yaml").write_text("partition: gpu\nacount: x\n")
     path = write_grid(folder, "cluster: site.yaml\n" + LINES.replace("-2", "2"))
     with pytest.raises(UserError, match=r"^site\.yaml, line 2: acount: unknown key"), errors_with_lines(path):

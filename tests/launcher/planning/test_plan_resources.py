@@ -1,4 +1,4 @@
-"""Resources that training cannot do with: told by the plan, not by each job hours later."""
+"""Resources that a training cannot use are refused by the sweep, not by each job hours later."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_no_job_could_do_is_refused(
         ["resources.train.gpus_per_node=4", "resources.train.tasks_per_node=2"],
         ["resources.train.gpus_per_node=0", "resources.train.tasks_per_node=2"],
         ["resources.train.attention=flash_attention_2", "train.dtype=bf16"],
-        ["resources.evaluate.attention=flash_attention_2"],  # an evaluation does not look at it
+        ["resources.evaluate.attention=flash_attention_2"],  # an evaluation does not use it
     ],
 )
 def test_what_they_can_do_is_planned(folder: Path, overrides: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The cluster profile of a site: what is read from it, and what is refused."""
+"""Cluster profiles: what is read from them, and what is refused."""
 
 from __future__ import annotations
 

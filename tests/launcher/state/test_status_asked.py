@@ -1,4 +1,4 @@
-"""What SLURM is asked, how often, and what counts while it does not answer."""
+"""Queries to SLURM: which, how often, and what counts while it does not answer."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def test_what_is_submitted_after_the_answer_is_queued(
     fake.answer(squeue=queue_of("7_0 RUNNING"))
     survey_of(plan, paths)
     submit(paths, "8", [[ids[1]]])
-    fail(paths, ids[1])  # of an attempt before
+    fail(paths, ids[1])  # from an earlier attempt
     assert states(plan, paths) == ["running", "queued", "missing", "missing", "missing"]
     begin(paths, ids[1], "8_0")
     assert states(plan, paths)[1] == "running"
     assert len(fake.calls("squeue")) == 1
 
 
-def test_what_a_job_tells_after_the_answer_counts(
+def test_what_a_job_reports_after_the_answer_counts(
     plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm
 ) -> None:
     begin(paths, placed[0], "7_0")
@@ -88,7 +88,7 @@ def test_a_failure_that_is_tried_again_by_itself_is_left_to_the_queue(
     soon()
     fail(paths, placed[0], cause="out of host memory")
     end(paths, placed[0], "7_0", "failed", "out of host memory")
-    assert states(plan, paths)[0] == "running"  # until SLURM says that it left, or is queued once more
+    assert states(plan, paths)[0] == "running"  # until SLURM says that it has left, or is queued again
 
 
 def test_when_slurm_does_not_answer_the_last_answer_and_the_markers_remain(
@@ -122,7 +122,7 @@ def test_a_squeue_that_refuses_is_a_sentence(
         survey_of(plan, paths)
 
 
-def test_without_slurm_the_jobs_tell_what_they_know(
+def test_without_slurm_states_are_from_the_jobs_own_files(
     plan: Plan, paths: StudyPaths, placed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_slurm(tmp_path, monkeypatch)

@@ -189,7 +189,7 @@ def test_defaults_then_file_then_command_line(tmp_path: Path) -> None:
     assert plain.tracking.mode == "offline"  # a default
     assert plain.evaluate.languages_per_task == 2
     assert plain.train == {"seed": 1, "num_steps": 5}
-    told = grid_of(
+    loaded = grid_of(
         tmp_path,
         text,
         "train.seed=7",
@@ -199,11 +199,11 @@ def test_defaults_then_file_then_command_line(tmp_path: Path) -> None:
         "evaluate.benchmarks=[cldr]",
         "tracking.mode=disabled",
     )
-    assert told.config.train == {"seed": 7, "num_steps": 5, "warmup_ratio": 0.001}
-    assert told.config.grid == {"model": ["a", "b"], "learning_rate": [0.001, 2e-5]}
-    assert [benchmark.name for benchmark in told.benchmarks] == ["cldr"]
-    assert told.config.tracking.mode == "disabled"
-    assert told.config.evaluate.languages_per_task == 2
+    assert loaded.config.train == {"seed": 7, "num_steps": 5, "warmup_ratio": 0.001}
+    assert loaded.config.grid == {"model": ["a", "b"], "learning_rate": [0.001, 2e-5]}
+    assert [benchmark.name for benchmark in loaded.benchmarks] == ["cldr"]
+    assert loaded.config.tracking.mode == "disabled"
+    assert loaded.config.evaluate.languages_per_task == 2
 
 
 def test_a_number_in_quotes_is_that_number(tmp_path: Path) -> None:

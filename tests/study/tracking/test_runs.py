@@ -180,7 +180,7 @@ def test_a_server_that_does_not_answer_costs_one_time_limit_and_the_runs_stay_he
         assert [row["loss"] for row in found[0].history] == [1.5]
 
 
-def test_a_job_that_was_told_to_stop_shows_as_preempted(tmp_path: Path) -> None:
+def test_a_job_that_was_stopped_shows_as_preempted(tmp_path: Path) -> None:
     with pytest.raises(Stopped), track(OFFLINE, TRAIN, JobPaths(tmp_path)):
         raise Stopped("stopped at step 1 of 2")
     (file,) = run_files(tmp_path)
