@@ -53,7 +53,11 @@ class Context:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("grid", type=Path, metavar="GRID.yaml")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="e.g. train.num_steps=10 cluster=local"
+        "overrides",
+        nargs="*",
+        default=[],  # or argparse calls them required when the grid is missing
+        metavar="key=value",
+        help="e.g. train.num_steps=10 cluster=local",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be submitted, and submit nothing"

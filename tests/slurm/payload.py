@@ -1,4 +1,4 @@
-"""A copy of the checkout in which jobs do next to nothing: everything else stays as it is, and real.
+"""A copy of the checkout in which jobs do almost nothing; everything else is real.
 
 A job of the copy imports no torch, so that thousands of them run on two cores.
 """
@@ -98,5 +98,5 @@ def run_calsweep(checkout: Path, *arguments: str, cwd: Path) -> subprocess.Compl
 
 
 def write_models(folder: Path, count: int) -> list[str]:
-    """Folders that pass for models, each another one."""
+    """Folders that pass for models, each a different one."""
     return [str(write_model(folder / f"model{i}", f"weights {i}")) for i in range(count)]

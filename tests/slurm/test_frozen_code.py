@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.slurm.conftest import SlurmCluster
 
 FROZEN = '''
-"""Trains nothing: it says which code it is, and the first attempt waits to be requeued."""
+"""Trains nothing: it records which code it is, and the first attempt waits to be requeued."""
 import os
 import time
 
@@ -33,7 +33,7 @@ def train(job, folder, *, model_path, tokens, resources, tracking):
     write_json(folder.done, {})
 '''
 FROZEN_SHARD = '''
-"""Scores nothing, and says which code it is."""
+"""Scores nothing, and records which code it is."""
 from study.files import write_json
 
 
@@ -72,10 +72,10 @@ def test_edits_do_not_reach_what_was_submitted(slurm_cluster: SlurmCluster, tmp_
     assert runs(paths, training) == ["as submitted"] * 2  # queued, and requeued
     assert runs(paths, evaluation) == ["as submitted"]
     (code,) = paths.code.iterdir()
-    told = [
+    codes = [
         json.loads(paths.job(job_id).env.read_text())["code"]["code"] for job_id in (training, evaluation)
     ]
-    assert told == [code.name] * 2
+    assert codes == [code.name] * 2
     # a job submitted now would run the new code: the hash is that of the content
     other = run_calsweep(checkout, "sweep", "grid.yaml", "grid.seed=[7]", "--dry-run", "--json", cwd=tmp_path)
     assert code.name not in json.loads(other.stdout)["sbatch"][0]["text"]

@@ -9,6 +9,7 @@ import pytest
 from launcher.cluster import scheduler
 from launcher.cluster.scheduler import QueueEntry, ask_ended, ask_queue
 from launcher.going_on import continue_study
+from launcher.planning.sites import LocalSite, read_site, write_site
 from study.errors import UserError
 from study.jobs.plan import Plan
 from study.paths import StudyPaths
@@ -49,6 +50,16 @@ def test_a_job_that_may_not_call_sbatch_makes_the_tables(
     monkeypatch.setenv("PATH", str(fake.folder))
     assert not continue_study(paths, "7_4")
     assert "sbatch cannot be run (Permission denied)" in caplog.text
+
+
+def test_a_study_that_was_swept_locally_since_is_not_submitted(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = read_site(paths.site)
+    write_site(LocalSite(site.resources), paths.site)
+    assert not continue_study(paths, "7_4")
+    assert "swept with cluster=local" in caplog.text
+    assert not fake.calls("sbatch")
 
 
 def test_a_notice_of_the_site_before_squeues_answer_is_not_the_queue(fake: FakeSlurm) -> None:

@@ -197,8 +197,21 @@ def test_a_wrong_usage_is_exit_code_2(
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("--help") == 0
     out = capsys.readouterr().out
-    for name in ("sweep", "status", "logs", "cancel", "sync", "analyse"):
-        assert name in out
+    assert {*cli.COMMANDS, "analyse"} == {line.split()[0] for line in out.split("COMMAND\n")[1].splitlines()
+                                          if line.startswith("    ") and line[4] != " "}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "analyse"])
+def test_every_command_has_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(name, "--help") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: calsweep {name} ")
+    assert cli.COMMANDS.get(name, "") in " ".join(out.split())
+
+
+def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("sweep", "--dry-run") == 2
+    assert capsys.readouterr().err.endswith("error: the following arguments are required: GRID.yaml\n")
 
 
 def test_interrupted_is_130(
