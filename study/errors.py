@@ -3,9 +3,9 @@
 CalsweepError
 ├── UserError      a mistake in a grid, a path or a command: one sentence, exit code 2, no traceback
 ├── RecordError    records on disk that are missing, doubled, torn or foreign
-├── JobError       a job that cannot go on for a reason its log should state in one sentence
-├── BudgetError    a forecast above the grid's budget, or not known where one is set: exit code 3
-└── Stopped        a job was told to stop, has kept what it could, and goes on when it is started again
+├── JobError       a job that cannot continue, for a reason that its log states in one sentence
+├── BudgetError    a forecast above the grid's budget, or unknown where there is a budget: exit code 3
+└── Stopped        a job stopped on request, has saved its work, and resumes when it is started again
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class CalsweepError(Exception):
 
 
 class UserError(CalsweepError):
-    """A user's mistake, told as one sentence: what is wrong, where (a key path or a file), what to do."""
+    """A user's mistake as one sentence: what is wrong, where (a key path or a file), and what to do."""
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         self.what, self.where, self.remedy = what, where, remedy
@@ -37,7 +37,7 @@ def _rebuild_user_error(what: str, where: str, remedy: str) -> UserError:
 
 
 class RecordError(CalsweepError):
-    """Prediction records that cannot be used as they are."""
+    """Prediction records that cannot be used."""
 
 
 class JobError(CalsweepError):
@@ -48,12 +48,12 @@ class BudgetError(CalsweepError):
     """The forecast does not fit the budget; the message says by what, and what to do."""
 
 
-class Stopped(CalsweepError):  # noqa: N818 - it is none
-    """The job was told to stop (a time limit, a preemption) and has kept what it could; no failure."""
+class Stopped(CalsweepError):  # noqa: N818 - not an error
+    """The job stopped on request (a time limit, a preemption) and has saved its work; not a failure."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A remedy naming the valid name closest to `name`, or all of them when none is close."""
+    """A remedy with the valid name closest to `name`, or with all valid names if none is close."""
     names = sorted(set(valid))
     close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
     if close:

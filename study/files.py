@@ -1,4 +1,4 @@
-"""Files that other processes read while we write: whole or absent, never half."""
+"""Files that other processes may read at any time: they see complete files or none."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LOCK_POLL_S = 0.05
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write `content` so that a reader (or a crash) sees the old file or the new one, nothing between."""
+    """Write `content` so that readers, also after a crash, see either the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    # not named by the process id: nodes, and above all containers, that share a file system share those
+    # not named by the process id, which nodes and containers on one file system may share
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with temporary.open("wb") as stream:
@@ -32,13 +32,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
-            # a write says none, and the others that of a file that nobody knows
+            # instead of no name, or of the temporary file's
             error.filename, error.filename2 = str(path), None
         raise
 
 
 def sync(path: Path) -> None:
-    """Have a file's content, or a folder's names, on disk before going on."""
+    """Wait until a file's content, or a folder's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -47,7 +47,7 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NaN is refused: it is not JSON."""
+    """Write `value` as indented JSON, atomically. NaN raises ValueError: it is not JSON."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -55,26 +55,13 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line, whole, whoever else appends: a line that a killed writer left torn stays by itself."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # dropped by closing it
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, (("\n" if torn else "") + line.rstrip("\n") + "\n").encode("utf-8"))
-    finally:
-        os.close(descriptor)
-
-
 def canonical(value: Any) -> str:
-    """`value` as JSON that is the same whatever the order of keys. NaN is refused: it is not JSON."""
+    """`value` as JSON that does not depend on the order of keys. NaN raises ValueError: it is not JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """First 16 hex of the SHA-256 of `value` as canonical JSON."""
+    """The first 16 hexadecimal digits of the SHA-256 of `value` as canonical JSON."""
     return hashlib.sha256(canonical(value).encode("utf-8")).hexdigest()[:HASH_LENGTH]
 
 
@@ -82,8 +69,8 @@ def digest(value: Any) -> str:
 def locked(path: Path, *, wait: bool | float = True) -> Iterator[int | None]:
     """Hold an exclusive lock on `path`; yields its descriptor, or None when another holds it.
 
-    wait: for ever, not at all, or for so many seconds.
-    The kernel drops the lock when its holder dies, so a killed process leaves nothing to clean up. A child
+    wait: without a limit, not at all, or for so many seconds.
+    The kernel releases the lock when its holder dies, so a killed process leaves nothing to clean up. A child
     that inherits the descriptor holds the lock too, until it ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +80,7 @@ def locked(path: Path, *, wait: bool | float = True) -> Iterator[int | None]:
         elif not _lock_within(stream.fileno(), float(wait)):
             yield None
             return
-        # not unlocked by hand: that would take it from a child which still holds it
+        # not unlocked explicitly: that would also unlock it for a child that still holds it
         yield stream.fileno()
 
 

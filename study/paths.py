@@ -1,4 +1,4 @@
-"""Every file and folder name of a study, once. Nothing is named by a time."""
+"""All names of a study's files and folders. Nothing is named by a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The checkout; in a job the copy of it that the job runs from."""
+"""The checkout; in a job, the snapshot that it runs from."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class JobPaths:
 
     @property
     def execution(self) -> Path:
-        """How the latest attempt runs it: resources and tracking, both outside identity."""
+        """How the latest attempt runs: resources and tracking, both outside its identity."""
         return self.root / "execution.json"
 
     @property
@@ -33,7 +33,7 @@ class JobPaths:
 
     @property
     def attempts(self) -> Path:
-        """The job's starts and ends, one JSON object a line."""
+        """Journal of the job's starts and ends."""
         return self.root / "attempts.jsonl"
 
     @property
@@ -52,12 +52,12 @@ class JobPaths:
 
     @property
     def metrics(self) -> Path:
-        """Training scalars, one JSON object a line."""
+        """Journal of training scalars."""
         return self.root / "metrics.jsonl"
 
     @property
     def certificate(self) -> Path:
-        """Of a training run: what `training.certificate` found on the stack and the ranks it ran on."""
+        """The certificate of a training job: what `training.certificate` computed on its stack and ranks."""
         return self.root / "certificate.json"
 
     @property
@@ -66,9 +66,9 @@ class JobPaths:
 
     @property
     def progress(self) -> Path:
-        """`{"done": int, "total": int, "unit": str}`, rewritten while the job runs; also `items_per_s`
-        after an evaluation's first part, `steps_per_s` after a training's first step: since this attempt
-        entered its loop, without what it took to load the model.
+        """`{"done": int, "total": int, "unit": str}`, rewritten while the job runs. Also `items_per_s`, after
+        an evaluation's first part, or `steps_per_s`, after a training's first step: since this attempt
+        entered its loop, without loading the model.
         """
         return self.root / "progress.json"
 
@@ -83,12 +83,12 @@ class JobPaths:
 
     @property
     def done(self) -> Path:
-        """Written last: everything else in the folder is complete."""
+        """Written last, when everything else in the folder is complete."""
         return self.root / "DONE"
 
 
 def items_file(items: Path, benchmark: str, benchmark_digest: str, language: str) -> Path:
-    """The table of one language in `StudyPaths.items`. benchmark_digest: of its identity, split included."""
+    """The table of one language in `StudyPaths.items`. benchmark_digest: of its identity, with the split."""
     name = re.sub(r"[^\w.-]", "_", benchmark)
     return items / f"{name}-{benchmark_digest[:8]}" / f"{language}.parquet"
 
@@ -110,17 +110,17 @@ class StudyPaths:
 
     @property
     def ledger(self) -> Path:
-        """What was submitted, one JSON object a line, appended before and after each submission."""
+        """The ledger: journal with a line before and after each submission."""
         return self.root / "ledger.jsonl"
 
     @property
     def site(self) -> Path:
-        """Where and how its jobs run: profile, resources, tracking, as of the latest sweep."""
+        """Where and how its jobs run: profile, resources and tracking of the latest sweep."""
         return self.root / "site.json"
 
     @property
     def queue(self) -> Path:
-        """What squeue said last, so that many looks at a study cost SLURM one."""
+        """The last answer of squeue, so that many users of a study cause one query."""
         return self.root / "queue.json"
 
     @property
@@ -134,7 +134,7 @@ class StudyPaths:
 
     @property
     def submissions(self) -> Path:
-        """What was handed to the cluster: batch scripts, packs, logs."""
+        """A folder for each submission: batch script, packs, logs."""
         return self.root / "submissions"
 
     def submission(self, number: int) -> Path:
@@ -142,17 +142,17 @@ class StudyPaths:
 
     @property
     def pilot(self) -> Path:
-        """A small study of its own: one cell with few steps, swept to measure what this one costs."""
+        """A separate study: one cell with few steps, which measures what this one costs."""
         return self.root / "pilot"
 
     @property
     def tokens(self) -> Path:
-        """Tokenised datasets, which the jobs share."""
+        """Tokenised datasets, shared by the jobs."""
         return self.root / "tokens"
 
     @property
     def synced(self) -> Path:
-        """What of the W&B runs the server has, one JSON object a line."""
+        """Journal of the W&B runs that were uploaded."""
         return self.root / "synced.jsonl"
 
     @property
@@ -161,7 +161,7 @@ class StudyPaths:
 
     @property
     def items(self) -> Path:
-        """What the items of each benchmark and language are: subject, category, cultural sensitivity, ..."""
+        """Tables of each benchmark's items by language: subject, category, cultural sensitivity, ..."""
         return self.root / "items"
 
     @property

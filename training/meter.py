@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import resource as unix_resource
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from study import journal
 from study.files import write_atomic
 from training.engine.zero import World
 from training.step import StepSums
@@ -79,11 +79,6 @@ def _peak_memory_gib(device: torch.device) -> float:
 
 def cut_metrics(path: Path, done: int) -> None:
     """Drop the lines after step `done`: an earlier attempt logged them and did not save that far."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        with contextlib.suppress(json.JSONDecodeError):  # torn by a kill
-            if json.loads(line)["step"] <= done:
-                kept.append(line)
-    write_atomic(path, "".join(kept))
+    if path.exists():
+        kept = [line for line in journal.read(path) if line["step"] <= done]
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import sys
@@ -19,8 +18,9 @@ from tqdm import tqdm
 
 from modeling.checks import check_head
 from modeling.head import head_of
+from study import journal
 from study.errors import JobError, Stopped
-from study.files import append_line, write_json
+from study.files import write_json
 from study.grid.config import TrackingConfig
 from study.jobs.job import Job
 from study.jobs.resources import Resources
@@ -137,7 +137,7 @@ def _train(
                         "learning_rate": learning_rate,
                         **meter.scalars(),
                     }
-                    append_line(folder.metrics, json.dumps(scalars))
+                    journal.append(folder.metrics, scalars)
                     run.log(scalars)
             due = world.rank == 0 and time.monotonic() - saved > resources.checkpoint_every_min * 60
             stop, due = preemption.agreed(world, due=due)

@@ -1,14 +1,14 @@
-"""How a job is run now: what the grid asks for, and what its earlier failures taught."""
+"""How a job runs now: what the grid requests, with the remedies for its earlier failures."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 
-from launcher.cluster.diagnosis import diagnose
+from launcher.cluster.endings import ending_of
 from launcher.job import attempts, causes
 from launcher.job.causes import Execution
-from launcher.planning.sites import Site
+from launcher.planning.sites import Site, SlurmSite
 from study.files import read_json, write_json
 from study.jobs.job import Job
 from study.jobs.resources import Resources
@@ -16,7 +16,7 @@ from study.paths import JobPaths
 
 
 def read_execution(folder: JobPaths) -> Execution | None:
-    """How the latest attempt was told to run; None before the first submission."""
+    """How the latest attempt runs or ran; None before the first submission."""
     if not folder.execution.is_file():
         return None
     data = read_json(folder.execution)
@@ -24,7 +24,7 @@ def read_execution(folder: JobPaths) -> Execution | None:
 
 
 def write_execution(folder: JobPaths, execution: Execution, site: Site) -> None:
-    """Tell the next attempt how to run."""
+    """Fix how the next attempt runs."""
     write_json(
         folder.execution,
         {**dataclasses.asdict(execution), "tracking": dataclasses.asdict(site.tracking)},
@@ -40,23 +40,24 @@ def decide(
     automatic: bool,
     cancelled: bool = False,
 ) -> Execution | str:
-    """How an unfinished job is run now; a sentence when it is not to be.
+    """How an unfinished job is to run now, or a sentence that says why it is not started again.
 
-    states: SLURM's word for tasks that ended. automatic: nobody asked, so that a job which failed is run
-    again only where that can help. cancelled: its task was taken out of the queue before it began.
+    states: SLURM's states of ended tasks. automatic: no user asked for it, so a failed job is started again
+    only if that can help. cancelled: its task was removed from the queue before it began.
     """
-    asked = site.resources[job.kind]
-    before = read_execution(folder) or Execution(asked)
-    found = diagnose(folder, states)
-    if found.cause is None:
+    requested = site.resources[job.kind]
+    before = read_execution(folder) or Execution(requested)
+    ending = ending_of(folder, states)
+    if ending.cause is None:
         if automatic and cancelled:
             return "it was cancelled"
-        return Execution(causes.with_remedies(asked, before.remedied), before.remedied, before.changes)
-    limit = site.profile.max_mem_gib if site.profile is not None else None
-    again = causes.remedy(found.cause, job.kind, before, asked, limit)
-    if again is None:
-        return f"{found.cause}, and there is no more to give; change resources.{job.kind} in the grid"
-    left = causes.tries_left(found.cause, found.attempts, attempts.progress_of(folder))
+        resources = causes.with_remedies(requested, before.remedied)
+        return Execution(resources, before.remedied, before.changes)
+    limit = site.profile.max_mem_gib if isinstance(site, SlurmSite) else None
+    remedied = causes.remedy(ending.cause, job.kind, before, requested, limit)
+    if remedied is None:
+        return f"{ending.cause}, and no automatic remedy is left; change resources.{job.kind} in the grid"
+    left = causes.tries_left(ending.cause, ending.attempts, attempts.progress_of(folder))
     if automatic and left <= 0:
-        return found.message or found.cause
-    return again
+        return ending.message or ending.cause
+    return remedied

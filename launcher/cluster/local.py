@@ -1,4 +1,4 @@
-"""Tasks on this machine through submitit's local executor: as many side by side as there are cores."""
+"""Run tasks on this machine through submitit's local executor, as many at a time as the cores allow."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from rich.progress import (
 )
 
 from launcher.cluster import ledger
-from launcher.cluster.diagnosis import write_down
+from launcher.cluster.endings import record_failure
 from launcher.cluster.execution import decide, write_execution
 from launcher.job.causes import Execution
 from launcher.job.work import run_job
-from launcher.planning.sites import Site
+from launcher.planning.sites import LocalSite
 from launcher.planning.tasks import Task
 from study.files import read_json
 from study.jobs.job import Job
@@ -37,53 +37,56 @@ from study.jobs.resources import Resources
 from study.paths import StudyPaths
 
 POLL_S = 0.2
-# `time_min` is what a cluster is asked for; a laptop takes the time it takes
 NO_LIMIT_MIN = 60 * 24 * 365
+"""submitit wants a limit; `time_min` is a request to a cluster, and does not apply here."""
 
 
 @dataclass
-class Outcome:
-    """failed: task and the log to read. skipped: tasks whose needs failed."""
+class LocalResult:
+    """failed: tasks, each with the log to read. skipped: tasks whose needs failed."""
 
     failed: list[tuple[Task, Path]] = field(default_factory=list)
     skipped: list[Task] = field(default_factory=list)
 
 
-def run(tasks: Sequence[Task], paths: StudyPaths, site: Site, code: Path, console: Console) -> Outcome:
+def run(
+    tasks: Sequence[Task], paths: StudyPaths, site: LocalSite, code: Path, console: Console
+) -> LocalResult:
     """Run tasks in the foreground, each as soon as its needs are complete and cores are free.
 
-    A task that failed in a way which another try may mend is run again, as on a cluster. An interrupt ends
-    what runs and is raised again; nothing complete is lost.
+    code: the snapshot that they run from. A failed task with a remedy is started again, as on a cluster. An
+    interrupt ends the running tasks and is raised again; nothing complete is lost.
     """
-    waiting, outcome = list(tasks), Outcome()
+    waiting, result = list(tasks), LocalResult()
     running: list[_Running] = []
     cores = len(os.sched_getaffinity(0))
     _prepare(tasks, paths, site)
-    with _view(console, tasks, paths) as show, _in_snapshot(code):
+    # tasks run at the same time, and their threads would share the cores
+    with _view(console, tasks, paths) as show, children_import_from(code, OMP_NUM_THREADS="1"):
         try:
             while waiting or running:
                 for task in [task for task in waiting if _is_blocked(task, waiting, running, paths)]:
                     waiting.remove(task)
-                    outcome.skipped.append(task)
+                    result.skipped.append(task)
                 for task in [task for task in waiting if _is_ready(task, waiting, running, paths)]:
                     if _fits(task, running, site.resources, cores):
                         waiting.remove(task)
                         running.append(_start(task, paths, site.resources[task.kind]))
                 time.sleep(POLL_S)
-                for entry in [entry for entry in running if entry.job.done()]:
-                    running.remove(entry)
-                    left = _unfinished_jobs(entry.task, paths)
-                    if left and (again := _again(entry, left, paths, site)):
-                        console.print(f"  once more: {escape(again.name)}", highlight=False)
-                        waiting.append(again)
-                    elif left:
-                        outcome.failed.append((entry.task, Path(entry.job.paths.stderr)))
-                show(running, outcome)
+                for ended in [each for each in running if each.job.done()]:
+                    running.remove(ended)
+                    unfinished = [j for j in ended.task.jobs if not paths.job(j.job_id).done.is_file()]
+                    if unfinished and (retried := _retry_task(ended, unfinished, paths, site)):
+                        console.print(f"  retried: {escape(retried.name)}")
+                        waiting.append(retried)
+                    elif unfinished:
+                        result.failed.append((ended.task, Path(ended.job.paths.stderr)))
+                show(running)
         except BaseException:
-            for entry in running:
-                _kill(entry)
+            for each in running:
+                _kill(each)
             raise
-    return outcome
+    return result
 
 
 @dataclass
@@ -92,63 +95,59 @@ class _Running:
     job: Any  # submitit.LocalJob
 
 
-def _prepare(tasks: Sequence[Task], paths: StudyPaths, site: Site) -> None:
+def _prepare(tasks: Sequence[Task], paths: StudyPaths, site: LocalSite) -> None:
     jobs = [job for task in tasks for job in task.jobs]
     write_specs(jobs, paths)
     for job in jobs:
         folder = paths.job(job.job_id)
-        decided = decide(job, folder, site, {}, automatic=False)
-        # what has no remedy left is run as asked: here a person waits for it, and nothing is queued for
-        execution = Execution(site.resources[job.kind]) if isinstance(decided, str) else decided
+        decision = decide(job, folder, site, {}, automatic=False)
+        # without a remedy it runs as requested: the user asked for it, and waits for nothing in a queue
+        execution = Execution(site.resources[job.kind]) if isinstance(decision, str) else decision
         write_execution(folder, execution, site)
 
 
-def _unfinished_jobs(task: Task, paths: StudyPaths) -> list[Job]:
-    return [job for job in task.jobs if not paths.job(job.job_id).done.is_file()]
-
-
-def _again(entry: _Running, left: Sequence[Job], paths: StudyPaths, site: Site) -> Task | None:
-    """The task with what is left of it, to be run once more; None when that cannot help."""
-    if entry.task.kind == "analyse":
+def _retry_task(
+    ended: _Running, unfinished: Sequence[Job], paths: StudyPaths, site: LocalSite
+) -> Task | None:
+    """A task for the unfinished jobs of one that ended; None when another try cannot help."""
+    if ended.task.kind == "analyse":
         return None
-    name = str(entry.job.job_id)
+    name = str(ended.job.job_id)
     decisions = []
-    for job in left:
-        write_down(paths.job(job.job_id), name, name)
+    for job in unfinished:
+        record_failure(paths.job(job.job_id), name, name)
         decisions.append(decide(job, paths.job(job.job_id), site, {}, automatic=True))
-    for job, decided in zip(left, decisions, strict=True):
-        if isinstance(decided, str):
+    for job, decision in zip(unfinished, decisions, strict=True):
+        if isinstance(decision, str):
             return None
-        write_execution(paths.job(job.job_id), decided, site)
-    return Task(entry.task.kind, tuple(left), entry.task.needs)
+        write_execution(paths.job(job.job_id), decision, site)
+    return Task(ended.task.kind, tuple(unfinished), ended.task.needs)
 
 
 def _start(task: Task, paths: StudyPaths, resources: Resources) -> _Running:
     from submitit import LocalExecutor
 
-    number = ledger.next_number(ledger.read(paths.ledger))
-    executor = LocalExecutor(folder=paths.submission(number) / "%j")
+    submission = ledger.write_intent(paths.ledger, task.kind, "local", [task.job_ids])
+    executor = LocalExecutor(folder=paths.submission(submission.number) / "%j")
     executor.update_parameters(
         timeout_min=NO_LIMIT_MIN,
         tasks_per_node=resources.num_tasks,
         gpus_per_node=resources.gpus_per_node,
     )
-    entry = ledger.new_intent(number, task.kind, "local", [task.job_ids])
-    ledger.write_intent(paths.ledger, entry)
-    # the terminal sends an interrupt to every process in it: jobs leave it to the launcher, which ends them
+    # a terminal interrupts all of its processes: jobs ignore that, and the launcher ends them
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         job = executor.submit(run_job, str(paths.root), *task.job_ids)
     finally:
         signal.signal(signal.SIGINT, before)
-    ledger.write_array(paths.ledger, entry, str(job.job_id))
+    ledger.write_array(paths.ledger, submission, str(job.job_id))
     return _Running(task, job)
 
 
-def _kill(entry: _Running) -> None:
-    """End a task and everything it started; what it has finished stays."""
+def _kill(running: _Running) -> None:
+    """Kill a task and every process it started; jobs that it has completed stay complete."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        controller = psutil.Process(int(entry.job.job_id))
+        controller = psutil.Process(int(running.job.job_id))
         processes = [controller, *controller.children(recursive=True)]
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -157,54 +156,58 @@ def _kill(entry: _Running) -> None:
 
 
 def _fits(task: Task, running: Sequence[_Running], resources: Mapping[str, Resources], cores: int) -> bool:
-    """Whether cores are free; and GPUs, which tasks take in turn: submitit gives each the first ones."""
-    asks = [resources[entry.task.kind] for entry in running]
-    mine = resources[task.kind]
-    if mine.gpus_per_node and any(other.gpus_per_node for other in asks):
+    """Whether cores are free, and no other task uses GPUs: submitit gives every task the first ones."""
+    used = [resources[each.task.kind] for each in running]
+    needed = resources[task.kind]
+    if needed.gpus_per_node and any(each.gpus_per_node for each in used):
         return False
-    used = sum(other.num_tasks * other.cpus_per_task for other in asks)
-    return not running or used + mine.num_tasks * mine.cpus_per_task <= cores
+    busy = sum(each.num_tasks * each.cpus_per_task for each in used)
+    return not running or busy + needed.num_tasks * needed.cpus_per_task <= cores
 
 
 def _unfinished(waiting: Sequence[Task], running: Sequence[_Running]) -> set[str]:
-    return {job_id for task in (*waiting, *(entry.task for entry in running)) for job_id in task.job_ids}
+    return {job_id for task in (*waiting, *(each.task for each in running)) for job_id in task.job_ids}
 
 
 def _is_ready(task: Task, waiting: Sequence[Task], running: Sequence[_Running], paths: StudyPaths) -> bool:
-    if task.kind == "analyse":  # runs over whatever the others left
+    if task.kind == "analyse":  # it runs even if some of its needs failed
         return not task.needs & _unfinished(waiting, running)
     return all(paths.job(need).done.is_file() for need in task.needs)
 
 
 def _is_blocked(task: Task, waiting: Sequence[Task], running: Sequence[_Running], paths: StudyPaths) -> bool:
-    """Whether something it needs has ended without being complete."""
+    """Whether a job that it needs has ended without being complete."""
     ended = task.needs - _unfinished(waiting, running)
     return task.kind != "analyse" and any(not paths.job(need).done.is_file() for need in ended)
 
 
 @contextlib.contextmanager
-def _in_snapshot(code: Path) -> Iterator[None]:
-    """Start processes in the snapshot: `python -m` puts the working directory first on their path."""
-    before = {key: os.environ.get(key) for key in ("PYTHONPATH", "OMP_NUM_THREADS")}
+def children_import_from(code: Path, **defaults: str) -> Iterator[None]:
+    """Make child processes start in `code` and import from it first, whatever the user's directory holds.
+
+    defaults: environment variables for them, where the user has not set these.
+    """
+    before = {key: os.environ.get(key) for key in ("PYTHONPATH", *defaults)}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(code), before["PYTHONPATH"]]))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tasks run side by side: their threads would only fight
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
     with contextlib.chdir(code):
         try:
             yield
         finally:
-            for key, value in before.items():
-                if value is None:
+            for key, old in before.items():
+                if old is None:
                     os.environ.pop(key, None)
                 else:
-                    os.environ[key] = value
+                    os.environ[key] = old
 
 
-Show = Callable[[Sequence[_Running], Outcome], None]
+Show = Callable[[Sequence[_Running]], None]
 
 
 @contextlib.contextmanager
 def _view(console: Console, tasks: Sequence[Task], paths: StudyPaths) -> Iterator[Show]:
-    """A bar over all tasks and one for each running task; plain lines when this is not a terminal."""
+    """Show a bar over all tasks and one for each running task; on anything but a terminal, plain lines."""
     if not console.is_terminal:
         yield _plain_view(console, tasks)
         return
@@ -219,8 +222,8 @@ def _view(console: Console, tasks: Sequence[Task], paths: StudyPaths) -> Iterato
         total = progress.add_task("[bold]tasks", total=len(tasks))
         bars: dict[str, Any] = {}
 
-        def show(running: Sequence[_Running], outcome: Outcome) -> None:
-            alive = {entry.job.job_id: entry.task for entry in running}
+        def show(running: Sequence[_Running]) -> None:
+            alive = {each.job.job_id: each.task for each in running}
             for key in [key for key in bars if key not in alive]:
                 progress.remove_task(bars.pop(key))
             for key, task in alive.items():
@@ -235,19 +238,16 @@ def _view(console: Console, tasks: Sequence[Task], paths: StudyPaths) -> Iterato
 
 
 def _plain_view(console: Console, tasks: Sequence[Task]) -> Show:
-    told: set[str] = set()
+    shown: set[str] = set()
     begin = time.monotonic()
 
-    def show(running: Sequence[_Running], outcome: Outcome) -> None:
-        for entry in running:
-            if entry.job.job_id not in told:
-                told.add(entry.job.job_id)
+    def show(running: Sequence[_Running]) -> None:
+        for each in running:
+            if each.job.job_id not in shown:
+                shown.add(each.job.job_id)
                 now = time.monotonic() - begin
-                console.print(
-                    f"{now:6.0f} s  {len(told)}/{len(tasks)}  {entry.task.kind:8} {entry.task.name}",
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                line = f"{now:6.0f} s  {len(shown)}/{len(tasks)}  {each.task.kind:8} {each.task.name}"
+                console.print(line, soft_wrap=True)
 
     return show
 

@@ -1,4 +1,4 @@
-"""What SLURM said of a study, kept in it: however many people look at it, SLURM is asked now and then."""
+"""SLURM's last answer about a study, kept in its folder, so that SLURM is rarely queried."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from dataclasses import dataclass, field
 from launcher.cluster import ledger, scheduler
 from launcher.cluster.advance import with_arrays
 from launcher.cluster.ledger import Submission
-from launcher.cluster.scheduler import Entry, Queue, SchedulerBusyError
+from launcher.cluster.scheduler import Queue, QueueEntry, SchedulerBusyError
 from study.files import read_json, write_json
 from study.paths import StudyPaths
 
 MAX_DOUBLINGS = 4
-"""While SLURM does not answer, the time between two tries doubles so often."""
+"""While SLURM does not answer, the time between two tries doubles, at most this often."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What SLURM said of a study's tasks. Times are seconds since the epoch, 0 for never.
+class QueueView:
+    """What SLURM said about a study's tasks. Times are seconds since the epoch, 0 for never.
 
-    queue: this study's tasks alone. ended: SLURM's word for tasks that squeue no longer tells, from sacct or
+    queue: this study's tasks only. ended: states of ended tasks that squeue no longer lists, from sacct or
         from squeue before.
-    told: when it said so. number: the latest submission then; it knows nothing of later ones.
-    asked, asked_ended: when squeue and sacct were tried last. failures: tries since without an answer.
-    trouble: why this is not the newest there could be; None when all is well.
+    answered: when squeue last did. number: the latest submission then; later ones are unknown to it.
+    asked, asked_ended: when squeue and sacct were last tried. failures: tries since without an answer.
+    trouble: why the view is out of date; None if it is not.
     """
 
     queue: Queue = field(default_factory=Queue)
     ended: Mapping[str, str] = field(default_factory=dict)
-    told: float = 0
+    answered: float = 0
     number: int = 0
     asked: float = 0
     asked_ended: float = 0
@@ -41,27 +41,27 @@ class Look:
 
     @property
     def states(self) -> dict[str, str]:
-        """SLURM's word for tasks that ended, wherever it is known from."""
-        told = {task: entry.state for task, entry in self.queue.entries.items() if entry.alive is None}
-        return {**self.ended, **told}
+        """States of ended tasks, from whichever source they are known."""
+        listed = {task: entry.state for task, entry in self.queue.entries.items() if entry.alive is None}
+        return {**self.ended, **listed}
 
 
 def look(
-    paths: StudyPaths, interval_s: float, *, fresh: bool = False, before: Look | None = None
-) -> tuple[Look, list[Submission]]:
-    """What SLURM says, asked anew when the last answer is older than `interval_s`; and what was submitted.
+    paths: StudyPaths, interval_s: float, *, fresh: bool = False, before: QueueView | None = None
+) -> tuple[QueueView, list[Submission]]:
+    """The queue, asked again when the last answer is older than `interval_s`; and the study's submissions.
 
-    fresh: ask now. before: the last answer, where the study's own file need not be asked.
-    A study that was never on SLURM asks nothing. Raises UserError when squeue refuses to answer; when it is
-    only busy, the answer is the last one, with its trouble.
+    fresh: ask now. before: the last view, read from the study's folder if None.
+    For a study that was never on SLURM, nothing is asked. Raises UserError when squeue fails; when SLURM is
+    busy, the result is the last view with its `trouble`.
     """
     submissions = ledger.read(paths.ledger)
-    if not any(entry.cluster == "slurm" for entry in submissions):
-        return Look(), submissions
+    if not any(submission.cluster == "slurm" for submission in submissions):
+        return QueueView(), submissions
     before = before or _read(paths)
-    if not scheduler.is_there():
-        found = dataclasses.replace(before, trouble="SLURM is not on the PATH here")
-        return found, with_arrays(submissions, found.queue)
+    if not scheduler.is_installed():
+        view = dataclasses.replace(before, trouble="SLURM is not on the PATH here")
+        return view, with_arrays(submissions, view.queue)
     now = time.time()
     pause_s = interval_s * 2 ** min(before.failures, MAX_DOUBLINGS)
     if not fresh and 0 <= now - before.asked < pause_s:
@@ -69,58 +69,61 @@ def look(
     try:
         queue = scheduler.ask_queue(tries=1)
     except SchedulerBusyError as error:
-        found = dataclasses.replace(
+        view = dataclasses.replace(
             before, asked=now, failures=before.failures + 1, trouble=f"SLURM does not answer: {error.what}"
         )
     else:
         queue = _only_ours(queue, submissions)
-        # squeue forgets what ended after a few minutes; and a task that was requeued ends anew
+        # squeue forgets ended tasks after a few minutes; a task that was requeued ends again later
         ended = {
             task: state
             for task, state in before.states.items()
             if task not in queue.entries and state != "COMPLETED"
         }
-        number = max((entry.number for entry in submissions if entry.array is not None), default=0)
-        found = Look(queue, ended, now, number, now, before.asked_ended)
-    _write(paths, found)
-    return found, with_arrays(submissions, found.queue)
+        number = max((each.number for each in submissions if each.array is not None), default=0)
+        view = QueueView(queue, ended, now, number, now, before.asked_ended)
+    _write(paths, view)
+    return view, with_arrays(submissions, view.queue)
 
 
-def ask_ended(paths: StudyPaths, before: Look, tasks: Iterable[str], interval_s: float) -> Look:
-    """The same, with sacct's word for tasks that ended and of which nothing else is known."""
+def ask_ended(paths: StudyPaths, before: QueueView, tasks: Iterable[str], interval_s: float) -> QueueView:
+    """The view with sacct's states of ended tasks about which nothing else is known."""
     unknown = set(tasks) - before.states.keys()
     now = time.time()
-    if not unknown or not scheduler.is_there() or 0 <= now - before.asked_ended < interval_s:
+    if not unknown or not scheduler.is_installed() or 0 <= now - before.asked_ended < interval_s:
         return before
-    told = scheduler.ask_ended([task.split("_")[0] for task in unknown]) or {}
-    # accounting may lag behind: it calls running what has ended
-    new = {task: told[task] for task in unknown & told.keys() if Entry(told[task], "", "").alive is None}
-    found = dataclasses.replace(before, ended={**before.ended, **new}, asked_ended=time.time())
-    _write(paths, found)
-    return found
+    states = scheduler.ask_ended([task.split("_")[0] for task in unknown]) or {}
+    # accounting lags, and may list a task as running that has ended
+    new = {
+        task: states[task]
+        for task in unknown & states.keys()
+        if QueueEntry(states[task], "", "").alive is None
+    }
+    view = dataclasses.replace(before, ended={**before.ended, **new}, asked_ended=time.time())
+    _write(paths, view)
+    return view
 
 
 def _only_ours(queue: Queue, submissions: Sequence[Submission]) -> Queue:
-    arrays = {entry.array for entry in with_arrays(submissions, queue)}
+    arrays = {submission.array for submission in with_arrays(submissions, queue)}
     return Queue({task: entry for task, entry in queue.entries.items() if task.split("_")[0] in arrays})
 
 
-def _read(paths: StudyPaths) -> Look:
+def _read(paths: StudyPaths) -> QueueView:
     if not paths.queue.is_file():
-        return Look()
+        return QueueView()
     try:
         data = read_json(paths.queue)
-        entries = {task: Entry(*words) for task, words in data.pop("queue").items()}
-        return Look(queue=Queue(entries), **data)
-    except (KeyError, TypeError, ValueError):  # of another version of calsweep
-        return Look()
+        entries = {task: QueueEntry(*words) for task, words in data.pop("queue").items()}
+        return QueueView(queue=Queue(entries), answered=data.pop("told"), **data)
+    except (KeyError, TypeError, ValueError):  # written by another version of calsweep
+        return QueueView()
 
 
-def _write(paths: StudyPaths, found: Look) -> None:
-    entries = {task: dataclasses.astuple(entry) for task, entry in found.queue.entries.items()}
-    data = {
-        entry.name: getattr(found, entry.name) for entry in dataclasses.fields(Look) if entry.name != "queue"
-    }
-    # the study may be another user's, who lets us read it
+def _write(paths: StudyPaths, view: QueueView) -> None:
+    data = {each.name: getattr(view, each.name) for each in dataclasses.fields(QueueView)}
+    data["told"] = data.pop("answered")
+    data["queue"] = {task: dataclasses.astuple(entry) for task, entry in view.queue.entries.items()}
+    # the study may belong to another user, who lets this one only read it
     with contextlib.suppress(PermissionError):
-        write_json(paths.queue, {"queue": entries, **data})
+        write_json(paths.queue, data)

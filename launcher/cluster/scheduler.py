@@ -1,4 +1,4 @@
-"""SLURM asked in batches: one squeue for everything, one sacct for what has ended, with back-off."""
+"""Queries to SLURM: one squeue call for everything, one sacct call for ended tasks, with back-off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from study.errors import UserError
 
 TIMEOUT_S = 60
 BACKOFF_S = (1.0, 3.0, 9.0)
-"""Waits before the second, third, ... try, each stretched at random: launchers must not knock together."""
+"""Waits before the second, third, ... try, each stretched at random so that launchers spread out."""
 _BUSY = re.compile(
     r"unable to contact|socket timed out|zero bytes|connection (refused|timed out|reset)|"
     r"communication (connection )?failure|temporarily|try again|unexpected message",
@@ -31,10 +31,10 @@ _WAITING = {
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One task in the queue, or of those that ended a moment ago.
+class QueueEntry:
+    """One task in the queue, or one that ended a moment ago.
 
-    state: SLURM's word. reason: why it waits or ended. comment: what its submission was given.
+    state: as SLURM names it. reason: why it waits or ended. comment: the --comment of its submission.
     """
 
     state: str
@@ -51,20 +51,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Queue:
-    """The user's jobs as squeue told them, each task of an array on its own.
+    """The user's jobs as squeue lists them, each task of an array separately.
 
-    Tasks that ended stay in it for a few minutes (MinJobAge); one that is absent has ended before.
+    Ended tasks stay listed for a few minutes (MinJobAge); a task that is absent ended before that.
     """
 
-    entries: Mapping[str, Entry] = field(default_factory=dict)
+    entries: Mapping[str, QueueEntry] = field(default_factory=dict)
 
     @property
     def num_submitted(self) -> int:
-        """Jobs that count against a limit on submitted jobs, those of other studies included."""
+        """Jobs that count against a limit on submitted jobs, including those of other studies."""
         return sum(entry.alive is not None for entry in self.entries.values())
 
     def array_of(self, token: str) -> str | None:
-        """The array that was submitted with this token."""
+        """The array that was submitted with this token; None if there is none."""
         for task, entry in self.entries.items():
             if token and entry.comment.endswith(token):
                 return task.split("_")[0]
@@ -72,39 +72,39 @@ class Queue:
 
 
 class SchedulerBusyError(UserError):
-    """SLURM did not answer, several times."""
+    """SLURM did not answer, however often it was asked."""
 
 
-def is_there() -> bool:
-    """Whether this machine can ask SLURM."""
+def is_installed() -> bool:
+    """Whether this machine can query SLURM."""
     return shutil.which("squeue") is not None
 
 
 def ask_queue(*, tries: int | None = None) -> Queue:
-    """One squeue call, tried again with back-off while the controller is busy or restarts.
+    """One squeue call, repeated with back-off while the controller is busy or restarts.
 
-    tries: how often at most; who has an older answer to fall back on need not wait.
-    Raises SchedulerBusyError when it does not answer: not knowing is not the same as an empty queue. Raises
-    UserError when it tells jobs in other columns than those it was asked for.
+    tries: the most calls; None for as many as BACKOFF_S allows.
+    Raises SchedulerBusyError when it does not answer: an unknown queue must not pass for an empty one. Raises
+    UserError when it lists jobs without the requested columns.
     """
     command = ["squeue", "--noheader", "--array", "--states=all", "--me", "--format=%i|%T|%r|%k"]
     entries = {}
     for line in ask(command, tries=tries).splitlines():
         task, *words = line.strip().split("|", 3)
         if len(words) == 3:
-            entries[task] = Entry(*words)
+            entries[task] = QueueEntry(*words)
         elif task[:1].isdigit():
-            # a job: who leaves it out submits it twice. Anything else is a site's notice
+            # a job, which would be submitted twice if it were ignored; other lines are notices of the site
             raise UserError(
-                f"squeue answers '{line.strip()}', without the columns {command[-1]}",
+                f"squeue printed '{line.strip()}', without the columns of {command[-1]}",
                 where="cluster",
-                remedy="see whether squeue is a wrapper here",
+                remedy="check whether squeue is a wrapper on this machine",
             )
     return Queue(entries)
 
 
 def ask_ended(array_ids: Sequence[str]) -> dict[str, str] | None:
-    """One sacct call: task -> SLURM's state of its last run. None where accounting does not answer."""
+    """One sacct call: task -> the state in which it last ended. None where accounting does not answer."""
     if not array_ids:
         return {}
     if shutil.which("sacct") is None:
@@ -117,15 +117,15 @@ def ask_ended(array_ids: Sequence[str]) -> dict[str, str] | None:
         "--format=JobID,State",
         f"--jobs={','.join(sorted(set(array_ids)))}",
     ]
-    # accounting is off, slow, or its database is down: the jobs' own markers remain
+    # accounting may be off or slow, or its database down; then only the jobs' own markers are known
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except (subprocess.TimeoutExpired, OSError):
         return None
     if done.returncode != 0:
         return None
-    told = (line.partition("|") for line in done.stdout.splitlines())
-    return {task: state.split()[0] for task, _, state in told if state.strip()}
+    rows = (line.partition("|") for line in done.stdout.splitlines())
+    return {task: state.split()[0] for task, _, state in rows if state.strip()}
 
 
 def cancel(tasks: Sequence[str]) -> None:
@@ -135,17 +135,17 @@ def cancel(tasks: Sequence[str]) -> None:
 
 
 def is_busy(message: str) -> bool:
-    """Whether SLURM's message says that it may work a moment later."""
+    """Whether an error message of SLURM says that another try may succeed."""
     return _BUSY.search(message) is not None
 
 
 def pause(attempt: int) -> None:
-    """Wait before trying again; attempt counts from 0."""
+    """Wait before the next try; attempt counts from 0."""
     time.sleep(BACKOFF_S[attempt] * random.uniform(1, 1.5))
 
 
 def ask(command: Sequence[str], *, tries: int | None = None) -> str:
-    """Run a query that does no harm when it is repeated; returns what it printed.
+    """Run a command of SLURM that may safely be repeated; returns what it printed.
 
     Raises SchedulerBusyError when SLURM does not answer, UserError when it refuses.
     """
@@ -165,7 +165,9 @@ def ask(command: Sequence[str], *, tries: int | None = None) -> str:
                 return done.stdout
             problem = last_line(done.stderr)
             if not is_busy(problem):
-                raise UserError(f"{name} failed ({problem})", where="cluster", remedy="see what SLURM says")
+                raise UserError(
+                    f"{name} failed ({problem})", where="cluster", remedy="fix the cause that SLURM names"
+                )
         if attempt < tries - 1:
             pause(attempt)
     raise SchedulerBusyError(
@@ -174,6 +176,6 @@ def ask(command: Sequence[str], *, tries: int | None = None) -> str:
 
 
 def last_line(text: str) -> str:
-    """What a program said last; `no message` when it said nothing."""
+    """The last line that a program printed; `no message` when it printed nothing."""
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     return lines[-1] if lines else "no message"

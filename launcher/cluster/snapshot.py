@@ -1,4 +1,4 @@
-"""The code as it was at submission: a job runs from a copy, so that later edits never reach it."""
+"""The snapshot: a copy of the code at submission. Jobs run from it, so that later edits never reach them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ MARKER = "snapshot.json"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files by relative path, read once: what is hashed is what is written, whatever an editor does."""
+    """Files by relative path, read once, so that the hash is that of the copy even if a file is edited."""
 
     contents: Mapping[Path, bytes]
     folder: Path
 
     def write(self) -> Path:
-        """Copy the files to `folder`, once for each content; returns it."""
+        """Copy the files to `folder`, unless it is complete; returns it."""
         if not (self.folder / MARKER).is_file():
             for name, content in self.contents.items():
                 copy = self.folder / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(content)
-            # last: it marks the copy complete
+            # written last, it marks the copy as complete
             write_json(self.folder / MARKER, {"code": self.folder.name, **_git_state()})
         return self.folder
 
@@ -40,11 +40,11 @@ class Snapshot:
 def take_snapshot(code: Path) -> Snapshot:
     """The project's files as they are, to be copied to `code/<content hash>/`.
 
-    In a git checkout those are the files that git tracks or would track: what .gitignore names is left out,
-    and so are studies, wherever in it they lie. Elsewhere the packages' own. Raises UserError when they hold
-    more than 50 MiB: then data lies among the code.
+    In a git checkout those are the files that git tracks or would track, without ignored files and without
+    the folders of studies; elsewhere, the files of the packages. Raises UserError above 50 MiB, which means
+    that there is data among the code.
     """
-    if (ROOT / MARKER).is_file():  # this is a snapshot, at work in a job
+    if (ROOT / MARKER).is_file():  # a job that submits jobs runs from a snapshot
         return Snapshot({}, ROOT)
     files = _listed_by_git() or [path for package in PACKAGES for path in (ROOT / package).rglob("*")]
     files = sorted(path for path in _outside_studies(files) if _is_code(path))
@@ -64,7 +64,7 @@ def take_snapshot(code: Path) -> Snapshot:
 
 
 def _outside_studies(files: Sequence[Path]) -> list[Path]:
-    """Files that are in no study's folder: what a study writes must not change the code that it runs."""
+    """Files outside the folders of studies: what a study writes must not change the code that it runs."""
     plan = StudyPaths(ROOT).plan.name
     studies = {path.parent for path in files if path.name == plan}
     studies -= {ROOT, *(ROOT / package for package in PACKAGES)}

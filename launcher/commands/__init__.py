@@ -1,1 +1,1 @@
-"""The commands of `calsweep`, a file each."""
+"""The commands of `calsweep`: each module has its arguments (`add_arguments`) and what it does (`run`)."""

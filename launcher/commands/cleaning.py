@@ -1,82 +1,109 @@
-"""`calsweep gc`: give back the disk that optimizer states take once nothing needs them.
+"""`calsweep gc`: delete checkpoints that no job needs any more, and files that killed writers left.
 
 Code snapshots stay: they are small, and may be the only copy of uncommitted code behind a result.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.cluster import ledger
+from launcher.state.lookup import add_study_arguments, open_study
 from study.errors import UserError
 from study.files import locked
 from study.jobs.plan import Plan
 from study.paths import JobPaths, StudyPaths
+from study.terminal import print_json, shown
 
 KEPT = ("model", "wandb")
-"""Folders of a job that are not looked into: results, and what others may be writing."""
+"""Folders of a job that are never searched: results, and files that other programs may be writing."""
 
 
 @dataclass(frozen=True)
-class Freed:
-    """Something that goes: a folder or a file. num_bytes: the sizes of its files."""
+class Removable:
+    """A folder or file that can be deleted. num_bytes: total size of its files."""
 
     job_id: str
     path: Path
     num_bytes: int
 
 
-def collect(plan: Plan, paths: StudyPaths, *, delete: bool = False) -> list[Freed]:
-    """What can go, in plan order; with `delete` it is gone.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_study_arguments(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be deleted, and delete nothing"
+    )
 
-    Checkpoints of a training run, when it and every job of the plan that needs it are complete; files that a
-    writer was killed over, in complete jobs. Never a model or a record, never anything of a job at work or
-    outside the study's folder, and nothing of jobs that another plan left here.
+
+def run(options: argparse.Namespace) -> int:
+    plan, paths = open_study(options.study)
+    with nullcontext() if options.dry_run else ledger.held(paths):
+        removed = collect(plan, paths, delete=not options.dry_run)
+    total = sum(each.num_bytes for each in removed)
+    if options.json:
+        freed = [{"job_id": each.job_id, "path": str(each.path), "bytes": each.num_bytes} for each in removed]
+        print_json({"freed": freed, "bytes": total, "deleted": not options.dry_run})
+        return 0
+    for each in removed:
+        print(f"{each.num_bytes / 2**30:10.3f} GiB  {shown(each.path)}")
+    verb = "would be freed" if options.dry_run else "freed"
+    print(f"{total / 2**30:.3f} GiB {verb}" if removed else "nothing to delete: all that is left is needed")
+    return 0
+
+
+def collect(plan: Plan, paths: StudyPaths, *, delete: bool = False) -> list[Removable]:
+    """What can be deleted, in plan order; `delete` deletes it.
+
+    Checkpoints of a training if it and all jobs of the plan that need it are complete; unfinished files of
+    killed writers in complete jobs. Never a model or a record, nothing of a running job, nothing outside the
+    study's folder, and nothing of jobs that are not in the plan.
     Raises UserError for what may not be deleted.
     """
     jobs = paths.root.resolve() / "jobs"
     done = set() if jobs.is_symlink() else {marker.parent.name for marker in jobs.glob("*/DONE")}
-    # (the analysis reads records alone)
+    # (the analysis reads only records)
     unfinished = [job for job in plan.jobs if job.kind != "analyse" and job.job_id not in done]
     needed = {need for job in unfinished for need in job.needs}
-    freed: list[Freed] = []
+    result: list[Removable] = []
     for job in plan.jobs if done else ():
         folder = JobPaths(jobs / job.job_id)
         if job.job_id not in done or folder.root.is_symlink():
             continue
-        found = list(_torn(folder))
+        removable = list(_torn(folder))
         trained = job.kind in ("prepare", "train") and job.job_id not in needed
         if trained and folder.checkpoints.is_dir() and not folder.checkpoints.is_symlink():
-            found = [path for path in found if not path.is_relative_to(folder.checkpoints)]
-            found.append(folder.checkpoints)
-        if not found:
+            removable = [path for path in removable if not path.is_relative_to(folder.checkpoints)]
+            removable.append(folder.checkpoints)
+        if not removable:
             continue
-        with _at_rest(folder) as at_rest:
-            if at_rest:
-                freed += [Freed(job.job_id, path, _num_bytes(path)) for path in found]
-                for path in found if delete else ():
+        with _idle(folder) as idle:
+            if idle:
+                result += [Removable(job.job_id, path, _num_bytes(path)) for path in removable]
+                for path in removable if delete else ():
                     _delete(path)
-    return freed
+    return result
 
 
 def _torn(folder: JobPaths) -> Iterator[Path]:
-    """What a killed writer left: names that end in .tmp, as everything of ours does until it is whole."""
+    """What killed writers left: every file and folder of ours has a name in .tmp until it is complete."""
     for place, folders, files in os.walk(folder.root):  # does not follow links
-        here = Path(place)
+        parent = Path(place)
         torn = [name for name in (*folders, *files) if name.endswith(".tmp")]
-        yield from (here / name for name in torn)
-        left_out = {*torn, *(KEPT if here == folder.root else ())}
+        yield from (parent / name for name in torn)
+        left_out = {*torn, *(KEPT if parent == folder.root else ())}
         folders[:] = [name for name in folders if name not in left_out]
 
 
 @contextmanager
-def _at_rest(folder: JobPaths) -> Iterator[bool]:
-    """Whether no process works on the job; none can begin while the block runs."""
-    if not folder.lock.exists():  # nor is one made here: a look changes nothing
+def _idle(folder: JobPaths) -> Iterator[bool]:
+    """Whether no process works on the job; none can begin to while the block runs."""
+    if not folder.lock.exists():  # and none is created, so that a dry run changes nothing
         yield True
         return
     with locked(folder.lock, wait=False) as lock:
@@ -99,5 +126,5 @@ def _delete(path: Path) -> None:
         raise UserError(
             f"cannot be deleted ({error.strerror})",
             where=str(error.filename or path),
-            remedy="see whose it is, then run calsweep gc again",
+            remedy="check its owner and permissions, then run calsweep gc again",
         ) from None

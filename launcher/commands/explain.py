@@ -1,11 +1,11 @@
-"""`calsweep explain`: what became of a job and why, and what to type next."""
+"""`calsweep explain`: why a job failed or waits, and what to type next."""
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +18,42 @@ from launcher.cluster.execution import decide, read_execution
 from launcher.job import attempts, causes
 from launcher.job.attempts import Attempt
 from launcher.job.causes import tail
-from launcher.planning.sites import Site, read_site
+from launcher.planning.sites import Site, SlurmSite, read_site
 from launcher.state.logs import logs_of
+from launcher.state.lookup import add_study_arguments, find_job, open_study
 from launcher.state.matrix import STYLES
 from launcher.state.pace import describe, duration
-from launcher.state.status import BAD, JobStatus, Survey, failures
+from launcher.state.status import BAD, JobStatus, Survey, failures, job_json, survey_of
 from study.errors import UserError
 from study.files import read_json
 from study.jobs.specs import EvalSpec, TrainSpec
 from study.paths import StudyPaths
+from study.terminal import make_console, print_json
 
 TAIL_LINES = 15
 MAX_ATTEMPTS = 12
 REASONS = {
-    "None": "SLURM has not looked at it yet",
-    "Priority": "others go first",
+    "None": "SLURM has not considered it yet",
+    "Priority": "other jobs come first",
     "Resources": "it is next when resources are free",
     "Dependency": "it waits for jobs that it needs",
-    "JobArrayTaskLimit": "as many tasks of its array run as array_parallelism in the profile allows",
-    "BeginTime": "it waits for its time to begin",
-    "JobHeldUser": "somebody holds it; scontrol release lets it go",
+    "JobArrayTaskLimit": "array_parallelism of the profile limits how many tasks of an array run at a time",
+    "BeginTime": "it waits for its begin time",
+    "JobHeldUser": "a user holds it; scontrol release frees it",
     "JobHeldAdmin": "an administrator holds it",
     "PartitionTimeLimit": "its time_min is more than the partition allows: it will never start",
-    "AssocGrpCPURunMinutesLimit": "the account has used what it may",
+    "AssocGrpCPURunMinutesLimit": "the account has used its share",
 }
-"""SLURM's words for why a job waits, in others."""
+"""Why a job waits: SLURM's word, and what it means."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is known of one job.
+    """What is known about one job.
 
-    reason, dependency: SLURM's, while it is queued. tries: its attempts, oldest first. changes: what earlier
-    failures have changed about how it runs. log, excerpt: where to read on, and the end of it.
-    blocked_by: from what it needs directly to the job that failed. next: the command to type.
+    reason, dependency: SLURM's, while it is queued. tries: its attempts, oldest first. changes: how earlier
+    failures changed the way it runs. log, excerpt: a log to read, and its end.
+    blocked_by: from a job that it needs directly to the job that failed. next: the command to type.
     """
 
     status: JobStatus
@@ -65,12 +67,45 @@ class Explanation:
     next: str
 
 
-def explain(status: JobStatus, found: Survey, paths: StudyPaths, study: str) -> Explanation:
-    """Gather what is known of a job. study: as its user types it."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_study_arguments(parser)
+    parser.add_argument("job", nargs="?", metavar="JOB", help="a job's id; without one, all failed jobs")
+    parser.add_argument("--fresh", action="store_true", help="query SLURM now, not only every 30 s or so")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explain a job and the job that blocks it; without a job, each distinct failure once."""
+    plan, paths = open_study(options.study)
+    study, console = str(options.study), make_console()
+    job = find_job(plan, options.job) if options.job is not None else None
+    survey = survey_of(plan, paths, fresh=options.fresh)
+    if job is not None:
+        (status,) = [status for status in survey.statuses if status.job.job_id == job.job_id]
+        explained = [(explain(status, survey, paths, study), 1)]
+        explained += [(explain(need, survey, paths, study), 1) for need in explained[0][0].blocked_by[-1:]]
+    else:
+        explained = [(explain(status, survey, paths, study), count) for status, count in worst(survey)]
+    if options.json:
+        data = [{**explanation_json(explanation), "num_struck": count} for explanation, count in explained]
+        print_json(data if job is None else {**data[0], "root": data[-1] if len(data) > 1 else None})
+        return 0
+    if survey.view.trouble is not None:
+        console.print(f"{survey.view.trouble}; the following may be out of date", style="yellow")
+    if not explained:
+        console.print("nothing failed")
+    for index, (explanation, count) in enumerate(explained):
+        if index:
+            console.print()
+        print_explanation(explanation, console, num_affected=count)
+    return 0
+
+
+def explain(status: JobStatus, survey: Survey, paths: StudyPaths, study: str) -> Explanation:
+    """Collect what is known about a job. study: as the user typed it."""
     folder = paths.job(status.job.job_id)
     execution = read_execution(folder)
-    chain = _blocked_by(status, {entry.job.job_id: entry for entry in found.statuses})
-    entry = found.look.queue.entries.get(status.task) if status.task and status.state == "queued" else None
+    chain = _blocked_by(status, {each.job.job_id: each for each in survey.statuses})
+    entry = survey.view.queue.entries.get(status.task) if status.task and status.state == "queued" else None
     log, excerpt = _excerpt(status, paths) if status.state != "done" else (None, "")
     return Explanation(
         status=status,
@@ -81,13 +116,13 @@ def explain(status: JobStatus, found: Survey, paths: StudyPaths, study: str) -> 
         log=log,
         excerpt=excerpt,
         blocked_by=chain,
-        next=_next_command(status, chain, found, paths, study),
+        next=_next_command(status, chain, survey, paths, study),
     )
 
 
-def worst(found: Survey) -> list[tuple[JobStatus, int]]:
-    """One job of each distinct failure, and how many it struck."""
-    return [(struck[0], len(struck)) for struck in failures(found.statuses).values()]
+def worst(survey: Survey) -> list[tuple[JobStatus, int]]:
+    """One job of each distinct failure, and the number of jobs that have it."""
+    return [(members[0], len(members)) for members in failures(survey.statuses).values()]
 
 
 def _blocked_by(status: JobStatus, by_id: Mapping[str, JobStatus]) -> list[JobStatus]:
@@ -99,43 +134,45 @@ def _blocked_by(status: JobStatus, by_id: Mapping[str, JobStatus]) -> list[JobSt
 
 
 def _dependency(task: str) -> str | None:
-    """What a queued task waits for, in SLURM's words."""
+    """The dependency of a queued task, as SLURM writes it."""
     try:
-        told = scheduler.ask(["squeue", "--noheader", f"--jobs={task}", "--format=%E"], tries=1).strip()
+        answer = scheduler.ask(["squeue", "--noheader", f"--jobs={task}", "--format=%E"], tries=1).strip()
     except UserError:  # it has left the queue, or SLURM is busy
         return None
-    return None if told in ("", "(null)") else told
+    return None if answer in ("", "(null)") else answer
 
 
 def _excerpt(status: JobStatus, paths: StudyPaths) -> tuple[Path | None, str]:
-    """The log to read, and the lines that tell most: a traceback that the job kept, else the log's end.
+    """The log to read, and its most informative lines: a traceback that the job kept, else the log's end.
 
-    No lines where the job's own sentence says it all: a log's end may be another language's of its task.
+    No lines after a user's error, which the job's message states in full; the log's end may even belong to
+    another language of the task.
     """
     folder = paths.job(status.job.job_id)
     logs = [log for log in logs_of(status.job, paths) if log.stat().st_size]
     report = read_json(folder.failed) if folder.failed.is_file() else {}
-    # the rank that failed may be another than the first, whose logs those are
-    told = [Path(name) for name in report.get("logs", ()) if name.endswith(("err", ".err"))]
-    errors = [log for log in told if log.is_file() and log.stat().st_size]
-    # standard error first: there is what SLURM and Python say last
+    # `logs` are those of the first rank; the report names the logs of the rank that failed
+    reported = [Path(name) for name in report.get("logs", ()) if name.endswith(("err", ".err"))]
+    errors = [log for log in reported if log.is_file() and log.stat().st_size]
+    # standard error first: SLURM and Python write there last
     errors = errors or [log for log in logs[-2:] if log.suffix == ".err"] or logs[-1:]
     log = errors[-1] if errors else None
     if status.cause == causes.USER_ERROR:
         return log, ""
     text = report.get("traceback") or (tail(log) if log is not None else "")
-    lines = [line for line in text.rstrip().splitlines() if line.strip(" ^~")]  # carets tell nothing
+    lines = [line for line in text.rstrip().splitlines() if line.strip(" ^~")]  # not the carets under code
     return log, "\n".join(lines[-TAIL_LINES:])
 
 
 def _next_command(
-    status: JobStatus, chain: Sequence[JobStatus], found: Survey, paths: StudyPaths, study: str
+    status: JobStatus, chain: Sequence[JobStatus], survey: Survey, paths: StudyPaths, study: str
 ) -> str:
     """What to type now."""
     job = status.job
     sweep = f"calsweep sweep {study if Path(study).is_file() else 'GRID.yaml'}"
+    retry = f"calsweep retry {study} {job.job_id}"
     if chain:
-        return _next_command(chain[-1], (), found, paths, study)
+        return _next_command(chain[-1], (), survey, paths, study)
     match status.state:
         case "done":
             return f"calsweep analyse tables {paths.root}" if job.kind == "analyse" else "nothing: it is done"
@@ -146,34 +183,31 @@ def _next_command(
         case "missing":
             return sweep
         case "stale":
-            return f"calsweep retry {study} {job.job_id}"
+            return retry
     if job.kind == "analyse":
-        return f"calsweep explain {study}" if _others_failed(found) else f"calsweep retry {study}"
-    retry = f"calsweep retry {study} {job.job_id}"
+        return f"calsweep explain {study}" if _others_failed(survey) else f"calsweep retry {study}"
     if status.cause == causes.USER_ERROR and _names_local_content(status):
-        return f"mend what the message names, then: {sweep}    # put back as it was: {retry}"
+        return f"fix what the message names, then: {sweep}    # if you restored it: {retry}"
     if status.cause == causes.USER_ERROR:
-        return f"mend what the message names, then: {retry}    # if it is in the grid: {sweep}"
+        return f"fix what the message names, then: {retry}    # if it is in the grid: {sweep}"
     if status.cause == causes.ERROR:
-        return f"mend what the message names, then: {retry}"
-    if not status.attempts and status.cause == causes.KILLED:  # the profile's lines came to no good
-        return f"mend what its log says, in the profile perhaps, then: {sweep}"
+        return f"fix what the message names, then: {retry}"
+    if not status.attempts and status.cause == causes.KILLED:  # e.g. a set-up line of the profile fails
+        return f"fix what the log shows, perhaps in the profile, then: {sweep}"
     site = read_site(paths.site) if paths.site.is_file() else None
     if status.cause == causes.TIME_LIMIT:
         return f"raise resources.{job.kind}.time_min in the grid, then: {sweep}"
-    again = None if site is None else decide(job, paths.job(job.job_id), site, {}, automatic=False)
-    if isinstance(again, str):
+    decision = None if site is None else decide(job, paths.job(job.job_id), site, {}, automatic=False)
+    if isinstance(decision, str):
         return f"{_more(status, site)} in the grid, then: {sweep}"
     before = read_execution(paths.job(job.job_id))
-    if again is not None and len(again.changes) > len(before.changes if before is not None else ()):
-        return f"{retry}    # with {again.changes[-1].split(': ')[-1]}"
+    if decision is not None and len(decision.changes) > len(before.changes if before is not None else ()):
+        return f"{retry}    # with {decision.changes[-1].split(': ')[-1]}"
     return retry
 
 
 def _names_local_content(status: JobStatus) -> bool:
-    """Whether it is about a model or data of the user's own: mended, that is other content, and what is made
-    of it another job.
-    """
+    """Whether the message names a local model or data: fixed, it has other content, and makes another job."""
     spec = status.job.spec
     sources = [spec.model] if isinstance(spec, TrainSpec | EvalSpec) else []
     sources += [spec.dataset] if isinstance(spec, TrainSpec) else []
@@ -181,102 +215,97 @@ def _names_local_content(status: JobStatus) -> bool:
     return any(source.kind == "local" and source.name in (status.message or "") for source in sources)
 
 
-def _others_failed(found: Survey) -> bool:
-    return any(entry.state in BAD and entry.job.kind != "analyse" for entry in found.statuses)
+def _others_failed(survey: Survey) -> bool:
+    return any(status.state in BAD and status.job.kind != "analyse" for status in survey.statuses)
 
 
 def _more(status: JobStatus, site: Site | None) -> str:
-    """What the grid must give for a job that has had all there is."""
+    """What to raise in the grid for a job without a remedy left."""
     kind = status.job.kind
     if status.cause == causes.HOST_MEMORY:
-        limit = site.profile.max_mem_gib if site is not None and site.profile is not None else None
+        limit = site.profile.max_mem_gib if isinstance(site, SlurmSite) else None
         most = f" (the profile's max_mem_gib is {limit:g})" if limit is not None else ""
         return f"raise resources.{kind}.mem_gib{most}"
     return f"give more GPUs or a higher zero_stage to resources.{kind}"
 
 
-def explanation_json(told: Explanation) -> dict[str, Any]:
-    job = told.status.job
+def explanation_json(explanation: Explanation) -> dict[str, Any]:
     return {
-        "job_id": job.job_id,
-        "kind": job.kind,
-        "name": job.name,
-        "cell": dict(job.cell),
-        "state": told.status.state,
-        "cause": told.status.cause,
-        "message": told.status.message,
-        "task": told.status.task,
-        "progress": told.status.progress,
-        "pace": dataclasses.asdict(told.status.pace) if told.status.pace is not None else None,
-        "reason": told.reason,
-        "dependency": told.dependency,
-        "attempts": [dataclasses.asdict(entry) for entry in told.tries],
-        "changes": list(told.changes),
-        "blocked_by": [entry.job.job_id for entry in told.blocked_by],
-        "log": None if told.log is None else str(told.log),
-        "excerpt": told.excerpt,
-        "next": told.next,
+        **job_json(explanation.status),
+        "reason": explanation.reason,
+        "dependency": explanation.dependency,
+        "attempts": [asdict(attempt) for attempt in explanation.tries],
+        "changes": list(explanation.changes),
+        "blocked_by": [status.job.job_id for status in explanation.blocked_by],
+        "log": None if explanation.log is None else str(explanation.log),
+        "excerpt": explanation.excerpt,
+        "next": explanation.next,
     }
 
 
-def print_explanation(told: Explanation, console: Console, *, num_struck: int = 1) -> None:
-    """For people. num_struck: jobs with the same trouble, this one included."""
+def print_explanation(explanation: Explanation, console: Console, *, num_affected: int = 1) -> None:
+    """num_affected: jobs with the same failure, including this one."""
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
-    status, job = told.status, told.status.job
+    status, job = explanation.status, explanation.status.job
     say(f"[bold]{job.kind} {escape(job.name)}[/] ({job.job_id})")
-    more = f", and {num_struck - 1} more jobs with the same trouble" if num_struck > 1 else ""
-    say(f"  [{STYLES[status.state]}]{status.state}[/]{escape(_why(told))}{more}")
+    more = f", and {num_affected - 1} more jobs with the same failure" if num_affected > 1 else ""
+    say(f"  [{STYLES[status.state]}]{status.state}[/]{escape(_why(status))}{more}")
     if status.state == "queued":
-        reason = told.reason or "submitted a moment ago"
+        reason = explanation.reason or "submitted a moment ago"
         meaning = f": {REASONS[reason]}" if reason in REASONS else ""
         say(f"  task {status.task} waits ({escape(reason)}{meaning})")
-        if told.dependency is not None:
-            say(f"  until {escape(told.dependency)}")
-    for entry in told.blocked_by:
-        why = f": {entry.message}" if entry.message else ""
+        if explanation.dependency is not None:
+            say(f"  until {escape(explanation.dependency)}")
+    for need in explanation.blocked_by:
+        why = f": {need.message}" if need.message else ""
         say(
-            f"  it needs {entry.job.kind} {escape(entry.job.name)} ({entry.job.job_id}), which is "
-            f"[{STYLES[entry.state]}]{entry.state}[/]{escape(why)}"
+            f"  it needs {need.job.kind} {escape(need.job.name)} ({need.job.job_id}), which is "
+            f"[{STYLES[need.state]}]{need.state}[/]{escape(why)}"
         )
-    if told.tries:
-        console.print(_table(told.tries))
-    for change in told.changes:
+    if explanation.tries:
+        console.print(_table(explanation.tries))
+    for change in explanation.changes:
         say(f"  changed after {escape(change)}")
-    if told.excerpt:
-        where = f" (all of it: {escape(str(told.log))})" if told.log is not None else ""
-        say(f"  its last words{where}")
-        for line in told.excerpt.splitlines():
-            console.print(f"    {line}", style="dim", markup=False, highlight=False, soft_wrap=True)
-    elif told.log is not None and status.state == "failed":
-        say(f"  log: {escape(str(told.log))}")
-    say(f"  [bold]next[/]  {escape(told.next)}")
+    if explanation.excerpt:
+        where = f" of {escape(str(explanation.log))}" if explanation.log is not None else ""
+        say(f"  last lines{where}")
+        for line in explanation.excerpt.splitlines():
+            console.print(f"    {line}", style="dim", markup=False, soft_wrap=True)
+    elif explanation.log is not None and status.state == "failed":
+        say(f"  log: {escape(str(explanation.log))}")
+    say(f"  [bold]next[/]  {escape(explanation.next)}")
 
 
-def _why(told: Explanation) -> str:
-    cause, message = told.status.cause, told.status.message
-    if message is None and told.status.pace is not None:
-        return f", {describe(told.status.pace)}"
-    if message is None:
-        done = told.status.progress
-        return f", {done['done']} of {done['total']} {done['unit']}" if done is not None else ""
-    return f": {message}" if cause is None or cause in message else f", {cause}: {message}"
+def _why(status: JobStatus) -> str:
+    if status.message is not None:
+        known = status.cause is None or status.cause in status.message
+        return f": {status.message}" if known else f", {status.cause}: {status.message}"
+    if status.pace is not None:
+        return f", {describe(status.pace)}"
+    done = status.progress
+    return f", {done['done']} of {done['total']} {done['unit']}" if done is not None else ""
 
 
 def _table(tries: Sequence[Attempt]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for head in ("  began", "task", "host", "for", "from", "ended"):
+    for head in ("  began", "attempt", "host", "for", "from", "ended"):
         table.add_column(head, no_wrap=head != "ended")
     if len(tries) > MAX_ATTEMPTS:
-        table.add_row("  ...", f"{len(tries) - MAX_ATTEMPTS} more before")
-    for entry in tries[-MAX_ATTEMPTS:]:
-        began = time.strftime("%m-%d %H:%M:%S", time.localtime(entry.began))
-        lasted = duration(entry.ended - entry.began) if entry.ended is not None else ""
-        how = entry.outcome or "not yet, or without a word"
-        cause = f", {entry.cause}" if entry.cause is not None else ""
+        table.add_row("  ...", f"{len(tries) - MAX_ATTEMPTS} earlier ones")
+    for attempt in tries[-MAX_ATTEMPTS:]:
+        began = time.strftime("%m-%d %H:%M:%S", time.localtime(attempt.began))
+        lasted = duration(attempt.ended - attempt.began) if attempt.ended is not None else ""
+        how = attempt.outcome or "still running, or without a report"
+        cause = f", {attempt.cause}" if attempt.cause is not None else ""
         table.add_row(
-            f"  {began}", entry.name, escape(entry.host), lasted, str(entry.progress), escape(how + cause)
+            f"  {began}",
+            attempt.name,
+            escape(attempt.host),
+            lasted,
+            str(attempt.progress),
+            escape(how + cause),
         )
     return table

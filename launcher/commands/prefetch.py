@@ -6,6 +6,7 @@ cluster profile, since the hub's clients read HF_HOME and similar variables when
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -19,15 +20,19 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from launcher.planning.sites import Site
+from launcher.planning.plan import build_plan
+from launcher.planning.sites import Site, SlurmSite, load_site, read_site
+from launcher.state.lookup import open_study
 from study.benchmarks.definition import definition_of, definitions
 from study.errors import CalsweepError, UserError
 from study.files import write_atomic
-from study.grid.config import Grid
+from study.grid.config import Grid, load_grid
 from study.grid.sources import dataset_repository, hub_cache, is_commit, require_commit
+from study.grid.yaml_files import errors_with_lines
 from study.jobs.plan import Plan
 from study.jobs.specs import EvalSpec, Source, TrainSpec
 from study.paths import ROOT
+from study.terminal import make_console
 
 TIMEOUT_S = 20
 OFFLINE_SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -51,6 +56,23 @@ class Wanted:
     def __str__(self) -> str:
         what = f" ({self.config}, {self.split})" if self.config else ""
         return f"{self.kind} {self.name}{what} at {self.revision[:12]}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", type=Path, metavar="GRID.yaml", help="a grid file, or a study's folder")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.study.is_dir():  # as it was planned, whatever the hub's branches point to today
+        plan, paths = open_study(options.study)
+        grid, site = load_grid(paths.grid), read_site(paths.site)
+    else:
+        with errors_with_lines(options.study):
+            grid = load_grid(options.study)
+            plan, site = build_plan(grid), load_site(grid)
+    items = prefetch(plan, grid, site, make_console())
+    print(f"{len(items)} downloads are complete" if items else "the grid needs nothing from the hub")
+    return 0
 
 
 def wanted(plan: Plan) -> list[Wanted]:
@@ -85,9 +107,7 @@ def prefetch(plan: Plan, grid: Grid, site: Site, console: Console) -> list[Wante
     problems = []
     for number, (item, problem) in enumerate(_fetched(items, site, console), start=1):
         mark = "[red]failed[/]" if problem else "here"
-        console.print(
-            f"  {number}/{len(items)}  {mark}  {escape(str(item))}", highlight=False, soft_wrap=True
-        )
+        console.print(f"  {number}/{len(items)}  {mark}  {escape(str(item))}", soft_wrap=True)
         if problem:
             problems.append((item, problem))
     _pin(grid, items, failed={(item.kind, item.name) for item, _ in problems})
@@ -104,12 +124,13 @@ def _fetched(
     """Each item as soon as it is fetched, with None or its problem."""
     if not items:
         return
-    given = site.profile.env if site.profile is not None else {}
+    given = site.profile.env if isinstance(site, SlurmSite) else {}
     env = {key: value for key, value in {**os.environ, **given}.items() if key not in OFFLINE_SWITCHES}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     if not console.is_terminal:
         env["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    command = [sys.executable, "-c", "from launcher.commands.prefetch import fetch_all; fetch_all()"]
+    # -P: with -c alone, folders of the working directory would come before ROOT
+    command = [sys.executable, "-P", "-c", "from launcher.commands.prefetch import fetch_all; fetch_all()"]
     with subprocess.Popen(
         command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     ) as child:

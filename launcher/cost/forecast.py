@@ -15,7 +15,7 @@ from typing import Any
 from launcher.cost import sizes
 from launcher.cost.sizes import Figure
 from launcher.cost.throughput import Throughput, dataset_key, measured
-from launcher.planning.sites import Site
+from launcher.planning.sites import Site, SlurmSite
 from launcher.planning.tasks import Task
 from study.benchmarks.definition import columns_of
 from study.jobs.job import KINDS, Job
@@ -152,7 +152,7 @@ def _models(plan: Plan) -> dict[str, Figure]:
 
 
 def _num_arrays(tasks: Sequence[Task], site: Site) -> int | None:
-    if site.profile is None:
+    if not isinstance(site, SlurmSite):
         return None
     # an analysis needs all evaluations: too many names to hash, and there is only one analysis
     alike = Counter((task.kind, task.kind == "analyse" or task.needs) for task in tasks)
@@ -263,7 +263,8 @@ def _seconds(
 
     rates: amount per second that was measured, by model.
     """
-    profile, size = known.site.profile, known.models[model].value
+    size = known.models[model].value
+    tflops = known.site.profile.gpu_tflops if isinstance(known.site, SlurmSite) else None
     if amount is not None:
         if model in rates:
             return amount / rates[model], "measured"
@@ -271,9 +272,9 @@ def _seconds(
             if size and (figure := known.models.get(other)) and figure.value:
                 return amount * size / figure.value / rate, f"measured on {other}"
     gpus = resources.nodes * min(resources.tasks_per_node, resources.gpus_per_node)  # a rank uses one
-    if flops is None or profile is None or not profile.gpu_tflops or not gpus:
+    if flops is None or not tflops or not gpus:
         return None, "unknown"
-    return flops / (profile.gpu_tflops * 1e12 * gpus), "profile"
+    return flops / (tflops * 1e12 * gpus), "profile"
 
 
 def _product(*factors: float | None) -> float | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from launcher.planning.sites import Site
+from study import journal
 from study.files import read_json
 from study.jobs.job import Job
 from study.jobs.plan import Plan, read_plan
@@ -84,7 +83,7 @@ def _read(jobs: Iterable[Job], paths: StudyPaths, site: Site, result: Throughput
             speed = read_json(folder.progress).get("items_per_s") if folder.progress.is_file() else None
             samples = evaluation.setdefault(key, [])
         else:
-            total = steady_tokens_per_s(_lines(folder.metrics))
+            total = steady_tokens_per_s(journal.read(folder.metrics))
             speed = None if total is None else total / resources.num_tasks
             samples = training.setdefault(model, [])
         if speed:
@@ -107,16 +106,6 @@ def _resources(folder: JobPaths, job: Job, site: Site) -> Resources | None:
         return None
     used = Resources(**read_json(folder.execution)["resources"])
     return used if (used.gpus_per_node > 0) == (site.resources[job.kind].gpus_per_node > 0) else None
-
-
-def _lines(metrics: Path) -> list[dict[str, Any]]:
-    lines = []
-    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else ():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:  # torn by a kill
-            continue
-    return lines
 
 
 def steady_tokens_per_s(lines: list[Mapping[str, Any]] | list[dict[str, Any]]) -> float | None:

@@ -1,1 +1,1 @@
-"""What runs inside a job, and what it says of itself."""
+"""What runs inside a job, and the records of its attempts and failures."""

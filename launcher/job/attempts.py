@@ -1,13 +1,13 @@
-"""A job's attempts, as it tells them itself: `attempts.jsonl`, an event a line. No accounting is needed."""
+"""A job's attempts, in its journal `attempts.jsonl`, so that no accounting of SLURM is needed."""
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from study.files import append_line, read_json
+from study import journal
+from study.files import read_json
 from study.paths import JobPaths
 
 
@@ -16,9 +16,9 @@ class Attempt:
     """One start of a job.
 
     name: cluster task and restart count. task: the cluster's. began, ended: seconds since the epoch; ended
-    is None while it runs, or when it died without a word. outcome: done | failed | stopped (warned, and
-    saved) | terminated (by SLURM, without a warning) | None.
-    cause: why it ended, when something went wrong. progress: units of work that lay there when it began.
+    is None while it runs, or if it was killed. outcome: done | failed | stopped (after a warning, saved) |
+    terminated (by SLURM, without a warning) | None. cause: why it failed.
+    progress: units of work that were done when it began.
     """
 
     name: str
@@ -36,39 +36,29 @@ def begin(folder: JobPaths, name: str, task: str, host: str) -> None:
 
 
 def end(folder: JobPaths, name: str, outcome: str, cause: str | None = None) -> None:
-    """Told by the job itself, or by what looks after it when it could not. The first word counts."""
+    """Called by the job itself, or after its death by its batch script or launcher; the first call counts."""
     _append(folder, event="end", attempt=name, outcome=outcome, cause=cause)
 
 
 def read(folder: JobPaths) -> list[Attempt]:
     """All attempts, oldest first."""
-    if not folder.attempts.is_file():
-        return []
-    found: dict[str, Attempt] = {}
-    for line in folder.attempts.read_text(encoding="utf-8").split("\n"):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # torn by a kill, or the end of the file
-            continue
-        name = entry["attempt"]
-        if entry["event"] == "begin":
-            keys = ("task", "host", "progress")
-            found[name] = Attempt(name, began=entry["time"], **{key: entry[key] for key in keys})
-        elif name in found and found[name].outcome is None:
-            before = found[name]
-            found[name] = Attempt(
-                name, before.task, before.host, before.began, before.progress,
-                ended=entry["time"], outcome=entry["outcome"], cause=entry["cause"],
-            )  # fmt: skip
-    return list(found.values())
+    attempts: dict[str, Attempt] = {}
+    for line in journal.read(folder.attempts):
+        name, time_s = line["attempt"], line["time"]
+        if line["event"] == "begin":
+            attempts[name] = Attempt(name, line["task"], line["host"], time_s, line["progress"])
+        elif name in attempts and attempts[name].outcome is None:
+            end = {"ended": time_s, "outcome": line["outcome"], "cause": line["cause"]}
+            attempts[name] = replace(attempts[name], **end)
+    return list(attempts.values())
 
 
 def progress_of(folder: JobPaths) -> int:
-    """Units of work (steps, items) that the job has told; 0 before the first."""
+    """Units of work (steps, items) in the job's last progress report; 0 before the first."""
     if not folder.progress.is_file():
         return 0
     return int(read_json(folder.progress)["done"])
 
 
 def _append(folder: JobPaths, **event: Any) -> None:
-    append_line(folder.attempts, json.dumps({"time": round(time.time(), 3), **event}))
+    journal.append(folder.attempts, {"time": round(time.time(), 3), **event})

@@ -1,4 +1,4 @@
-"""Why a job ended, and what is done about it: each kind of failure has its own remedy."""
+"""Why a job ended, and the remedy for each kind of failure."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ AUTOMATIC_TRIES: Mapping[str, int] = {
     TIME_LIMIT: 2,
     KILLED: 2,
 }
-"""Attempts in a row without progress, after which a job is not started again by itself.
+"""Attempts in a row without progress, after which a job is not started again automatically.
 
-Absent: one is enough. A user's error stays one however often it is run, and so does a defect.
+Causes not listed are never retried: a user error or a bug would fail again.
 """
 
 MEMORY_FACTOR = 1.5
@@ -53,7 +53,7 @@ _PATTERNS = (
     (TIME_LIMIT, re.compile(r"DUE TO TIME LIMIT", re.I)),
     (CANCELLED, re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED", re.I)),
 )
-# what a rank says when another one died: it has nothing wrong itself
+# the error of a rank after another one died
 _LOST_RANK = re.compile(r"gloo/transport/|closed by (remote )?peer|remote process exited", re.I)
 _STATES = {
     "OUT_OF_MEMORY": HOST_MEMORY,
@@ -68,7 +68,7 @@ _STATES = {
 
 
 def of_exception(error: BaseException) -> str:
-    """The cause that an exception of the job stands for."""
+    """The cause of a failure that the job reports with this exception."""
     if isinstance(error, CalsweepError):
         return USER_ERROR
     name, text = type(error).__name__, str(error)
@@ -80,14 +80,14 @@ def of_exception(error: BaseException) -> str:
 
 
 def of_silence(state: str | None, logs: Sequence[Path]) -> str:
-    """The cause of an end that the job could not tell itself.
+    """The cause of an end that the job could not report.
 
-    state: SLURM's word for it, None when nobody knows. logs: the attempt's standard error and output. SLURM
-    writes its reason there, and where a site kills for memory without cgroups, only there.
+    state: SLURM's state of the task, None if unknown. logs: the attempt's standard error and output, where
+    SLURM writes its reason; on sites that kill for memory without cgroups, it is found only there.
     """
     if state in _STATES:
         return _STATES[state]
-    # logs are appended to: what an earlier attempt died of stands above this one's first line
+    # logs are appended to: the messages of earlier attempts precede this one's first line
     text = "\n".join(tail(log).rpartition(ATTEMPT_BEGINS)[2] for log in logs)
     for cause, pattern in _PATTERNS:
         if pattern.search(text):
@@ -96,7 +96,7 @@ def of_silence(state: str | None, logs: Sequence[Path]) -> str:
 
 
 def tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
-    """The last lines of a log; empty when there is none."""
+    """The last lines of a log; empty if there is no such file."""
     if not log.is_file():
         return ""
     with log.open(encoding="utf-8", errors="replace") as stream:
@@ -105,9 +105,9 @@ def tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
 
 @dataclass(frozen=True)
 class Execution:
-    """How a job is run: `execution.json`. Outside its identity.
+    """How a job runs: `execution.json`. Outside its identity.
 
-    remedied: resources that an earlier failure has taught, and that stay. changes: in words, oldest first.
+    remedied: resources that were changed after earlier failures. changes: these in words, oldest first.
     """
 
     resources: Resources
@@ -116,48 +116,47 @@ class Execution:
 
 
 def remedy(
-    cause: str, kind: str, before: Execution, asked: Resources, max_mem_gib: float | None = None
+    cause: str, kind: str, before: Execution, requested: Resources, max_mem_gib: float | None = None
 ) -> Execution | None:
-    """How to run a job again after it ended by `cause`; None when running it again cannot help.
+    """How to run a job again after it ended by `cause`; None if running it again cannot help.
 
-    before: how the attempt that ended was run. asked: the resources of grid and profile now, which the user
-    may have mended since. The same lack of memory is never run into twice.
+    before: how the attempt that ended ran. requested: the resources of grid and profile now, which the user
+    may have changed since. After a lack of memory, the job gets more, or smaller batches.
     """
-    resources = with_remedies(asked, before.remedied)
+    resources = with_remedies(requested, before.remedied)
     if cause == HOST_MEMORY:
         new: float = math.ceil(before.resources.mem_gib * MEMORY_FACTOR)
-        new = max(min(new, max_mem_gib) if max_mem_gib is not None else new, asked.mem_gib)
+        new = max(min(new, max_mem_gib) if max_mem_gib is not None else new, requested.mem_gib)
         if new <= before.resources.mem_gib:
             return None
         given: dict[str, Any] = {"mem_gib": new}
     elif cause == GPU_MEMORY:
         names = ("batch_tokens",) if kind == "evaluate" else ("micro_batch_size", "micro_batch_tokens")
-        given = {name: min(getattr(before.resources, name) // 2, getattr(asked, name)) for name in names}
+        given = {name: min(getattr(before.resources, name) // 2, getattr(requested, name)) for name in names}
         if min(given.values()) < 1:
             return None
     else:
         return Execution(resources, before.remedied, before.changes)
-    told = ", ".join(f"{name} {getattr(before.resources, name):g} -> {to:g}" for name, to in given.items())
+    changes = ", ".join(f"{name} {getattr(before.resources, name):g} -> {to:g}" for name, to in given.items())
     return Execution(
         dataclasses.replace(resources, **given),
         {**before.remedied, **given},
-        (*before.changes, f"{cause}: {told}"),
+        (*before.changes, f"{cause}: {changes}"),
     )
 
 
-def with_remedies(asked: Resources, remedied: Mapping[str, Any]) -> Resources:
-    """Resources as asked for now, with the memory and the smaller batches that earlier failures taught."""
+def with_remedies(requested: Resources, remedied: Mapping[str, Any]) -> Resources:
+    """The requested resources, with at least the memory and at most the batch sizes in `remedied`."""
     better = {name: max if name == "mem_gib" else min for name in remedied}
-    return dataclasses.replace(
-        asked, **{name: better[name](getattr(asked, name), value) for name, value in remedied.items()}
-    )
+    changes = {name: better[name](getattr(requested, name), value) for name, value in remedied.items()}
+    return dataclasses.replace(requested, **changes)
 
 
 def tries_left(cause: str, attempts: Sequence[Attempt], progress: int) -> int:
-    """How often the job may still be started again by itself, after its latest attempt ended by `cause`.
+    """How often the job may still be started again automatically after an attempt ended by `cause`.
 
-    progress: units of work there are now. Attempts that got further than the one before do not count: a
-    long training may be preempted a hundred times.
+    progress: units of work that are done now. Only attempts without progress count: a long training may be
+    preempted a hundred times.
     """
     allowed = AUTOMATIC_TRIES.get(cause, 0)
     reached = [*(attempt.progress for attempt in attempts[1:]), progress]

@@ -1,4 +1,4 @@
-"""The function a cluster task runs. It takes plain strings: nothing of the launcher is pickled."""
+"""The function that a cluster task runs. Its arguments are plain, so that pickles hold no types of ours."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ VERSIONS_OF = (
 )
 POLL_S = 0.1
 STOPPED, TERMINATED = 75, 143
-"""Exit codes of a task that has saved what it had: after a warning, for the batch script to requeue it; after
+"""Exit codes of a task that has saved its work: after a warning, for the batch script to requeue it; after
 SLURM's TERM, which ends the task in any case.
 """
 
 
 def run_task(study_dir: str, number: int) -> None:
-    """Run this task's share of a submission: the pack that its place in the array names."""
+    """Run the jobs of this task, by its index in the array. number: of the submission."""
     packs = read_json(StudyPaths(Path(study_dir)).submission(number) / "packs.json")
     run_job(study_dir, *packs[int(os.environ["SLURM_ARRAY_TASK_ID"])])
 
@@ -52,12 +52,12 @@ def run_task(study_dir: str, number: int) -> None:
 def run_job(study_dir: str, *job_ids: str) -> None:
     """Run one job, or several evaluations of one model. Every rank of the task calls this.
 
-    Complete jobs are left alone. A failure is told in each unfinished job's FAILED file and raised. A task
-    that was told to stop exits with STOPPED or TERMINATED from rank 0, and with 0 from the others: what srun
-    takes for a failure would kill rank 0 before it has told.
+    Complete jobs are skipped. A failure is recorded in each unfinished job's FAILED file and raised. After a
+    signal to stop, rank 0 exits with STOPPED or TERMINATED, and the others with 0: srun would take another
+    code for a failure, and kill rank 0 before it has recorded its end.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # before anything else: submitit's handler would requeue from rank 0 in the middle of whatever it does
+    # before anything else: submitit's handler would save and requeue from rank 0 alone, at any moment
     stopping.listen()
     paths = StudyPaths(Path(study_dir))
     rank, task, attempt = place()
@@ -65,7 +65,7 @@ def run_job(study_dir: str, *job_ids: str) -> None:
     with contextlib.ExitStack() as stack:
         if rank == 0:
             for job_id in job_ids:
-                # an attempt whose launcher died may still be at work: wait for it, then find its result
+                # an attempt whose launcher was killed may still run: wait, then see whether it is complete
                 stack.enter_context(locked(paths.job(job_id).lock))
         else:
             _wait_for_rank_0(paths.job(job_ids[0]), attempt)
@@ -84,7 +84,7 @@ def run_job(study_dir: str, *job_ids: str) -> None:
             _end(paths, todo, attempt, "stopped" if stopping.warned() else "terminated")
             sys.exit(STOPPED if stopping.warned() else TERMINATED)
         except BaseException as error:
-            for job_id in todo:  # by whichever rank met it first: the others fail of its absence
+            for job_id in todo:  # the first rank that fails reports; the others fail because it is gone
                 _report(paths.job(job_id), error)
             if rank == 0:
                 _end(paths, todo, attempt, "failed")
@@ -96,7 +96,7 @@ def run_job(study_dir: str, *job_ids: str) -> None:
 
 
 def _run(paths: StudyPaths, jobs: list[Job]) -> None:
-    # torch is imported here and below, never at the top: the launcher imports this module
+    # torch is imported here and below, not at the top, because the launcher imports this module
     if jobs[0].kind == "analyse":
         _analyse(paths, jobs[0])
         return
@@ -129,7 +129,7 @@ def _run(paths: StudyPaths, jobs: list[Job]) -> None:
             items=paths.items,
             batch_tokens=resources.batch_tokens,
             tracking=tracking,
-            check=_require_unchanged,  # each in its turn: a task may hold several benchmarks
+            check=_require_unchanged,  # one at a time: a task may have several benchmarks
         )
         for job, error in failures:
             _report(paths.job(job.job_id), error)
@@ -159,7 +159,7 @@ def _analyse(paths: StudyPaths, job: Job) -> None:
 
 
 def _weights(paths: StudyPaths, source: Source) -> tuple[str, str | None]:
-    """Folder or hub id of a model, and the revision to ask the hub for."""
+    """Folder or hub id of a model, and its revision on the hub."""
     if source.kind == "job":
         folder = paths.job(source.name)
         if not folder.done.is_file():
@@ -170,21 +170,19 @@ def _weights(paths: StudyPaths, source: Source) -> tuple[str, str | None]:
 
 
 def _require_unchanged(source: Source) -> None:
-    """Of local files the content is in the identity: what is made of another is not this job's."""
+    """Raise JobError if a local source no longer has the content that is in the job's identity."""
     if source.kind != "local":
         return
     if not Path(source.name).exists():  # transformers would take it for a hub id
-        raise JobError(f"{source.name} is not there: put it back, or change it in the grid")
+        raise JobError(f"{source.name} does not exist: restore it, or change it in the grid")
     if content_revision(Path(source.name)) != source.revision:
-        raise JobError(f"{source.name} has changed since it was planned: sweep again, or put it back")
+        raise JobError(f"{source.name} has changed since it was planned: sweep again, or restore it")
 
 
 def place() -> tuple[int, str, str]:
-    """(rank, cluster task, attempt) of this process: the attempt is the same on every rank, and another
-    after a restart.
-    """
+    """(rank, cluster task, attempt) of this process. The attempt is the same on all ranks of one start."""
     env = os.environ
-    # a local job may run inside somebody's SLURM allocation: the executor tells which variables are ours
+    # a local job may run inside a SLURM allocation, whose variables are not those of this task
     if env.get("SUBMITIT_EXECUTOR") == "local":
         task = env["SUBMITIT_LOCAL_JOB_ID"]
         return int(env["SUBMITIT_LOCAL_GLOBALID"]), task, task
@@ -195,9 +193,9 @@ def place() -> tuple[int, str, str]:
 
 
 def _wait_for_rank_0(folder: JobPaths, attempt: str) -> None:
-    """Return when rank 0 has begun this attempt, or found that an earlier one has done the job.
+    """Return when rank 0 has begun this attempt, or when the job is complete.
 
-    Ranks that went ahead would wait for it in the process group, and fail there when it does not come.
+    Without this, the ranks would wait for rank 0 in the process group, and time out if it does not join.
     """
     while not folder.done.is_file():
         if folder.env.is_file() and read_json(folder.env)["attempt"] == attempt:
@@ -217,7 +215,7 @@ def _begin(folder: JobPaths, task: str, attempt: str) -> None:
         k: v for k, v in os.environ.items() if k.startswith(("SLURM_JOB", "SLURM_ARRAY", "SLURM_NNODES"))
     }
     snapshot = ROOT / "snapshot.json"
-    write_json(  # last: the other ranks wait for it
+    write_json(  # written last: the other ranks wait for it
         folder.env,
         {
             "attempt": attempt,
@@ -231,7 +229,7 @@ def _begin(folder: JobPaths, task: str, attempt: str) -> None:
 
 
 def _end(paths: StudyPaths, job_ids: list[str], attempt: str, outcome: str) -> None:
-    """Tell how the attempt ended for each job: what is complete is done, whatever became of the others."""
+    """Record how the attempt ended for each job; complete jobs are done even if others of the task failed."""
     for job_id in job_ids:
         folder = paths.job(job_id)
         cause = read_json(folder.failed)["cause"] if folder.failed.is_file() else None
@@ -239,7 +237,7 @@ def _end(paths: StudyPaths, job_ids: list[str], attempt: str, outcome: str) -> N
 
 
 def _logs() -> Iterator[tuple[str, Path]]:
-    """Where submitit sends this task's output: known only when standard output is a file."""
+    """The files that submitit sends this task's output to; none if standard output is not a file."""
     for stream, descriptor in (("out", 1), ("err", 2)):
         target = Path(f"/proc/self/fd/{descriptor}").resolve()
         if target.is_file():
@@ -250,7 +248,7 @@ def _report(folder: JobPaths, error: BaseException) -> None:
     cause, message = causes.of_exception(error), str(error).strip() or "no message"
     if folder.done.is_file():
         return
-    # told already, by the shard itself or another rank: only who misses a dead rank knows less than any other
+    # reported already, by the shard itself or another rank; only the report of a lost rank is replaced
     if folder.failed.is_file() and (
         cause == causes.KILLED or read_json(folder.failed)["cause"] != causes.KILLED
     ):

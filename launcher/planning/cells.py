@@ -1,4 +1,4 @@
-"""The training cells of a grid: the product of its axes, some of which advance together, less `exclude`."""
+"""The training cells of a grid: the product of its axes, with `zip` and `exclude`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from study.grid.config import AXES, GridConfig, checked_value
 
 MAX_CELLS = 200_000
 Values: TypeAlias = Mapping[str, tuple[Any, Any]]
-"""Some axes, and of each a value as written and as it will be used: "0.1" is 0.1."""
+"""axis -> (value as written, value as used), e.g. ("0.1", 0.1)."""
 
 
 def cells(config: GridConfig, where: str) -> Iterator[dict[str, Any]]:
     """The training cells, axis -> value, in order; none without a dataset.
 
-    Raises UserError for a `zip` or `exclude` that does not fit the axes, or leaves nothing.
+    Raises UserError for a `zip` or `exclude` that does not fit the axes, or leaves no cell.
     """
     if "dataset" not in config.grid and "dataset" not in config.train:
         _refuse_values_without_dataset(config, where)
@@ -33,7 +33,7 @@ def cells(config: GridConfig, where: str) -> Iterator[dict[str, Any]]:
     dimensions = _dimensions(config, where)
     if math.prod(len(dimension) for dimension in dimensions) > MAX_CELLS:
         raise UserError(
-            f"is a product of more than {MAX_CELLS:,} cells", where=f"{where}: grid", remedy="cut some axes"
+            f"has more than {MAX_CELLS:,} cells", where=f"{where}: grid", remedy="shorten some axes"
         )
     empty = True
     for chosen in itertools.product(*dimensions):
@@ -55,7 +55,7 @@ def cells(config: GridConfig, where: str) -> Iterator[dict[str, Any]]:
 
 
 def _dimensions(config: GridConfig, where: str) -> list[list[Values]]:
-    """What the product is taken of: each axis on its own, or the axes of a zip group together."""
+    """The factors of the product: single axes, and zip groups."""
     groups = _zip_groups(config, where)
     zipped = {axis for group in groups for axis in group}
     groups += [[axis] for axis in config.grid if axis not in zipped]
@@ -81,18 +81,20 @@ def _zip_groups(config: GridConfig, where: str) -> list[list[str]]:
         for axis in group:
             if axis not in config.grid:
                 raise UserError(
-                    f"{axis!r} is no axis of this grid", where=place, remedy=nearest(str(axis), config.grid)
+                    f"{axis!r} is not an axis of this grid",
+                    where=place,
+                    remedy=nearest(str(axis), config.grid),
                 )
             if axis in seen:
                 raise UserError(f"'{axis}' is zipped twice", where=place, remedy="name it once")
             seen.add(axis)
         lengths = {axis: len(config.grid[axis]) for axis in group}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{axis} {length}" for axis, length in lengths.items())
+            counts = ", ".join(f"{axis} {length}" for axis, length in lengths.items())
             raise UserError(
-                f"axes that advance together have as many values each ({told})",
+                f"zipped axes must have the same number of values ({counts})",
                 where=place,
-                remedy="even them out",
+                remedy="add or remove values",
             )
     return [list(group) for group in config.zip]
 
@@ -106,21 +108,21 @@ def _check_rules(config: GridConfig, where: str) -> None:
         for key in rule:
             if key not in config.grid:
                 raise UserError(
-                    "is no axis of this grid",
+                    "is not an axis of this grid",
                     where=f"{where}: exclude[{index}].{key}",
                     remedy=nearest(str(key), config.grid),
                 )
 
 
 def _matches(values: Values, rule: Mapping[str, Sequence[Any]]) -> bool:
-    return all(any(value in told for value in values[axis]) for axis, told in rule.items())
+    return all(any(value in excluded for value in values[axis]) for axis, excluded in rule.items())
 
 
 def _refuse_values_without_dataset(config: GridConfig, where: str) -> None:
     if config.exclude or config.zip:
         key = "exclude" if config.exclude else "zip"
         raise UserError(
-            f"{key}s training cells, and this grid has none",
+            "applies to training cells, and this grid has none",
             where=f"{where}: {key}",
             remedy="remove it, or leave models out of grid.model",
         )

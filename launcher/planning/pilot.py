@@ -1,4 +1,4 @@
-"""`sweep --pilot`: one cell of a study with few steps, a small study of its own that measures the cost."""
+"""`sweep --pilot`: one cell of a study with few steps, as a separate study that measures the cost."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from study.jobs.specs import EvalSpec
 from study.paths import StudyPaths
 
 NUM_STEPS = 10
-"""Metrics are written at the first step and the tenth: nine steps are measured."""
+"""Metrics are written at the first and the tenth step, so nine steps are measured."""
 NUM_ITEMS = 128
 
 
 def pilot_grid(grid: Grid, plan: Plan) -> Grid:
-    """The grid of a study's pilot: the first cell that its plan has, few steps, few items of one language.
+    """The grid of a study's pilot: the first cell of its plan, with few steps, and few items of one language.
 
-    It lies in `<outputs>/<study>/pilot` and runs as any other study; its jobs are other jobs, and never count
-    as the study's. Data are as the study has them, so that their lengths are measured, too.
+    It is a study in `<outputs>/<study>/pilot`, whose jobs never count as the study's. Its data are the
+    study's, so that their lengths are measured too.
     """
     first, folder = _first_cell(plan), StudyPaths(grid.study_dir).pilot
     config = grid.config
@@ -61,7 +61,7 @@ def _first_cell(plan: Plan) -> Job:
 
 
 def _benchmarks(grid: Grid, plan: Plan, first: Job) -> list[BenchmarkConfig]:
-    """Each split of a benchmark in the first language that the plan has of it."""
+    """Each split of a benchmark, in the first of its languages in the plan."""
     languages: dict[tuple[str, str], str] = {}
     for job in plan.jobs:
         if isinstance(job.spec, EvalSpec):
@@ -71,7 +71,7 @@ def _benchmarks(grid: Grid, plan: Plan, first: Job) -> list[BenchmarkConfig]:
     splits: dict[tuple[str, str], BenchmarkConfig] = {}
     for config in grid.benchmarks:
         name = config.name if config.path else config.name.partition("@")[0]
-        splits.setdefault((name, config.split), config)  # listed again, it is for other languages
+        splits.setdefault((name, config.split), config)  # a second entry has other languages
     return [
         dataclasses.replace(
             config, languages=[languages[split]], num_items=min(config.num_items or NUM_ITEMS, NUM_ITEMS)

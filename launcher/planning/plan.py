@@ -27,7 +27,7 @@ def build_plan(grid: Grid) -> Plan:
     """Resolve a grid into jobs.
 
     Raises UserError for a value out of range, an unknown model, dataset, benchmark or language, a missing
-    file, an `exclude` that matches nothing, and a grid that asks for nothing.
+    file, an `exclude` that matches nothing, and a grid without jobs.
     """
     where = grid.path.name
     prepared = {name: _prepare_job(name, section, grid) for name, section in grid.config.prepare.items()}
@@ -48,9 +48,7 @@ def build_plan(grid: Grid) -> Plan:
     with many_objects():
         evaluations = [job for model, cell in evaluated for job in made.of(model, cell)]
     if not trains and not evaluations:
-        raise UserError(
-            "asks for no training and no evaluation", where=where, remedy="add evaluate.benchmarks"
-        )
+        raise UserError("has no training and no evaluation", where=where, remedy="add evaluate.benchmarks")
     _refuse_doubles(models, trains, where)
     needed = {need for job in trains for need in job.needs}
     needed |= {need for model, _ in evaluated for need in needs_of(model)}
@@ -115,10 +113,10 @@ def _train_jobs(grid: Grid, models: Mapping[str, Source]) -> Iterator[Job]:
         except UserError as error:
             raise UserError(error.what, where=f"{where}: grid.{error.where}", remedy=error.remedy) from None
         spec = TrainSpec(model, datasets[name], hyper)
-        # the study's own axes are always told, and every value as it will be used: `1` for a rate is 1.0
+        # the study's main axes are always named, with values as they are used: `1` for a rate is 1.0
         axes = dict.fromkeys((*STUDY_AXES, *cell))
-        told = {axis: getattr(hyper, axis, cell.get(axis)) for axis in axes}
-        yield Job("train", spec, needs_of(model), told)
+        values = {axis: getattr(hyper, axis, cell.get(axis)) for axis in axes}
+        yield Job("train", spec, needs_of(model), values)
 
 
 def _shards(grid: Grid) -> list[EvalSpec]:
@@ -172,25 +170,26 @@ def _refuse_too_many(trains: int, models: int, shards: int, where: str) -> None:
     count = trains + (trains + models) * shards
     if count > MAX_JOBS:
         raise UserError(
-            f"asks for {count:,} jobs, and {MAX_JOBS:,} are as many as one study may have",
+            f"has {count:,} jobs, and a study may have {MAX_JOBS:,} at most",
             where=f"{where}: grid",
-            remedy="cut it into several studies",
+            remedy="split it into several studies",
         )
 
 
 def _refuse_doubles(sources: Mapping[str, Source], trains: Sequence[Job], where: str) -> None:
-    """Two names of one thing would be one job under two cells, counted twice in every mean."""
+    """Raise UserError for two names of one model: its jobs would be counted twice in every mean."""
     seen: dict[str, str] = {}
     for name, source in sources.items():
         key = digest(source.identity())
         if key in seen:
-            raise UserError(f"'{name}' is '{seen[key]}'", where=f"{where}: grid.model", remedy="remove one")
+            problem = f"'{seen[key]}' and '{name}' are the same model"
+            raise UserError(problem, where=f"{where}: grid.model", remedy="remove one")
         seen[key] = name
     names: dict[str, str] = {}
     for job in trains:
         if job.job_id in names:
             raise UserError(
-                f"'{job.name}' is the same job as '{names[job.job_id]}'",
+                f"'{names[job.job_id]}' and '{job.name}' are the same job",
                 where=f"{where}: grid",
                 remedy="remove one",
             )

@@ -1,4 +1,4 @@
-"""The cluster a grid names: this machine, or a SLURM site described by a profile."""
+"""The site that a grid names as `cluster`: this machine, or a SLURM cluster described by a profile."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from study.errors import UserError
 from study.files import read_json, write_json
@@ -18,7 +18,7 @@ from study.grid.config import (
     load_checked,
     require_texts,
 )
-from study.grid.yaml_files import telling_lines
+from study.grid.yaml_files import errors_with_lines
 from study.jobs.job import KINDS
 from study.jobs.resources import Resources
 from study.paths import ROOT
@@ -26,7 +26,7 @@ from study.paths import ROOT
 LEAST = {
     "array_parallelism": 1,
     "max_array_size": 1,
-    "max_submitted": 2,  # a task, and the job that goes on behind it
+    "max_submitted": 2,  # a task, and the job that continues the study after it
     "max_mem_gib": 0,
     "warn_before_s": 1,
     "query_interval_s": 0,
@@ -44,7 +44,7 @@ OWN_SBATCH = {
     **dict.fromkeys(
         ("gpus", "gpus-per-node", "gpus-per-task"), "use resources.<kind>.gpus_per_node, and gpu_type"
     ),
-    **dict.fromkeys(("cluster", "clusters"), "run this on a login node of that cluster"),
+    **dict.fromkeys(("cluster", "clusters"), "run calsweep on a login node of that cluster"),
     **dict.fromkeys(
         (
             "job-name", "output", "error", "open-mode", "comment", "dependency", "kill-on-invalid-dep",
@@ -53,25 +53,25 @@ OWN_SBATCH = {
         "remove it",
     ),
 }  # fmt: skip
-"""Options of sbatch that the launcher gives or that change what sbatch answers, and what to do instead."""
+"""Options that the launcher passes to sbatch or that change its output, with what to write instead."""
 
 
 @dataclass(frozen=True)
 class ClusterProfile:
-    """A site: how its SLURM is asked. This machine has none: a grid says `cluster: local`.
+    """How to submit to a SLURM cluster.
 
-    gpu_type: which GPUs are asked for, e.g. a100, where a site has several; None for any.
+    gpu_type: the GPU to request, e.g. a100, on a cluster with several types; None for any.
     array_parallelism: tasks of one array that run at a time. max_array_size: tasks in one array, below the
-        site's MaxArraySize. max_submitted: jobs that SLURM lets a user have in the queue, running ones and
-        each task of an array included (QOS or association limit); None for no limit.
-    max_mem_gib: what a job killed for memory may be given at most. warn_before_s: seconds before its time
-        limit at which a job is told to save and requeue. query_interval_s: SLURM is asked by `status` and
-        `watch` at most once in so many seconds.
+        cluster's MaxArraySize. max_submitted: the most jobs that a user may have in the queue, including
+        running ones and counting each task of an array (QOS or association limit); None for no limit.
+    max_mem_gib: the most memory that a job killed for memory is given. warn_before_s: how many seconds before
+        its time limit a job is signalled to save and requeue. query_interval_s: `status` and `watch` query
+        SLURM at most once in so many seconds.
     python: the command that starts Python in a job, e.g. inside a container; None for the launcher's own.
     sbatch: further sbatch options, none of OWN_SBATCH. setup: shell lines before the job. env: variables,
         taken literally.
-    gpu_tflops: what one GPU does in practice, for forecasts, in 10^12 floating point operations a second.
-    resources: defaults of this site for each kind of job.
+    gpu_tflops: what one GPU achieves in practice, for forecasts, in 10^12 floating point operations a second.
+    resources: this cluster's defaults for each kind of job.
     """
 
     executor: str = "slurm"
@@ -100,33 +100,33 @@ class ClusterProfile:
 
 
 @dataclass(frozen=True)
-class Site:
-    """Where and how a study's jobs run; nothing of it is part of their identity.
+class LocalSite:
+    """This machine, and how a study's jobs run on it; outside their identity. resources: by kind of job."""
 
-    profile: None on this machine. resources: of each kind of job.
-    """
-
-    profile: ClusterProfile | None
     resources: Mapping[str, Resources]
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     languages_per_task: int = 1
 
 
+@dataclass(frozen=True)
+class SlurmSite:
+    """A SLURM cluster, and how a study's jobs run on it; as `LocalSite`."""
+
+    profile: ClusterProfile
+    resources: Mapping[str, Resources]
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    languages_per_task: int = 1
+
+
+Site: TypeAlias = LocalSite | SlurmSite
+
+
 def load_site(grid: Grid) -> Site:
-    """The cluster a grid names and the resources of each kind of job there.
+    """The site that a grid names, with the resources of each kind of job.
 
     Raises UserError for a profile that does not exist or is wrong.
     """
-    profile: ClusterProfile | None = None
-    if grid.config.cluster != "local":
-        found = grid.find(grid.config.cluster) or grid.find(str(ROOT / grid.config.cluster))
-        if found is None or not found.is_file():
-            raise UserError(
-                f"no such profile ('{grid.config.cluster}')",
-                where=f"{grid.path.name}: cluster",
-                remedy="write local, or a path such as slurm/profiles/testbed.yaml",
-            )
-        profile = load_profile(found)
+    profile = None if grid.config.cluster == "local" else load_profile(_find_profile(grid))
     layers = (profile.resources if profile else {}, grid.config.resources)
     resources: dict[str, Resources] = {kind: resources_for(kind, *layers) for kind in KINDS}
     for kind in ("evaluate", "analyse"):
@@ -134,35 +134,49 @@ def load_site(grid: Grid) -> Site:
             raise UserError(
                 "runs as one task", where=f"resources.{kind}", remedy="set nodes and tasks_per_node to 1"
             )
-    return Site(profile, resources, grid.config.tracking, grid.config.evaluate.languages_per_task)
+    return _site(profile, resources, grid.config.tracking, grid.config.evaluate.languages_per_task)
+
+
+def _find_profile(grid: Grid) -> Path:
+    path = grid.find(grid.config.cluster) or grid.find(str(ROOT / grid.config.cluster))
+    if path is None or not path.is_file():
+        raise UserError(
+            f"no such profile ('{grid.config.cluster}')",
+            where=f"{grid.path.name}: cluster",
+            remedy="write local, or a path such as slurm/profiles/testbed.yaml",
+        )
+    return path
+
+
+def _site(profile: ClusterProfile | None, *rest: Any) -> Site:
+    return LocalSite(*rest) if profile is None else SlurmSite(profile, *rest)
 
 
 def write_site(site: Site, path: Path) -> None:
-    """Keep it in the study: the job that goes on with it may run where the profile does not lie."""
-    write_json(path, dataclasses.asdict(site))
+    """Keep the site in the study's folder: jobs that continue the study may be unable to read the profile."""
+    write_json(path, {"profile": None, **dataclasses.asdict(site)})
 
 
 def read_site(path: Path) -> Site:
-    """The site of the latest sweep; raises UserError when there was none, or its file is damaged."""
-    again = "run calsweep sweep on its grid"
+    """The site of the latest sweep; raises UserError if there was none, or its file is damaged."""
+    remedy = "run calsweep sweep on its grid"
     if not path.is_file():
-        raise UserError("was never swept", where=str(path.parent), remedy=again)
+        raise UserError("was never swept", where=str(path.parent), remedy=remedy)
     try:
         data = read_json(path)
-        profile = data["profile"]
-        return Site(
-            profile=None if profile is None else ClusterProfile(**profile),
-            resources={kind: Resources(**values) for kind, values in data["resources"].items()},
-            tracking=TrackingConfig(**data["tracking"]),
-            languages_per_task=data["languages_per_task"],
+        return _site(
+            None if data["profile"] is None else ClusterProfile(**data["profile"]),
+            {kind: Resources(**values) for kind, values in data["resources"].items()},
+            TrackingConfig(**data["tracking"]),
+            data["languages_per_task"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"is not what a sweep writes ({error!r})", where=str(path), remedy=again) from None
+        raise UserError(f"is not a site file ({error!r})", where=str(path), remedy=remedy) from None
 
 
 def load_profile(path: Path) -> ClusterProfile:
-    """Read a cluster profile; raises UserError like `load_grid`, with the line."""
-    with telling_lines(path):
+    """Read a cluster profile; raises UserError as `load_grid` does, with the line."""
+    with errors_with_lines(path):
         profile: ClusterProfile = load_checked(ClusterProfile, path)
         if profile.executor != "slurm":
             raise UserError(
@@ -173,10 +187,12 @@ def load_profile(path: Path) -> ClusterProfile:
             if value is not None and not value >= least:
                 raise UserError("out of range", where=f"{path.name}: {key}", remedy=f"give {least} or more")
         for key, value in profile.sbatch.items():
-            name = key.replace("_", "-")  # submitit takes either
-            whole_nodes = name == "mem" and str(value) == "0"
-            if (remedy := OWN_SBATCH.get(name)) is not None and not whole_nodes:
-                raise UserError("is the launcher's to set", where=f"{path.name}: sbatch.{key}", remedy=remedy)
+            name = key.replace("_", "-")  # submitit accepts either
+            all_memory = name == "mem" and str(value) == "0"
+            if (remedy := OWN_SBATCH.get(name)) is not None and not all_memory:
+                raise UserError(
+                    "is set by calsweep itself", where=f"{path.name}: sbatch.{key}", remedy=remedy
+                )
         check_resources(profile.resources, path.name)
     return profile
 

@@ -1,4 +1,4 @@
-"""Jobs packed into tasks: a task is what the cluster runs, one process group behind one model load."""
+"""Jobs packed into tasks. A task is one process group on the cluster, which loads one model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from study.paths import StudyPaths
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """jobs: of one kind; several only for evaluations of one model. needs: unfinished jobs they wait for."""
+    """jobs: of one kind; several only if they evaluate one model. needs: ids of jobs they wait for."""
 
     kind: Kind
     jobs: tuple[Job, ...]
@@ -36,7 +36,7 @@ class Task:
 def missing_tasks(
     plan: Plan, paths: StudyPaths, languages_per_task: int, busy: Iterable[str] = ()
 ) -> list[Task]:
-    """What is left to run, in plan order: jobs that are neither complete nor `busy` (queued or running)."""
+    """Tasks for the jobs that are neither complete nor `busy` (queued or running), in plan order."""
     busy = set(busy)
     complete = complete_jobs(paths)
     todo = [job for job in plan.jobs if job.job_id not in complete and job.job_id not in busy]
@@ -45,7 +45,7 @@ def missing_tasks(
 
 
 def _tasks(todo: Iterable[Job], complete: set[str], languages_per_task: int) -> Iterator[Task]:
-    unmet: dict[tuple[str, ...], frozenset[str]] = {}  # told once for all jobs of a model
+    unmet: dict[tuple[str, ...], frozenset[str]] = {}  # found once for all jobs of a model
     for (kind, *_), group in itertools.groupby(todo, key=_model_of):
         jobs = list(group)
         needs = jobs[0].needs
@@ -57,7 +57,7 @@ def _tasks(todo: Iterable[Job], complete: set[str], languages_per_task: int) -> 
 
 
 def complete_jobs(paths: StudyPaths) -> set[str]:
-    """The jobs with a DONE marker; one look at the folder of jobs, however many are planned."""
+    """The jobs with a DONE marker, by one listing of the folder of jobs."""
     jobs = paths.root / "jobs"
     if not jobs.is_dir():
         return set()

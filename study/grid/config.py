@@ -1,7 +1,7 @@
 """grid.yaml and its overrides as frozen dataclasses: defaults < file < command line.
 
-OmegaConf does the merging and the type checks; this file turns its errors into one sentence with the
-key path and the nearest valid key.
+OmegaConf merges and checks types; this file turns its errors into one sentence with the key path and the
+nearest valid key.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """include_base: evaluate each base model too. languages_per_task: languages behind one model load.
-    benchmarks: each a `BenchmarkConfig`, or just a name.
+    """include_base: also evaluate each base model. languages_per_task: languages that share one model load.
+    benchmarks: each a `BenchmarkConfig`, or a name.
     protocol: `letter` scores the options' letters, `option_text` their texts.
     scaffold, num_shots, option_order, too_long: see `study.jobs.specs.Prompting`.
-    dtype: of the forward pass; log-probabilities are float32 either way.
+    dtype: of the forward pass; log-probabilities are always float32.
     """
 
     include_base: bool = True
@@ -80,7 +80,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """mode: `disabled`, `offline` (synced later) or `online`. Outside identity."""
+    """mode: `disabled`, `offline` (for `calsweep sync`) or `online`. Outside identity."""
 
     mode: str = "offline"
     project: str = "calsweep"
@@ -89,9 +89,9 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """What a study may cost, by the forecast; None is no limit. Above it nothing is submitted (exit code 3).
+    """What a study may cost, by the forecast; None for no limit. Above it nothing is submitted: exit code 3.
 
-    gpu_hours: over all jobs that are left to run. disk_gib: what their outputs add to the disk.
+    gpu_hours: of all jobs that are left to run. disk_gib: of their outputs.
     """
 
     gpu_hours: float | None = None
@@ -101,16 +101,16 @@ class BudgetConfig:
         for name in ("gpu_hours", "disk_gib"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                # it is checked as a part of the grid, where nobody puts the section before the key
+                # the section is named here, since the check runs as part of the whole grid's
                 raise UserError("out of range", where=f"budget.{name}", remedy="give 0 or more")
 
 
 @dataclass(frozen=True)
 class GridConfig:
-    """A grid file; `include` in it names files to lie beneath it.
+    """A grid file; its key `include` names files that it is merged over.
 
-    grid: axes, of which the cells are the product. zip: groups of axes that advance together. exclude: cells
-    to leave out. train: constants, under the names that axes have.
+    grid: axes, whose product is the cells. zip: groups of axes that advance together. exclude: cells to leave
+    out. train: constants, with the names of axes.
     """
 
     study: str
@@ -130,10 +130,9 @@ class GridConfig:
 
 @dataclass(frozen=True)
 class Grid:
-    """A loaded grid: the configuration, its benchmarks, the file it came from, and the folders of that file
-    and of those it includes.
+    """A loaded grid: configuration, benchmarks, its file, and the folders of this file and those it includes.
 
-    only_looked_at: nothing of it is going to run; revisions may stay open where the hub does not answer.
+    only_looked_at: nothing will run, so revisions may stay open where the hub does not answer.
     """
 
     config: GridConfig
@@ -144,17 +143,17 @@ class Grid:
 
     @property
     def study_dir(self) -> Path:
-        """`outputs` is relative to the working directory, like any output a command is told to write."""
+        """`outputs` is relative to the working directory, as outputs of commands usually are."""
         return Path(os.path.expanduser(self.config.outputs), self.config.study).resolve()
 
     def find(self, name: str) -> Path | None:
         """An existing file or folder: absolute, or relative to the grid's folder, to those of the grids it
         includes, or to the working directory.
         """
-        plain = os.path.expanduser(name)  # unlike Path's, it leaves an unknown ~user alone
+        plain = os.path.expanduser(name)  # unlike Path's, it keeps an unknown ~user
         for folder in (*self.folders, Path.cwd()):
             candidate = folder / plain  # an absolute `plain` wins in a join
-            if os.path.exists(candidate):  # unlike Path's, it takes a name too long for one
+            if os.path.exists(candidate):  # unlike Path's, it accepts a name that is too long
                 return candidate.resolve()
         return None
 
@@ -190,14 +189,14 @@ def load_checked(schema: type[Any], path: Path) -> Any:
 
 
 def require_texts(values: Sequence[Any], where: str) -> None:
-    """OmegaConf lets a list or a mapping (a colon in an unquoted line) pass as an element of list[str]."""
+    """Raise UserError for a list or mapping (from an unquoted colon), which OmegaConf accepts as a str."""
     for i, value in enumerate(values):
         if not isinstance(value, str):
-            raise UserError(f"{value!r} is not a text", where=f"{where}[{i}]", remedy="put it in quotes")
+            raise UserError(f"{value!r} is not text", where=f"{where}[{i}]", remedy="put it in quotes")
 
 
 def checked_section(schema: type[Any], values: Any, where: str) -> Any:
-    """`values` as the dataclass `schema`, with OmegaConf's type checks; errors name `where.key`."""
+    """`values` as the dataclass `schema`, with OmegaConf's type checks; UserErrors name `where.key`."""
     if not isinstance(values, dict):
         raise UserError(
             "not a mapping of keys to values", where=where, remedy="write key: value lines below it"
@@ -212,12 +211,12 @@ def checked_section(schema: type[Any], values: Any, where: str) -> Any:
 
 
 _structures: dict[type[Any], Any] = {}
-"""A dataclass -> its types and defaults, for OmegaConf, whose `merge` copies them: made once, as it takes long."""
+"""The types and defaults of each dataclass, as OmegaConf wants them; its `merge` copies them."""
 
 
 def _checked(schema: type[Any], values: Any, where: str) -> Any:
     def place(key: str) -> str:
-        # below a file's name comes ": key", below a key path ".key"
+        # a key follows a file's name after ": ", and a key path after "."
         return (f"{where}.{key}" if ": " in where else f"{where}: {key}") if key else where
 
     try:
@@ -246,7 +245,7 @@ def _checked(schema: type[Any], values: Any, where: str) -> Any:
 
 
 def _check_shapes(defaults: Any, given: Any, above: str = "") -> None:
-    """Mappings and lists where the schema has them: OmegaConf's own errors about those name no key."""
+    """Raise UserError unless mappings and lists are where the schema has them; OmegaConf names no key."""
     for key, default in defaults.items():
         value = given.get(key, default)
         if isinstance(default, dict):
@@ -299,7 +298,7 @@ def _check_grid(config: GridConfig, where: str) -> None:
         values = [checked_value(axis, value, f"{where}: grid") for value in values]
         seen: set[Any] = set()
         for value in values:
-            if value in seen and axis not in zipped:  # beside other values of its group it may come again
+            if value in seen and axis not in zipped:  # in a zip group a value may occur beside several others
                 raise UserError(f"{value!r} occurs twice", where=place, remedy="remove one")
             seen.add(value)
     for key, value in config.train.items():
@@ -311,7 +310,7 @@ def _check_grid(config: GridConfig, where: str) -> None:
             )
         if key in config.grid:
             raise UserError(
-                "is an axis of the grid too", where=f"{where}: train.{key}", remedy="keep one of them"
+                "is also an axis of the grid", where=f"{where}: train.{key}", remedy="keep one of them"
             )
         checked_value(key, value, f"{where}: train")
     if "model" not in config.grid:
@@ -322,13 +321,13 @@ def _check_grid(config: GridConfig, where: str) -> None:
 
 
 def checked_value(key: str, value: Any, where: str) -> Any:
-    """One value of an axis or a constant, of the type it will be used with: "0.1" is 0.1."""
+    """One value of an axis or a constant, with the type of its field: "0.1" becomes 0.1."""
     if key in ("model", "dataset"):
         if not isinstance(value, str) or not value:
             raise UserError(f"{value!r} is not a name", where=f"{where}.{key}", remedy="give an id or a path")
         return value
     if type(value) in (int, float) and type(value) is type(getattr(Hyperparameters, key)):
-        # nothing to convert; asking OmegaConf would take seconds for an axis of thousands of seeds
+        # nothing to convert; OmegaConf would take seconds for an axis of thousands of seeds
         try:
             return getattr(Hyperparameters(**{key: value}), key)
         except UserError as error:

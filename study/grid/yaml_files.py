@@ -1,4 +1,4 @@
-"""YAML files as they lie on disk: reading them, including others, and which line a key stands on."""
+"""Read YAML files, with those they include, and find the line of a key."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 from study.errors import UserError
 
 MAX_VALUES = 200_000
-"""A file of aliases of aliases can stand for more values than memory holds."""
+"""A small file of nested aliases can expand to more values than memory holds."""
 
 
 def load_yaml(path: Path) -> DictConfig:
-    """One file as a mapping. Raises UserError, with the line where YAML tells one."""
+    """One file as a mapping. Raises UserError, with a line if YAML's error has one."""
     try:
         text = path.read_text(encoding="utf-8")
         _refuse_bomb(yaml.compose(text, Loader=yaml.SafeLoader), path.name)
-        # its own limit is 10,000, and one axis may hold as many seeds
+        # the default limit is 10,000, and one axis may hold as many seeds
         loaded = OmegaConf.load(path, max_yaml_expanded_nodes=MAX_VALUES)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -42,9 +42,9 @@ def load_yaml(path: Path) -> DictConfig:
 
 
 def load_with_includes(path: Path, above: Sequence[Path] = ()) -> tuple[DictConfig, list[Path]]:
-    """A file merged over those that it includes, and all files, those that win first.
+    """A file merged over those that it includes, and all these files, highest precedence first.
 
-    Mappings merge, lists and values replace; later files and the including one win.
+    Mappings merge, lists and values replace; later files, and the including one, take precedence.
     Raises UserError for a missing file or a circle.
     """
     loaded = load_yaml(path)
@@ -66,7 +66,7 @@ def load_with_includes(path: Path, above: Sequence[Path] = ()) -> tuple[DictConf
         found = found.resolve()
         if found in (*above, path.resolve()):
             raise UserError(f"'{name}' includes this file again", where=where, remedy="break the circle")
-        with telling_lines(found):
+        with errors_with_lines(found):
             base, below = load_with_includes(found, (*above, path.resolve()))
         bases.append(base)
         files[1:1] = below
@@ -83,12 +83,12 @@ def load_with_includes(path: Path, above: Sequence[Path] = ()) -> tuple[DictConf
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name too long for one, or with a zero byte
+    except (OSError, ValueError):  # a name that is too long, or has a NUL
         return False
 
 
 def merge_overrides(loaded: DictConfig, overrides: Sequence[str]) -> Any:
-    """`key=value` over a file. Raises UserError for what is not one, or does not fit."""
+    """A file with `key=value` overrides. Raises UserError for one that is malformed or does not fit."""
     for item in overrides:
         if not re.match(r"^[A-Za-z_][\w.\-\[\]]*=", item):
             raise UserError(
@@ -109,7 +109,7 @@ def merge_overrides(loaded: DictConfig, overrides: Sequence[str]) -> Any:
 
 
 def problem_of(error: Exception) -> str:
-    """What YAML or OmegaConf found, without the lines in which they say where."""
+    """The first line of an error of YAML or OmegaConf, without the lines that describe its place."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     said = getattr(error, "problem", None) or getattr(error, "msg", None) or str(error)
@@ -122,7 +122,7 @@ def _refuse_bomb(root: yaml.Node | None, name: str) -> None:
     def size(node: yaml.Node) -> int:
         key = id(node)
         if key not in sizes:
-            sizes[key] = MAX_VALUES + 1  # for whoever meets it inside itself
+            sizes[key] = MAX_VALUES + 1  # until it is known; an alias inside itself reads this
             inner = node.value if isinstance(node, yaml.CollectionNode) else []
             flat = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
             sizes[key] = 1 + sum(size(part) for part in flat)
@@ -130,15 +130,14 @@ def _refuse_bomb(root: yaml.Node | None, name: str) -> None:
 
     if root is not None and size(root) > MAX_VALUES:
         raise UserError(
-            f"stands for more than {MAX_VALUES:,} values", where=name, remedy="use fewer aliases in it"
+            f"expands to more than {MAX_VALUES:,} values", where=name, remedy="use fewer aliases in it"
         )
 
 
 @contextmanager
-def telling_lines(path: Path, overrides: Sequence[str] = ()) -> Iterator[None]:
-    """Errors about keys, raised inside, tell where the value was written.
-
-    That is the line of this YAML file or of one that it includes, or the command line.
+def errors_with_lines(path: Path, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Add to UserErrors about keys, raised inside, where the value was written: the line of this YAML file or
+    of one that it includes, or the command line.
     """
     try:
         yield
@@ -154,11 +153,11 @@ def telling_lines(path: Path, overrides: Sequence[str] = ()) -> Iterator[None]:
 
 
 def _place_of(key_path: str, path: Path, overrides: Sequence[str]) -> str | None:
-    """`grid.yaml, line 7` of the file in which most of the key path stands, or `command line`."""
+    """`grid.yaml, line 7`, of the file that has most steps of the key path, or `command line`."""
     steps = re.findall(r"[^.\[\]]+", key_path)
     try:
         given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError):  # the error is about this
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError):  # the error is about these
         return None
     for step in steps:
         if not isinstance(given, dict):
@@ -176,7 +175,7 @@ def _line_of(steps: Sequence[str], path: Path) -> str | None:
         _, files = load_with_includes(path)
     except UserError:
         files = [path]
-    best, told = 0, None
+    best, place = 0, None
     for file in files:
         try:
             node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
@@ -184,23 +183,23 @@ def _line_of(steps: Sequence[str], path: Path) -> str | None:
             continue
         depth, line, in_list = _descend(node, steps)
         if depth > best:
-            best, told = depth, f"{file.name}, line {line + 1}"
-        if in_list:  # it replaces what the other files say
+            best, place = depth, f"{file.name}, line {line + 1}"
+        if in_list:  # a list replaces those of the other files
             break
-    return told
+    return place
 
 
 def _descend(node: yaml.Node | None, steps: Sequence[str]) -> tuple[int, int, bool]:
-    """How many steps of a key path exist below a node, the line of the last one, from 0, and whether
-    they enter a list.
+    """How many steps of a key path exist below a node, the line of the last one, from 0, and whether they
+    enter a list.
     """
     line, in_list = 0, False
     for depth, step in enumerate(steps):
         if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if getattr(key, "value", None) == step]
-            if not found:
+            matches = [(key, value) for key, value in node.value if getattr(key, "value", None) == step]
+            if not matches:
                 return depth, line, in_list
-            key, node = found[-1]
+            key, node = matches[-1]
             line = key.start_mark.line
         elif isinstance(node, yaml.SequenceNode) and step.isdecimal() and int(step) < len(node.value):
             node, in_list = node.value[int(step)], True

@@ -1,4 +1,4 @@
-"""A job: one spec, the jobs it needs, and the cell of the grid it belongs to."""
+"""A job: a spec, the jobs that it needs, and its cell of the grid."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ KINDS: tuple[Kind, ...] = ("prepare", "train", "evaluate", "analyse")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """kind, spec: what to compute; together they are the identity, and `job_id` is their digest.
+    """kind, spec: what to compute; together they are its identity, and `job_id` is their digest.
 
-    needs: ids of jobs that must be complete first (for `analyse`: ended in any way).
-    cell: the axes of the grid this job stands for, for people and tables. A base model's evaluation has
-        `model` alone; a prepare job has the name the grid gave it.
+    needs: ids of jobs that must be complete first (for `analyse`: that must have ended).
+    cell: axis -> value, for people and tables. A base model's evaluation has only `model`, and so has a
+        prepare job, with its name in the grid.
     """
 
     kind: Kind
@@ -40,14 +40,13 @@ class Job:
     job_id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        # a prepare job is a train job that starts from nothing: its spec says so already
         object.__setattr__(self, "job_id", digest({"kind": self.kind, "spec": identity(self.spec)}))
 
     @classmethod
     def with_id(
         cls, kind: Kind, spec: Spec, needs: tuple[str, ...], cell: Mapping[str, Any], job_id: str
     ) -> Job:
-        """A job whose id is known already, from `evaluation_ids`: hashing is most of the work."""
+        """A job whose id is known from `evaluation_ids`: hashing is most of the work of making one."""
         job, put = cls.__new__(cls), object.__setattr__
         put(job, "kind", kind)
         put(job, "spec", spec)
@@ -58,7 +57,7 @@ class Job:
 
     @property
     def cell_name(self) -> str:
-        """What people call its cell: `cldr-tiny/cldr-instruct lr=0.001 smoothing=0.1 seed=0`."""
+        """Its cell for people: `cldr-tiny/cldr-instruct lr=0.001 smoothing=0.1 seed=0`."""
         named = [value_text(self.cell[axis]) for axis in NAMED_ALONE if axis in self.cell]
         axes = [axis_text(axis, value) for axis, value in self.cell.items() if axis not in NAMED_ALONE]
         return " ".join(["/".join(named), *axes]).strip() or self.kind
@@ -82,19 +81,19 @@ class Job:
 
 
 def evaluation_ids(shard: EvalSpec) -> Callable[[str], str]:
-    """The ids of one shard's evaluate jobs, by their model as canonical JSON of its identity.
+    """A function from a model's identity, as canonical JSON, to the id of its evaluate job on one shard.
 
-    Each is the `digest` that it would have anyway, but the shard is hashed only once.
+    The ids are those of `Job`, but the shard is hashed only once.
     """
-    mark = "\0model\0"  # in no name: it is not allowed in a path, nor in a hub id
+    mark = "\0model\0"  # occurs in no name: paths and hub ids cannot hold a NUL
     data = {"kind": "evaluate", "spec": {**identity(shard), "model": mark}}
     head, tail = canonical(data).split(json.dumps(mark))
     begun = hashlib.sha256(head.encode())
 
     def job_id(model: str) -> str:
-        whole = begun.copy()
-        whole.update((model + tail).encode())
-        return whole.hexdigest()[:HASH_LENGTH]
+        total = begun.copy()
+        total.update((model + tail).encode())
+        return total.hexdigest()[:HASH_LENGTH]
 
     return job_id
 

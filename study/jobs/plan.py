@@ -1,4 +1,4 @@
-"""The plan of a study: its jobs, and how they are kept in plan.json."""
+"""The plan of a study: its jobs, and their form in plan.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 from study.errors import UserError
@@ -32,17 +33,20 @@ class Plan:
 
 
 ANY_MODEL = Source("scratch", "any", "0" * 12)
-"""Stands in a shard until its model is known."""
+"""The placeholder in a shard whose model is not known yet."""
 
 
 class Evaluations:
-    """Makes evaluate jobs of shards and models, quickly: a study has hundreds of thousands of them.
+    """Makes the evaluate jobs of shards and models quickly: a study may have hundreds of thousands.
 
-    Jobs of one shard share what they say of it, and those of one model its needs and cell.
+    Jobs of one shard share the parts of its spec, and jobs of one model its needs and cell.
     """
 
     def __init__(self, shards: Sequence[EvalSpec]) -> None:
-        self._shards = [(shard, evaluation_ids(shard)) for shard in shards]
+        names = [field.name for field in fields(EvalSpec) if field.name != "model"]
+        self._shards = [
+            ({name: getattr(shard, name) for name in names}, evaluation_ids(shard)) for shard in shards
+        ]
 
     def of(
         self, model: Source, cell: Mapping[str, Any], places: Iterable[int] | None = None
@@ -51,15 +55,12 @@ class Evaluations:
         needs, identity = needs_of(model), canonical(model.identity())
         for place in range(len(self._shards)) if places is None else places:
             shard, job_id = self._shards[place]
-            spec = EvalSpec(
-                model, shard.benchmark, shard.language, shard.protocol, shard.dtype, shard.prompting
-            )
-            yield Job.with_id("evaluate", spec, needs, cell, job_id(identity))
+            yield Job.with_id("evaluate", EvalSpec(model, **shard), needs, cell, job_id(identity))
 
 
 @contextmanager
 def many_objects() -> Iterator[None]:
-    """Without garbage collection: it would look again and again at objects of which none is garbage."""
+    """Turn garbage collection off, which would examine all these objects many times and find no garbage."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -70,27 +71,27 @@ def many_objects() -> Iterator[None]:
 
 
 def needs_of(model: Source) -> tuple[str, ...]:
-    """The job that makes a model, if one does."""
+    """The id of the job that makes a model, if there is one."""
     return (model.name,) if model.kind == "job" else ()
 
 
 def analysis_of(evaluations: Sequence[Job]) -> Job:
-    """The job that makes tables of evaluate jobs."""
+    """The job that makes tables from evaluate jobs."""
     ids = tuple(job.job_id for job in evaluations)
     return Job("analyse", AnalyseSpec(ids), needs=ids, cell={})
 
 
 def write_plan(plan: Plan, resolved: str, paths: StudyPaths) -> None:
-    """Write plan.json, and grid.yaml with the grid as resolved.
+    """Write plan.json, and grid.yaml with the resolved grid.
 
-    Tables and dashboard belong to one plan: when the plan before this one had another analysis, or another
-    description, this one's is no longer done, even if it once was.
+    Tables and dashboard belong to one plan: if the previous plan had another analysis or description, the
+    analysis of this one loses its DONE marker.
     """
     try:
         old = read_plan(paths)
         same = old.description == plan.description
         before = {job.job_id for job in old.of_kind("analyse")} if same else set()
-    except UserError:  # there is none, or one of another version: it is replaced
+    except UserError:  # there is none, or one of another version
         before = set()
     for job in plan.of_kind("analyse"):
         if job.job_id not in before:
@@ -102,7 +103,7 @@ def write_plan(plan: Plan, resolved: str, paths: StudyPaths) -> None:
 def write_specs(jobs: Iterable[Job], paths: StudyPaths) -> None:
     """Write the spec.json of jobs that are about to run.
 
-    An unfinished job takes what is outside its identity anew, e.g. where a local model lies now.
+    For unfinished jobs, values outside their identity are updated, e.g. the path of a local model.
     """
     for job in jobs:
         folder, data = paths.job(job.job_id), job.to_dict()
@@ -111,9 +112,10 @@ def write_specs(jobs: Iterable[Job], paths: StudyPaths) -> None:
 
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
-    """What evaluate jobs share is told once: `models` and `shards`, to which they refer by place."""
+    """The plan as JSON values. Evaluate jobs refer by index to `models` and `shards`, which they share."""
+    shard_values = attrgetter(*(field.name for field in fields(EvalSpec) if field.name != "model"))
     models: dict[tuple[int, int], int] = {}
-    shards: dict[tuple[object, ...], int] = {}
+    shards: dict[tuple[int, ...], int] = {}
     model_entries: list[dict[str, Any]] = []
     shard_entries: list[dict[str, Any]] = []
     jobs: list[dict[str, Any]] = []
@@ -124,16 +126,17 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
             jobs.append(job.to_dict())
         else:
             spec = job.spec
-            # by the objects, which the jobs of one model or shard share: comparing them would take seconds
+            # by the ids of objects, which jobs of one model or shard share: comparing them takes seconds
             of_model = (id(spec.model), id(job.cell))
-            of_shard = (id(spec.benchmark), spec.language, spec.protocol, id(spec.prompting), spec.dtype)
+            of_shard = tuple(map(id, shard_values(spec)))
             if of_model not in models:
                 models[of_model] = len(models)
                 model_entries.append({"model": to_dict(spec)["model"], "cell": dict(job.cell)})
             if of_shard not in shards:
                 shards[of_shard] = len(shards)
-                told = to_dict(spec)
-                shard_entries.append({key: value for key, value in told.items() if key != "model"})
+                values = to_dict(spec)
+                del values["model"]
+                shard_entries.append(values)
             jobs.append(
                 {
                     "job_id": job.job_id,
@@ -177,15 +180,15 @@ def read_plan(paths: StudyPaths) -> Plan:
 
 def _jobs_from(data: Mapping[str, Any]) -> list[Job]:
     models = [(Source(**entry["model"]), entry["cell"]) for entry in data["models"]]
-    made = Evaluations([_shard_from(entry) for entry in data["shards"]])
+    evaluations = Evaluations([_shard_from(entry) for entry in data["shards"]])
     jobs: list[Job] = []
-    # neighbours of one model are made together
+    # consecutive jobs of one model are made together
     for (kind, place), entries in itertools.groupby(data["jobs"], lambda e: (e["kind"], e.get("model"))):
         if kind == "analyse":
             jobs.append(analysis_of([job for job in jobs if job.kind == "evaluate"]))
         elif kind == "evaluate":
             model, cell = models[place]
-            jobs += made.of(model, cell, [entry["shard"] for entry in entries])
+            jobs += evaluations.of(model, cell, [entry["shard"] for entry in entries])
         else:
             jobs += [job_from(entry) for entry in entries]
     return jobs

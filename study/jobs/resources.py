@@ -1,4 +1,4 @@
-"""What a task asks of the cluster. It changes no result, by rounding at most: no part of a job's identity."""
+"""What a task requests from the cluster, and how it uses it. Outside identity: it changes only rounding."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 
 @dataclass(frozen=True)
 class Resources:
-    """What one task asks of the cluster, and how it uses it. Outside identity.
+    """What one task requests from the cluster, and how it uses it. Outside identity.
 
-    tasks_per_node: one rank each. mem_gib: per node. time_min: wall clock.
+    tasks_per_node: one rank each. mem_gib: per node. time_min: wall-clock time.
     micro_batch_size, micro_batch_tokens: the most examples, and the most tokens with padding, in a forward
-        pass of a training rank; an example longer than that goes alone.
-    packing: lay the examples of a micro-batch end to end, without padding and without seeing each other;
-        worth it where attention has a kernel for it.
+        pass of a training rank; a longer example is a micro-batch by itself.
+    packing: concatenate the examples of a micro-batch, without padding and without attention between them;
+        useful where attention has a kernel for it.
     attention: the implementation, as transformers names it.
-    activation_checkpointing: compute activations again in the backward pass, for memory.
+    activation_checkpointing: recompute activations in the backward pass, to save memory.
     zero_stage: DeepSpeed's stage, 1 to 3. offload_optimizer: keep the optimizer's state in host memory.
     batch_tokens: padded tokens per forward pass of an evaluation.
-    resume: an attempt goes on from the checkpoint of the one before; false: it begins again, without any.
-    checkpoint_every_min: minutes between the checkpoints of a training run; what a job that dies without a
-        warning loses at most. keep_checkpoints: the newest complete ones that are kept while it runs.
-    save_only_model: checkpoints are models without the optimizer's state, to look at; only without `resume`.
+    resume: an attempt resumes from the checkpoint of the one before; false: it starts from the beginning.
+    checkpoint_every_min: minutes between the checkpoints of a training; a job that is killed loses no more.
+        keep_checkpoints: how many complete ones are kept while it runs, the newest.
+    save_only_model: checkpoints are models without the optimizer's state, to examine; needs resume: false.
     """
 
     nodes: int = 1
@@ -66,7 +66,7 @@ class Resources:
         require(
             not (self.save_only_model and self.resume),
             "save_only_model",
-            "remove it, or write resume: false too: without the optimizer's state no attempt can go on",
+            "remove it, or write resume: false too: no attempt can resume without the optimizer's state",
         )
         require(
             self.zero_stage in (1, 2, 3),

@@ -1,6 +1,6 @@
-"""What a job computes, fully resolved: the identity of a job is the hash of its spec.
+"""What a job computes, fully resolved: a job's identity is the hash of its spec.
 
-What changes a result by rounding at most (resources, micro-batch, ZeRO stage, tracking) is not in a spec.
+Settings that change results only by rounding (resources, micro-batch, ZeRO stage) are not in a spec.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from study.errors import UserError, nearest
@@ -25,13 +25,21 @@ ARCHITECTURES = ("llama", "mistral", "gemma2")
 MAX_SEED = 2**63 - 1
 
 
+def added(as_before: Any) -> Any:
+    """A field that version 1 of its spec did not have; by default its value means "as in version 1".
+
+    With that value it stays out of identity and files, so that finished jobs keep their ids.
+    """
+    return field(default=as_before, metadata={"as_before": as_before})
+
+
 def require(condition: bool, name: str, remedy: str) -> None:
     if not condition:
         raise UserError("out of range", where=name, remedy=remedy)
 
 
 def positive(value: float) -> bool:
-    """False for nan and infinity too: JSON has no words for them, so that nothing could be hashed."""
+    """False for nan and infinity too, which JSON cannot express and so identity cannot contain."""
     return 0 < value < math.inf
 
 
@@ -55,7 +63,7 @@ class Source:
     revision: str
 
     def identity(self) -> dict[str, str]:
-        """The part that identifies content: a local folder may move without becoming another one."""
+        """The part that identifies content: a local folder that moves stays the same."""
         if self.kind == "local":
             return {"kind": self.kind, "revision": self.revision}
         return {"kind": self.kind, "name": self.name, "revision": self.revision}
@@ -92,22 +100,22 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Everything a training run is told besides its model and data. Each may be an axis of the grid.
+    """Everything that a training depends on besides its model and data. Each may be an axis of the grid.
 
-    learning_rate: peak, after warm-up.
+    learning_rate: the peak, after warm-up.
     label_smoothing: epsilon of q_y = 1 - eps + eps/V, in [0, 1).
-    seed: of data order, sub-sampling and dropout.
-    num_examples: rows drawn from the dataset by seed; None for all. Generated datasets make this many.
-    num_epochs, num_steps: length of the run; num_steps wins when given.
+    seed: for data order, sub-sampling and dropout.
+    num_examples: rows drawn from the dataset by seed; None for all. Generated datasets have this many.
+    num_epochs, num_steps: length of the training; num_steps takes precedence.
     global_batch_size: examples per optimizer step, over all ranks and micro-batches.
     exclude_sources: rows whose `source` column is one of these are left out, before sub-sampling.
     max_length_tokens: longer examples are cut at the end.
     template: how messages become text: `tulu`, `plain`, or the `tokenizer`'s own chat template.
-    dropout: of every dropout that the architecture has; None leaves the model's own.
-    logit_softcap, logit_temperature: of the training loss alone, z = c tanh(a / c) / t; the trained model is
-        exported and evaluated as its architecture has it. None is the architecture's own cap.
+    dropout: rate of every dropout in the architecture; None for those of the model.
+    logit_softcap, logit_temperature: in the training loss only, z = c tanh(a / c) / t; the exported model
+        keeps those of its architecture. None for the architecture's own soft-cap.
     warmup_ratio: share of steps with linear warm-up; linear decay to zero follows.
-    max_grad_norm: clipping of the global gradient norm.
+    max_grad_norm: the global gradient norm is clipped to it.
     """
 
     learning_rate: float = 1e-5
@@ -131,7 +139,7 @@ class Hyperparameters:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        # from JSON and from grids it comes as a list; the order of what is left out changes nothing
+        # JSON and grids give a list; its order has no effect, and must not change the id
         object.__setattr__(self, "exclude_sources", tuple(sorted(set(self.exclude_sources))))
         one_of(self.template, TEMPLATES, "template")
         one_of(self.dtype, DTYPES, "dtype")
@@ -158,7 +166,7 @@ class Hyperparameters:
 
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """One supervised fine-tuning run; with `scratch` set, one model trained from nothing."""
+    """One supervised fine-tuning; with `scratch`, the training of a new model."""
 
     model: Source
     dataset: Source
@@ -197,12 +205,12 @@ class Benchmark:
 class Prompting:
     """How the items of a benchmark are shown to a model, under either protocol.
 
-    scaffold: the words around an item: `english`, those of lm-eval; `native`, in the item's language; `chat`,
-        the turns of the tokenizer's own template.
-    num_shots: answered questions before each item, the same for all of a subject.
+    scaffold: the text around an item: `english`, as lm-eval has it; `native`, in the item's language; `chat`,
+        the turns of the tokenizer's template.
+    num_shots: answered questions before each item, the same for all items of a subject.
     option_order: `original`, or `cyclic`: each item once for every rotation of its options.
-    too_long: prompts beyond the model's context fail the shard (`refuse`) or lose their beginning (`cut`).
-    version: a hash of the prompts' text, so that records made with other words are other records.
+    too_long: prompts longer than the model's context fail the shard (`refuse`) or lose their start (`cut`).
+    version: a hash of the prompts' text, so that a change of the text makes other jobs.
     """
 
     scaffold: str = "english"
@@ -235,7 +243,7 @@ class EvalSpec:
         require(
             self.protocol == "letter" or self.prompting.option_order == "original",
             "option_order",
-            "write original: option_text does not show the options, so their order changes nothing",
+            "write original: option_text does not show the options, so their order has no effect",
         )
 
 
@@ -250,7 +258,7 @@ Spec: TypeAlias = TrainSpec | EvalSpec | AnalyseSpec
 
 
 def to_dict(spec: Spec) -> dict[str, Any]:
-    """A spec as plain JSON values, for files and W&B's config."""
+    """A spec as plain JSON values, for files and W&B's config; without `added` fields that change nothing."""
     result: dict[str, Any] = _plain(spec, dataclasses.asdict)
     return result
 
@@ -265,28 +273,36 @@ def _plain(value: Any, of_source: Callable[[Source], dict[str, str]]) -> Any:
     if isinstance(value, Source):
         return of_source(value)
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name), of_source) for f in dataclasses.fields(value)}
+        parts = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {
+            f.name: _plain(part, of_source)
+            for f, part in parts
+            if "as_before" not in f.metadata or part != f.metadata["as_before"]
+        }
     if isinstance(value, tuple | list):
         return [_plain(item, of_source) for item in value]
     return value
 
 
 def train_spec_from(data: dict[str, Any]) -> TrainSpec:
+    """The inverse of `to_dict`: what is missing is an `added` field with its default."""
     scratch = data["scratch"]
-    return TrainSpec(
-        model=Source(**data["model"]),
-        dataset=Source(**data["dataset"]),
-        hyper=Hyperparameters(**data["hyper"]),
-        scratch=Scratch(**scratch) if scratch is not None else None,
-    )
+    parts = {
+        "model": Source(**data["model"]),
+        "dataset": Source(**data["dataset"]),
+        "hyper": Hyperparameters(**data["hyper"]),
+        "scratch": Scratch(**scratch) if scratch is not None else None,
+    }
+    return TrainSpec(**{**data, **parts})
 
 
 def eval_spec_from(data: dict[str, Any]) -> EvalSpec:
+    """The inverse of `to_dict`, as `train_spec_from`."""
     benchmark = dict(data["benchmark"])
     benchmark["source"] = Source(**benchmark["source"])
-    made = {
+    parts = {
         "model": Source(**data["model"]),
         "benchmark": Benchmark(**benchmark),
         "prompting": Prompting(**data["prompting"]),
     }
-    return EvalSpec(**{**data, **made})
+    return EvalSpec(**{**data, **parts})

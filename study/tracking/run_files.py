@@ -1,8 +1,8 @@
-"""The log of one W&B run, `run-<id>.wandb`: what it holds, and a copy of it without some of its rows.
+"""The log of one W&B run, `run-<id>.wandb`: read it, and copy it without some of its rows.
 
 A 7-byte header, then blocks of 32 KiB in LevelDB's log format: chunks of (checksum uint32, length uint16,
 type uint8, payload), where a record too long for its block is split into a first, some middle and a last
-chunk. A record is a protobuf message of the SDK's own, and those of the history are its rows.
+chunk. A record is a protobuf message of the SDK; history records are the rows.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class RunLog:
-    """entity: empty for the user's own. rows: when each was logged (seconds since the epoch, to the
-    microsecond), which is what tells it from the others on a server, too. files: paths below `files/`.
+    """entity: empty for the user's own. rows: when each was logged, in seconds since the epoch, to
+    the microsecond, which identifies it, also on the server. files: paths below `files/`.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> RunLog:
-    """What a log says up to its end, or to where a kill tore it; without a run id when it says nothing."""
+    """The content of a log up to its end, or to where a kill tore it; run_id is empty if it holds no run."""
     log = RunLog(path)
     files: dict[str, None] = {}
     for record in records_in(path):
@@ -54,15 +54,15 @@ def read_log(path: Path) -> RunLog:
 
 
 def records_in(path: Path) -> Iterator[Any]:
-    """The SDK's own messages, up to the end of a log or to where a kill tore it."""
+    """The SDK's records, up to the end of a log or to where a kill tore it."""
     for payload in _payloads(path.read_bytes()):
         yield _record(payload)
 
 
 def write_without(source: Path, rows: Counter[float], target: Path, add: Iterable[str] = ()) -> None:
-    """Copy a log, but for those of its rows that are among `rows`, as often as each is there.
+    """Copy a log without the rows in `rows`, each as often as it is counted there.
 
-    add: files that it does not name, to go up with it.
+    add: further files for the copy to name.
     """
     data, left = source.read_bytes(), Counter(rows)
     kept, ends = [], False
@@ -85,18 +85,18 @@ def write_without(source: Path, rows: Counter[float], target: Path, add: Iterabl
 
 
 def _files_record(names: Iterable[str]) -> bytes:
-    """What `run.save(policy="now")` leaves in a log; empty for no files."""
+    """The record that `run.save(policy="now")` writes to a log; empty for no files."""
     from wandb.proto import wandb_internal_pb2
 
     record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
     for name in names:
         record.files.files.add(path=name, policy=wandb_internal_pb2.FilesItem.PolicyType.NOW)  # type: ignore[attr-defined]
-    found: bytes = record.SerializeToString()
-    return found
+    payload: bytes = record.SerializeToString()
+    return payload
 
 
 def when(seconds: float) -> float:
-    """A time as it tells rows apart."""
+    """A time, rounded as rows are identified by it."""
     return round(seconds, 6)
 
 
@@ -112,12 +112,12 @@ def _logged_at(record: Any) -> float:
     for item in record.history.item:
         if (item.key or ".".join(item.nested_key)) == "_timestamp":
             return when(json.loads(item.value_json))
-    raise ValueError("a row without a time: this version of the SDK is not known")
+    raise ValueError("a row without a time: this version of the W&B SDK is not supported")
 
 
 def _payloads(data: bytes) -> Iterator[bytes]:
     if not data.startswith(IDENT):
-        return  # of a full disk, or of a job that was killed at once
+        return  # the disk was full, or the job was killed at once
     position, started = FILE_HEADER_BYTES, b""
     while position + CHUNK_HEADER.size <= len(data):
         left_in_block = BLOCK_BYTES - position % BLOCK_BYTES
@@ -139,20 +139,20 @@ def _payloads(data: bytes) -> Iterator[bytes]:
 
 
 def _framed(payloads: Iterable[bytes]) -> bytes:
-    """Records as they follow the header of a file."""
-    found = bytearray()
+    """Records as bytes, to follow the header of a file."""
+    framed = bytearray()
     for payload in payloads:
         rest, first = payload, True
         while rest or first:
-            room = BLOCK_BYTES - (FILE_HEADER_BYTES + len(found)) % BLOCK_BYTES
+            room = BLOCK_BYTES - (FILE_HEADER_BYTES + len(framed)) % BLOCK_BYTES
             if room < CHUNK_HEADER.size:
-                found += bytes(room)
+                framed += bytes(room)
                 continue
             chunk, rest = rest[: room - CHUNK_HEADER.size], rest[room - CHUNK_HEADER.size :]
             kind = (FULL if first else LAST) if not rest else (FIRST if first else MIDDLE)
-            found += CHUNK_HEADER.pack(_checksum(kind, chunk), len(chunk), kind) + chunk
+            framed += CHUNK_HEADER.pack(_checksum(kind, chunk), len(chunk), kind) + chunk
             first = False
-    return bytes(found)
+    return bytes(framed)
 
 
 def _checksum(kind: int, chunk: bytes) -> int:

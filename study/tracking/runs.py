@@ -1,17 +1,15 @@
-"""W&B, one run per job: it never hurts a job, and can delay one only at its end, by a known time.
+"""W&B, one run per job: its failures never fail a job, and can delay it only at its end, by a limited time.
 
 The run id is the job id, so that a requeued job continues its run instead of starting a second one.
 
-Nothing of the SDK runs in a job's own thread. `log`, `save` and the like put a call into a queue and return;
-a daemon thread starts the run and makes the calls in their order. The job waits for W&B in `finish` alone, at
-most FINISH_LIMIT_S (OFFLINE_LIMIT_S without a server, STOPPED_LIMIT_S when it was told to stop). After that
-the SDK's service process is killed, which frees a thread that hangs in it (KILLED_LIMIT_S at most), and
-leaves nothing of W&B to hold up the end of the process. Once W&B was given up on, later jobs of the same
-process track offline, and after a second time not at all: of the packed languages of a task, two at most wait
-as long as that.
+Nothing of the SDK runs in a job's main thread. `log`, `save` etc. put a call into a queue and return; a
+daemon thread starts the run and makes the calls in order. The job waits for W&B only in `finish`, at most
+FINISH_LIMIT_S (OFFLINE_LIMIT_S without a server, STOPPED_LIMIT_S after a request to stop). After that the
+SDK's service process is killed, which frees a thread that hangs in it (within KILLED_LIMIT_S), so that W&B
+cannot delay the end of the process. After W&B has failed once, later jobs of the same process track offline,
+and after a second failure not at all: at most two of the languages of a task wait that long.
 
-What was logged is in the run's folder, `wandb/` below the job's, whatever became of the server: see
-`calsweep sync`.
+What was logged is in the run's folder, `wandb/` in the job's, even if the server failed: see `calsweep sync`.
 """
 
 from __future__ import annotations
@@ -34,32 +32,32 @@ from study.paths import JobPaths
 
 logger = logging.getLogger(__name__)
 INIT_TIMEOUT_S = 30
-"""How long the SDK tries to reach a server, in the thread: the job does not wait for it."""
+"""How long the SDK tries to reach a server, in its thread: the job does not wait for it."""
 FINISH_LIMIT_S = 60
 OFFLINE_LIMIT_S = 300
-"""To start and to finish without a server: where many jobs start at once on slow disks or few cores, the SDK
-takes more than a minute for it, and what it has not written by then is lost.
+"""To start and to finish without a server. Where many jobs start at once on slow disks or few cores, the SDK
+takes more than a minute, and what it has not written by then is lost.
 """
 STOPPED_LIMIT_S = 10
-"""Between its TERM and its KILL SLURM leaves 30 s by default, in which the job has to tell how it ended."""
+"""SLURM leaves 30 s by default between TERM and KILL, in which the job also has to record its end."""
 KILLED_LIMIT_S = 5
-"""For the thread to end once the service is gone."""
+"""For the thread to end after the service was killed."""
 SERVICE_LIMIT_S = 20
 """For the SDK's service to end, once every run is over."""
 _given_up: list[str] = []
-"""The jobs for which W&B did not answer in time: with none tracking is as configured, with one offline."""
+"""The jobs of this process for which W&B did not answer in time."""
 
 
 class Run:
-    """A W&B run that swallows W&B's own failures, or nothing at all when tracking is disabled.
+    """A W&B run that absorbs W&B's failures; it does nothing if tracking is disabled.
 
-    start: makes the SDK's run; called, as everything else of the SDK, in a thread of its own.
+    start: creates the SDK's run; called, like everything of the SDK, in a separate thread.
     """
 
     def __init__(self, start: Callable[[], Any] | None) -> None:
         self._calls: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
         self._ended = threading.Event()
-        self._whole = True
+        self._complete = True
         if start is None:
             self._ended.set()
         else:
@@ -79,22 +77,22 @@ class Run:
         self._later(lambda run: run.summary.update(copy))
 
     def preempted(self) -> None:
-        """Have W&B show the run as preempted, not as failed, when it is finished with a code other than 0."""
+        """Make W&B show the run as preempted, not as failed, if its exit code is not 0."""
         self._later(lambda run: run.mark_preempting())
 
     def finish(self, exit_code: int, *, limit_s: float | None = None) -> bool:
-        """End the run. Returns within `limit_s` (FINISH_LIMIT_S if None) + KILLED_LIMIT_S, whatever W&B does;
-        False when W&B could not take everything in that time.
+        """End the run. Returns within `limit_s` (FINISH_LIMIT_S if None) + KILLED_LIMIT_S in any case;
+        False if W&B did not accept everything in that time.
         """
         self._later(lambda run: run.finish(exit_code=exit_code))
         self._later(None)
         limit_s = FINISH_LIMIT_S if limit_s is None else limit_s
         if self._ended.wait(limit_s):
-            return self._whole
-        logger.error("W&B did not finish within %g s; this job goes on without it", limit_s)
+            return self._complete
+        logger.error("W&B did not finish within %g s; this job continues without it", limit_s)
         end = time.monotonic() + KILLED_LIMIT_S
         while time.monotonic() < end:
-            _kill_service()  # more than once: the thread may be about to start another
+            _kill_service()  # repeatedly, since the thread may start another one
             if self._ended.wait(0.1):
                 break
         return False
@@ -108,9 +106,9 @@ class Run:
             run = start()
             while (call := self._calls.get()) is not None:
                 call(run)
-        except Exception:  # whatever W&B does, the job goes on: see the module's docstring
-            logger.exception("W&B failed; this job goes on without it")
-            self._whole = False
+        except Exception:  # W&B never fails a job: see the module's docstring
+            logger.exception("W&B failed; this job continues without it")
+            self._complete = False
         finally:
             end_service()
             self._ended.set()
@@ -118,7 +116,7 @@ class Run:
 
 @contextmanager
 def track(config: TrackingConfig, job: Job, folder: JobPaths, *, tags: tuple[str, ...] = ()) -> Iterator[Run]:
-    """The W&B run of one job, finished with exit code 0 or 1; as preempted when it was told to stop."""
+    """The W&B run of one job, finished with exit code 0 or 1; as preempted after a request to stop."""
     mode = _mode(config)
     run = Run(None if mode == "disabled" else lambda: _start(config, mode, job, folder, tags))
     exit_code, limit_s = 1, _limit_s(mode)
@@ -135,7 +133,7 @@ def track(config: TrackingConfig, job: Job, folder: JobPaths, *, tags: tuple[str
 
 
 def group_of(job: Job) -> str:
-    """Runs of one cell belong together: the training run and every evaluation of its model."""
+    """The W&B group of a cell: the run of a training, and those of all evaluations of its model."""
     model = job.spec.model.revision if isinstance(job.spec, EvalSpec) else job.job_id
     return f"{job.cell_name} ({model[:8]})"
 
@@ -158,12 +156,12 @@ def _start(config: TrackingConfig, mode: str, job: Job, folder: JobPaths, tags: 
         WANDB_DATA_DIR=str(staging),
         WANDB_CACHE_DIR=str(staging / "cache"),
     )
-    if config.mode == "offline":  # online, the user's own says which server they logged in to
+    if config.mode == "offline":  # online, the user's configuration names the server they are logged in to
         os.environ["WANDB_CONFIG_DIR"] = str(staging / "config")
     defaults = {
         "WANDB_SILENT": "true",
         "WANDB_ERROR_REPORTING": "false",
-        # the default of 15 s leaves an empty file behind a job that is killed early
+        # with the default of 15 s, a job that is killed early leaves an empty file
         "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1",
         "WANDB__SERVICE_WAIT": "120",
     }
@@ -172,10 +170,10 @@ def _start(config: TrackingConfig, mode: str, job: Job, folder: JobPaths, tags: 
     if mode == "online":
         try:
             return _init(config, "online", job, folder, tags)
-        except Exception:  # the server's fault or the network's: keep the run here, to be synced later
-            logger.exception("W&B does not answer; this process tracks offline from here on")
+        except Exception:  # the server or the network failed: keep the run here, for `calsweep sync`
+            logger.exception("W&B does not answer; this process tracks offline from now on")
             _given_up.append(job.job_id)
-            # the service keeps the id of a run that did not start as one in use
+            # the service still holds the id of the run that did not start
             end_service()
     return _init(config, "offline", job, folder, tags)
 
@@ -194,7 +192,7 @@ def _init(
         console="off",
         x_disable_stats=True,
         init_timeout=OFFLINE_LIMIT_S if mode == "offline" else INIT_TIMEOUT_S,
-        # it gives up by itself, in good order, before we do that for it
+        # it gives up in good order before it is killed
         finish_timeout=_limit_s(mode) * 5 / 6,
         finish_timeout_raises=True,
     )
@@ -215,10 +213,10 @@ def _init(
 
 
 def end_service() -> None:
-    """Leave nothing of the SDK behind.
+    """End the SDK's service process, if there is one.
 
-    Its own way of ending knows no limit, also at the exit of the process, and now and then a service that
-    lost its server hears of nothing (wandb 0.31): after SERVICE_LIMIT_S it is killed.
+    Its own teardown has no time limit, also at the exit of the process, and a service that lost its server
+    sometimes does not react (wandb 0.31): after SERVICE_LIMIT_S it is killed.
     """
     thread = threading.Thread(target=_teardown, name="wandb-teardown", daemon=True)
     thread.start()
@@ -233,12 +231,12 @@ def _teardown() -> None:
         import wandb
 
         wandb.teardown()
-    except Exception as error:  # what was killed, or died, cannot be told to end
+    except Exception as error:  # a service that was killed does not answer
         logger.info("W&B's service did not end in order: %r", error)
 
 
 def _kill_service() -> None:
-    """Kill the SDK's service, a child of this process: who waits for its answer gets an error instead."""
+    """Kill the SDK's service, a child of this process: a thread that waits for its answer gets an error."""
     import psutil
 
     for child in psutil.Process().children():

@@ -65,7 +65,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     (folder.root / "tables").write_text("a file where a folder belongs")
     assert main([command, str(folder.root)]) == 2
     error = capsys.readouterr().err
-    place, remedy = folder.root / "tables", "mend that or name another place, and try again"
+    place, remedy = folder.root / "tables", "fix that or choose another place, and try again"
     assert error == f"analysis: {place}: File exists; {remedy}\n"
 
 

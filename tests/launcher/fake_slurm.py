@@ -1,5 +1,5 @@
-"""SLURM's commands as executables that write down what they were asked. For tests without SLURM; those with a
-real one are in tests/slurm.
+"""SLURM's commands as executables that record their arguments, for tests without SLURM. Tests with a real one
+are in tests/slurm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Studies made by hand, for tests of what is told of them: folders, markers, a ledger, a queue."""
+"""Studies made by hand, for tests of commands: folders, markers, a ledger, a queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from launcher.cluster import ledger, scheduler
 from launcher.job import attempts
 from launcher.planning.plan import resolved
 from launcher.planning.sites import Site, load_site, write_site
-from launcher.state.status import JobStatus, Survey, survey
+from launcher.state.status import JobStatus, Survey, survey_of
 from study.files import write_json
 from study.jobs.plan import Plan, write_plan
 from study.paths import StudyPaths
@@ -36,7 +36,7 @@ resources: {train: {mem_gib: 4, time_min: 30}}
 
 
 def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    """A SLURM that is asked by fakes, and does not make anybody wait."""
+    """A SLURM of fake commands that answer at once."""
     monkeypatch.setattr(scheduler, "BACKOFF_S", (0.0, 0.0, 0.0))
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     return install(folder / "bin")
@@ -67,9 +67,7 @@ def submit(
     paths: StudyPaths, array: str | None, packs: Sequence[Sequence[str]], cluster: str = "slurm"
 ) -> ledger.Submission:
     """Note a submission in the ledger; without an array only its intent."""
-    number = ledger.next_number(ledger.read(paths.ledger))
-    entry = ledger.new_intent(number, "train", cluster, packs)
-    ledger.write_intent(paths.ledger, entry)
+    entry = ledger.write_intent(paths.ledger, "train", cluster, packs)
     return entry if array is None else ledger.write_array(paths.ledger, entry, array)
 
 
@@ -93,7 +91,7 @@ def done(paths: StudyPaths, job_id: str) -> None:
 
 
 def make_old(paths: StudyPaths, seconds: float = 60) -> None:
-    """As if SLURM had been asked, and told, so long ago."""
+    """Make the last query to SLURM so much older."""
     data = json.loads(paths.queue.read_text())
     for key in ("told", "asked", "asked_ended"):
         data[key] -= seconds
@@ -101,7 +99,7 @@ def make_old(paths: StudyPaths, seconds: float = 60) -> None:
 
 
 def states(plan: Plan, paths: StudyPaths, **how: Any) -> list[str]:
-    return [status.state for status in survey(plan, paths, **how).statuses]
+    return [status.state for status in survey_of(plan, paths, **how).statuses]
 
 
 def status_of(found: Survey, job_id: str) -> JobStatus:
@@ -110,5 +108,5 @@ def status_of(found: Survey, job_id: str) -> JobStatus:
 
 
 def soon() -> None:
-    """Let the clock go on: times are told to the millisecond."""
+    """Let the clock advance: times are written to the millisecond."""
     time.sleep(0.005)

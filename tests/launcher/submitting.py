@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from launcher.planning.sites import Site, load_site
+from launcher.planning.sites import SlurmSite, load_site
 from tests.grids import grid_of
 
 GRID = """
@@ -32,9 +32,11 @@ resources:
 """
 
 
-def site_of(folder: Path, profile: str = PROFILE, grid: str = GRID) -> Site:
+def site_of(folder: Path, profile: str = PROFILE, grid: str = GRID) -> SlurmSite:
     (folder / "site.yaml").write_text(profile)
-    return load_site(grid_of(folder, grid))
+    site = load_site(grid_of(folder, grid))
+    assert isinstance(site, SlurmSite)
+    return site
 
 
 def flags(call: dict[str, object]) -> dict[str, str]:

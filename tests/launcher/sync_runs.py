@@ -61,7 +61,7 @@ def attempt(
             run.log({"num_items": item, "accuracy": item / 7, **pad})
         run.summarise({"num_skipped": parts})
         if stop:
-            raise Stopped("told to")
+            raise Stopped("on request")
 
 
 def write_part(job: Job, folder: JobPaths, number: int) -> Path:

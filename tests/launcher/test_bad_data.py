@@ -1,4 +1,4 @@
-"""Data and models that are bad in one way each: one sentence, one failed shard, and the rest is completed."""
+"""Data and models with one fault each: one sentence, one failed shard, and all others are completed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from launcher.commands.explain import explain
 from launcher.job import causes
-from launcher.state.status import JobStatus, Survey, survey
+from launcher.state.status import JobStatus, Survey, survey_of
 from study.files import read_json
 from study.jobs.plan import read_plan
 from study.jobs.specs import EvalSpec
@@ -45,7 +45,7 @@ tracking: {mode: disabled}
 
 @dataclass(frozen=True)
 class Swept:
-    """A sweep that has ended, and what became of its study. grid: the file, beside its models and data."""
+    """A sweep that has ended, and the state of its study. grid: the file, beside its models and data."""
 
     grid: Path
     done: subprocess.CompletedProcess[str]
@@ -53,7 +53,7 @@ class Swept:
     found: Survey
 
     def shards(self) -> dict[tuple[str, str], JobStatus]:
-        """(model, language) -> what became of it."""
+        """(model, language) -> status."""
         return {
             (Path(one.job.cell["model"]).name, one.job.spec.language): one
             for one in self.found.statuses
@@ -77,8 +77,8 @@ def rows(split: str = "test", count: int = NUM_ITEMS) -> list[dict[str, Any]]:
 
 def write(folder: Path, **languages: list[dict[str, Any]]) -> None:
     folder.mkdir()
-    for language, told in languages.items():
-        (folder / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    for language, rows in languages.items():
+        (folder / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_damaged(file: Path) -> None:
@@ -128,7 +128,7 @@ def sweep_of(folder: Path, study: str, models: str, more: str) -> Swept:
     grid.write_text(GRID.replace("STUDY", study).replace("MODELS", names).replace("MORE", more))
     done = run(sweep_command(folder / "outputs", grid=grid), cwd=folder)
     paths = StudyPaths(folder / "outputs" / study)
-    return Swept(grid, done, paths, survey(read_plan(paths), paths))
+    return Swept(grid, done, paths, survey_of(read_plan(paths), paths))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bad(folder: Path) -> Swept:
-    """Four models on eleven languages: of the good model, and of the languages, two are as they should be."""
+    """Four models on eleven languages: the good model completes two of them."""
     return sweep_of(folder, "bad", "good nan torn mute", "num_shots: 0")
 
 
@@ -170,7 +170,7 @@ NO_SHOTS = r"no shots: looked for .* in FOLDER/chat/sw\.jsonl, and .* in FOLDER/
 
 
 def check(swept: Swept, model: str, language: str, sentence: str, *, of_content: bool | None) -> None:
-    """The shard failed with this sentence. of_content: mended, it is another job; None: it may be either."""
+    """The shard failed with this sentence. of_content: once fixed, it is another job; None: either."""
     status = swept.shards()[model, language]
     pattern = sentence.replace("FOLDER", re.escape(str(swept.grid.parent)))
     assert (status.state, status.cause) == ("failed", causes.USER_ERROR)
@@ -179,10 +179,10 @@ def check(swept: Swept, model: str, language: str, sentence: str, *, of_content:
     report = read_json(swept.paths.job(status.job.job_id).failed)
     assert (report["cause"], report["message"]) == (status.cause, status.message)
     assert "traceback" not in report
-    told = explain(status, swept.found, swept.paths, str(swept.grid)).next
+    next_command = explain(status, swept.found, swept.paths, str(swept.grid)).next
     sweep, retry = f"calsweep sweep {swept.grid}", f"calsweep retry {swept.grid} {status.job.job_id}"
     # what the grid says, or a file that it names, makes another job of it: tried again, this one fails again
-    first, _, second = told.removeprefix("mend what the message names, then: ").partition("    # ")
+    first, _, second = next_command.removeprefix("fix what the message names, then: ").partition("    # ")
     assert {first, second.partition(": ")[2]} == {sweep, retry}
     if of_content is not None:
         assert first == (sweep if of_content else retry)
@@ -229,11 +229,11 @@ def test_the_other_shards_are_complete_and_the_sweep_exits_1(bad: Swept, chat: S
         assert swept.done.returncode == 1
         assert "Traceback" not in swept.done.stdout + swept.done.stderr
         (analysis,) = read_plan(swept.paths).of_kind("analyse")
-        told = read_json(swept.paths.job(analysis.job_id).failed)["message"]
-        assert told == f"{missing} evaluations are missing; the tables say which"
+        message = read_json(swept.paths.job(analysis.job_id).failed)["message"]
+        assert message == f"{missing} evaluations are missing; the tables say which"
 
 
-def test_explain_tells_each_trouble_once_in_its_own_words(bad: Swept) -> None:
+def test_explain_shows_each_failure_once_with_its_own_message(bad: Swept) -> None:
     command = [sys.executable, "-m", "launcher.cli", "explain", str(bad.paths.root)]
     done = run(command)
     assert done.returncode == 0

@@ -74,7 +74,7 @@ def test_only_the_benchmark_that_changed_fails(
             assert table["num_prompt_tokens"].to_pylist() == [len(prompt)] * 3
             assert folder.done.is_file()
         else:
-            sentence = f"{tmp_path / changed} has changed since it was planned: sweep again, or put it back"
+            sentence = f"{tmp_path / changed} has changed since it was planned: sweep again, or restore it"
             assert read_json(folder.failed)["message"] == sentence
             assert not folder.done.exists()
             assert not list(folder.predictions.glob("*"))

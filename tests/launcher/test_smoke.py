@@ -1,4 +1,4 @@
-"""examples/smoke.yaml end to end on this machine: every part real, nothing recomputed, records enough."""
+"""examples/smoke.yaml end to end on this machine: every part real, and nothing computed twice."""
 
 import contextlib
 import csv
@@ -117,7 +117,7 @@ def test_tables_and_dashboard_come_from_records_alone(study: StudyPaths, tmp_pat
 
 @pytest.fixture
 def launcher_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A sweep in a session of its own, as in a terminal: its jobs are in the same process group."""
+    """A sweep in a separate session, as in a terminal: its jobs are in the same process group."""
     process = subprocess.Popen(
         sweep_command(tmp_path),
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -131,7 +131,7 @@ def launcher_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_killed_launcher_is_completed_by_the_next(
     launcher_process: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    """SIGKILL in the middle: what was done stays, the orphaned job is waited for, the rest is run."""
+    """SIGKILL in the middle: complete jobs stay; the next sweep waits for the orphan and runs the rest."""
     study = StudyPaths(tmp_path / "smoke")
     eventually(lambda: list(study.root.glob("jobs/*/DONE")), "a job is done")
     assert launcher_process.poll() is None
@@ -159,7 +159,7 @@ def test_interrupt_ends_its_jobs_and_exits_130(
     assert "run the same command to go on" in out
     assert "Traceback" not in out
     counts = status(study.root)["counts"]
-    assert (counts["running"], counts["failed"]) == (0, 0)  # nothing lives on, and nothing was at fault
+    assert (counts["running"], counts["failed"]) == (0, 0)  # no process is left, and nothing failed
 
 
 def test_a_failing_job_exits_1_names_its_log_and_blocks_only_its_descendants(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A SLURM cluster of the tests' own, on this machine: the fixture `slurm_cluster`."""
+"""A separate SLURM cluster for tests, on this machine: the fixture `slurm_cluster`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
 
 @contextlib.contextmanager
 def own_cluster(**knobs: str) -> Iterator[SlurmCluster]:
-    """A cluster of its own, with cluster.sh's knobs; while it lives, SLURM's commands ask this one."""
+    """A separate cluster, with options of cluster.sh; in the block, SLURM's commands query this one."""
     _clear_dead_sessions()
     root = Path(f"/tmp/calsweep-slurm-test-{os.getuid()}-{os.getpid()}-{next(_numbers)}")  # holds sockets
     defaults = {"NNODES": "2", "CPUS": "16", "MEM": "32000", "GPUS": "4", "BASEPORT": str(_free_ports())}
@@ -97,14 +97,14 @@ def _wipe(root: Path) -> None:
 
 
 def _clear_dead_sessions() -> None:
-    """Take down what a killed test session left running."""
+    """Stop clusters that a killed test session left running."""
     for root in Path("/tmp").glob(f"calsweep-slurm-test-{os.getuid()}-*"):
         if not Path("/proc", root.name.split("-")[4]).exists():
             _wipe(root)
 
 
 def _free_ports() -> int:
-    """The first of NUM_PORTS free ports, below those that the kernel hands out."""
+    """The first of NUM_PORTS free ports, below those that the kernel assigns."""
     for _ in range(100):
         first = random.randrange(20000, 32000, NUM_PORTS)
         if all(_is_free(port) for port in range(first, first + NUM_PORTS)):

@@ -1,4 +1,4 @@
-"""A network that leads nowhere, for a cluster's tasks on this machine, and that tells who tried to leave.
+"""A network that leads nowhere, for a cluster's tasks on this machine, and that counts attempts to leave it.
 
 Nothing but a loopback interface is in it, and a proxy on that, to which whoever heeds `HTTPS_PROXY` turns:
 it counts, and refuses. The kernel counts those who do not.
@@ -29,7 +29,7 @@ with socket.socket(socket.AF_UNIX) as asking:
     asking.sendall(task)
     sys.exit(asking.recv(1)[0])
 """
-# Of the kernel's tables snmp and snmp6: connections, datagrams, and what no route was found for
+# Counters of the kernel's tables snmp and snmp6: connections, datagrams, and packets without a route
 COUNTED = ("TcpActiveOpens", "UdpOutDatagrams", "Udp6OutDatagrams", "IpOutNoRoutes", "Ip6OutNoRoutes")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 

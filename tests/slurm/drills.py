@@ -1,4 +1,4 @@
-"""What befalls jobs on a cluster, done to the testbed: each is the real thing, none is simulated."""
+"""Accidents that happen to jobs on a cluster, done to the testbed: each is real, none is simulated."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def requeue(cluster: SlurmCluster, task: str) -> None:
 
 
 def preempt(cluster: SlurmCluster, task: str) -> None:
-    """Its node is wanted for a job that goes first. It stands still until SLURM has said so."""
+    """Its node is needed for a job with priority. The task is paused until SLURM has preempted it."""
     os.kill(rank_pids(cluster, task)[0], signal.SIGSTOP)
     command = ("sbatch", "--partition=high", f"--nodelist={_batch_node(cluster, task)}", "--exclusive")
     cluster.run(*command, "--output=/dev/null", "--wrap=true")
@@ -96,7 +96,7 @@ def crash_node(cluster: SlurmCluster, task: str) -> None:
 
 # -------------------------------------------------------------------------------------- the cluster
 def mend(cluster: SlurmCluster) -> None:
-    """Put every node back, whatever was done to it, and wait until all are idle. What still runs is ended."""
+    """Restore every node, end all jobs, and wait until all nodes are idle."""
     cluster.run("scancel", "--me")
     for node in cluster.nodes:
         cluster.testbed("start-node", node)
@@ -123,7 +123,7 @@ def tries(paths: StudyPaths, job_id: str) -> list[Attempt]:
 
 
 def times_submitted(paths: StudyPaths) -> dict[str, int]:
-    """How often each job was handed to SLURM."""
+    """How often each job was submitted."""
     found: dict[str, int] = {}
     for entry in ledger.read(paths.ledger):
         for pack in entry.tasks.values():
@@ -133,7 +133,7 @@ def times_submitted(paths: StudyPaths) -> dict[str, int]:
 
 
 def resumed_at(paths: StudyPaths, job_id: str) -> list[int]:
-    """The steps at which attempts of a training went on, as their logs tell."""
+    """The steps at which attempts of a training resumed, from their logs."""
     logs = sorted(paths.job(job_id).logs.glob("*.err"))
     return [int(step) for log in logs for step in RESUMED.findall(log.read_text())]
 
@@ -143,11 +143,11 @@ def _pids() -> Iterator[int]:
 
 
 def _processes(cluster: SlurmCluster) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """(pid, command line, environment) of what runs in jobs of this cluster, and of nothing else."""
+    """(pid, command line, environment) of the processes in jobs of this cluster."""
     for pid in _pids():
         text = _read(pid, "environ")
         environment = dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
-        # a job id may be another cluster's too, and a user's shell has SLURM_CONF
+        # another cluster may have the same job id, and a user's shell has SLURM_CONF
         if environment.get("SLURM_CONF", "").startswith(f"{cluster.root}/") and "SLURM_JOB_ID" in environment:
             yield pid, _read(pid, "cmdline").replace("\0", " "), environment
 
@@ -161,13 +161,13 @@ def _stands_still(pid: int) -> bool:
 
 
 def _is_pending(pid: int, number: signal.Signals) -> bool:
-    """Whether a signal has been sent to a process that stands still."""
+    """Whether a signal is pending for a paused process."""
     sets = re.findall(r"^(?:SigPnd|ShdPnd):\t(\w+)$", _read(pid, "status"), re.MULTILINE)
     return any(int(bits, 16) >> (number - 1) & 1 for bits in sets)
 
 
 def _read(pid: int, name: str) -> str:
-    """A file of a process; empty when it has ended meanwhile."""
+    """A file of a process; empty if it has ended."""
     try:
         return Path("/proc", str(pid), name).read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -182,5 +182,5 @@ def _open_files(pid: int) -> set[str]:
 
 
 def _send(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended with another one
+    with contextlib.suppress(ProcessLookupError):  # it has ended with another process
         os.kill(pid, number)

@@ -46,7 +46,7 @@ def main(place: str, asked: Path, together: int, is_alone: bool) -> None:
     children: dict[int, socket.socket] = {}
     while True:
         ready, _, _ = select([tasks, proxy, sys.stdin], [], [], POLL_S)
-        if sys.stdin in ready:  # nobody writes to it: its end
+        if sys.stdin in ready:  # nothing writes to it: this is its end
             return
         if proxy in ready:
             with proxy.accept()[0] as connection, asked.open("ab") as file:
@@ -58,7 +58,7 @@ def main(place: str, asked: Path, together: int, is_alone: bool) -> None:
             for connection in waiting:
                 if not (child := os.fork()):
                     os.close(go)
-                    # until nobody has the other end: else the first were over before the last begins
+                    # until the other end is closed, or the first would end before the last begins
                     os.read(wait, 1)
                     run_task(connection)
                 children[child] = connection
@@ -84,9 +84,9 @@ def import_what_jobs_import() -> None:
 
 
 def run_task(connection: socket.socket) -> NoReturn:
-    """What the starter was called for, as if it were here: its arguments, folder, environment and output."""
+    """Run what the starter was called for, with its arguments, folder, environment and output."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.nice(5)  # 71 of them: what else is tested at the same time has limits to keep
+    os.nice(5)  # 71 of them, beside other tests with time limits
     size, streams, _, _ = socket.recv_fds(connection, 4, 3)
     with connection, connection.makefile("rb") as stream:
         arguments, folder, environment = json.loads(stream.read(int.from_bytes(size, "big")))

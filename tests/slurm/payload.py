@@ -1,4 +1,4 @@
-"""A copy of the checkout in which jobs do next to nothing: everything else stays as it is, and real.
+"""A copy of the checkout in which jobs do almost nothing; everything else is real.
 
 A job of the copy imports no torch, so that thousands of them run on two cores.
 """
@@ -18,20 +18,22 @@ PACKAGES = ("study", "modeling", "training", "evaluation", "analysis", "launcher
 
 TRAIN = '''
 """Trains nothing."""
-from study.files import append_line, write_json
+from study.files import write_json
 
 def train(job, folder, *, model_path, tokens, resources, tracking):
-    append_line(folder.root / "runs", "run")
+    with (folder.root / "runs").open("a") as runs:
+        print("run", file=runs)
     write_json(folder.done, {})
 '''
 SHARD = '''
 """Scores nothing."""
-from study.files import append_line, write_json
+from study.files import write_json
 
 def evaluate(jobs, *, model_path, revision, items, batch_tokens, tracking, check=None, on_progress=None):
     for job, folder in jobs:
         if not folder.done.exists():
-            append_line(folder.root / "runs", "run")
+            with (folder.root / "runs").open("a") as runs:
+                print("run", file=runs)
             write_json(folder.done, {})
     return []
 '''
@@ -40,9 +42,6 @@ TABLES = '''
 
 def write_tables(root, study):
     (root / "tables").mkdir(exist_ok=True)
-
-def print_summary(root, console):
-    pass
 '''
 DIAGNOSE = '''
 """No records, no diagnoses."""
@@ -74,6 +73,7 @@ def payload_checkout(folder: Path, *, train: str = TRAIN, shard: str = SHARD) ->
         "analysis/diagnoses/diagnose.py": DIAGNOSE,
         "analysis/dashboard/page.py": DASHBOARD,
     }.items():
+        assert (folder / name).is_file(), f"{name} has moved: the job would import the real one"
         (folder / name).write_text(text, encoding="utf-8")
     return folder
 
@@ -94,5 +94,5 @@ def run_calsweep(checkout: Path, *arguments: str, cwd: Path) -> subprocess.Compl
 
 
 def write_models(folder: Path, count: int) -> list[str]:
-    """Folders that pass for models, each another one."""
+    """Folders that pass for models, each a different one."""
     return [str(write_model(folder / f"model{i}", f"weights {i}")) for i in range(count)]

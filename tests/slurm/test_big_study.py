@@ -30,7 +30,7 @@ evaluate:
 cluster: site.yaml
 tracking: {{mode: disabled}}
 """
-# an evaluation is a line of shell here: it marks its job done and counts that it ran
+# an evaluation is a line of shell here: it marks its job as done and counts its runs
 PAYLOAD = r"""
 case "$SLURM_JOB_NAME" in *-evaluate)
   folder=$(dirname "$(readlink /proc/$$/fd/1)")
@@ -50,7 +50,7 @@ def limited_cluster() -> Iterator[SlurmCluster]:
 
 
 def count_calls(folder: Path, log: Path) -> None:
-    """Programs of SLURM's names, to stand before its own: each notes its call and how it ended."""
+    """Programs with SLURM's names, to come first on the PATH: each records its call and exit code."""
     folder.mkdir()
     for name in COUNTED:
         program = folder / name
@@ -107,9 +107,9 @@ def test_a_big_study_drains(
 
     assert Counter((paths.job(job_id).root / "runs").read_text() for job_id in shards) == {"run\n": 2556}
     calls = Counter(line for line in log.read_text().splitlines())
-    told = ", ".join(f"{count} {call.split()[0]}" for call, count in sorted(calls.items()))
+    counts = ", ".join(f"{count} {call.split()[0]}" for call, count in sorted(calls.items()))
     with capsys.disabled():
-        print(f"\n2,556 shards drained in {took:.0f} s with {told} calls")
+        print(f"\n2,556 shards drained in {took:.0f} s with {counts} calls")
     assert not [call for call in calls if not call.endswith(" 0")], calls  # nothing was ever rejected
-    # an array is cut by the room in the queue alone: some waves of one array and the job that goes on
+    # only the room in the queue limits an array: some waves of one array and the continuing job
     assert calls["sbatch 0"] <= 60

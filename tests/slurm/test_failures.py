@@ -1,4 +1,4 @@
-"""Each kind of failure has its remedy, and what has none fails once, loudly, and alone."""
+"""Each kind of failure has its remedy; one without a remedy happens once, and stops nothing else."""
 
 from __future__ import annotations
 
@@ -54,18 +54,19 @@ resources:
 """
 # how a training fails follows from its label smoothing
 FAILING = '''
-"""Trains nothing, and fails in a way of its own."""
+"""Trains nothing, and fails in one of several ways."""
 import os
 import signal
 import time
 
-from study.files import append_line, write_json
+from study.files import write_json
 
 
 def train(job, folder, *, model_path, tokens, resources, tracking):
     hyper = job.spec.hyper
     micro = resources.micro_batch_size
-    append_line(folder.root / "runs", f"{os.environ['SLURM_MEM_PER_NODE']} {micro}")
+    with (folder.root / "runs").open("a") as runs:
+        print(f"{os.environ['SLURM_MEM_PER_NODE']} {micro}", file=runs)
     if hyper.label_smoothing == 0.1:
         hold(0.8)
     elif hyper.label_smoothing == 0.2:
@@ -85,23 +86,24 @@ def hold(gib):
     time.sleep(5)
     assert held
 '''
-# what the other rank says of it is gloo's own word
+# the error of the other rank is gloo's
 GREEDY_RANK = '''
-"""Trains nothing; the second rank wants more memory than it has, and the first misses it."""
+"""Trains nothing; the second rank uses more memory than it may, and the first one loses it."""
 import os
 import time
 
 import torch
 import torch.distributed as dist
 
-from study.files import append_line, write_json
+from study.files import write_json
 
 
 def train(job, folder, *, model_path, tokens, resources, tracking):
     rank = int(os.environ["SLURM_PROCID"])
     store = f"file://{folder.root}/store-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
     if rank == 0:
-        append_line(folder.root / "runs", os.environ["SLURM_MEM_PER_NODE"])
+        with (folder.root / "runs").open("a") as runs:
+            print(os.environ["SLURM_MEM_PER_NODE"], file=runs)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     dist.barrier()
     if rank == 1:
@@ -129,7 +131,7 @@ def write_inputs(folder: Path, *, study: str, models: str, smoothing: str, max_m
 
 @contextmanager
 def nothing_starts(cluster: SlurmCluster) -> Iterator[None]:
-    """What is submitted meanwhile waits in the queue."""
+    """What is submitted in the block waits in the queue."""
     cluster.run("scontrol", "update", "partitionname=main", "state=down")
     try:
         yield
@@ -155,7 +157,7 @@ def runs(paths: StudyPaths, job_id: str) -> list[str]:
 # --------------------------------------------------------------------- each kind of failure
 @pytest.fixture(scope="module")
 def failures(slurm_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
-    """Six trainings, of which five fail, each in its own way; no other command is given."""
+    """Six trainings, of which five fail in different ways; no other command is typed."""
     folder = tmp_path_factory.mktemp("failures")
     checkout = payload_checkout(folder / "checkout", train=FAILING)
     smoothing = "0.0, 0.1, 0.2, 0.3, 0.4, 0.5"
@@ -189,7 +191,7 @@ def test_a_job_that_needs_more_memory_gets_it(failures: StudyPaths) -> None:
 
 def test_the_same_lack_of_memory_is_not_run_into_twice(failures: StudyPaths) -> None:
     job_id = trainings(failures)[0.2]
-    assert runs(failures, job_id) == ["615 64", "1024 64"]  # then there is no more to give
+    assert runs(failures, job_id) == ["615 64", "1024 64"]  # the limit: there is no remedy left
     assert outcome(failures, job_id) == (False, causes.HOST_MEMORY)
 
 
@@ -205,7 +207,7 @@ def test_half_the_micro_batch_where_the_gpu_is_too_small(failures: StudyPaths) -
     ]
 
 
-def test_a_killed_job_is_tried_once_more_as_it_is(failures: StudyPaths) -> None:
+def test_a_killed_job_is_tried_again_unchanged(failures: StudyPaths) -> None:
     job_id = trainings(failures)[0.4]
     assert runs(failures, job_id) == ["615 64"] * 2
     assert [entry.outcome for entry in tries(failures, job_id)] == ["failed"] * 2
@@ -235,7 +237,7 @@ def test_remedies_need_no_new_submission(failures: StudyPaths) -> None:
 
 
 def test_what_one_rank_lacks_all_are_given(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
-    """The other rank knows of nothing but a closed connection, and SLURM says that it cancelled the step."""
+    """The other rank knows of nothing but a closed connection, and SLURM logs that it cancelled the step."""
     checkout = payload_checkout(tmp_path / "checkout", train=GREEDY_RANK)
     write_inputs(tmp_path, study="ranks", models="m", smoothing="0.0")
     write_model(tmp_path / "m")
@@ -250,7 +252,7 @@ def test_what_one_rank_lacks_all_are_given(slurm_cluster: SlurmCluster, tmp_path
     assert outcome(paths, training) == (True, None)
 
 
-# ----------------------------------------------------------------- a failure that a person mends
+# ----------------------------------------------------------------- a failure that a user fixes
 def calsweep(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "launcher.cli", *arguments],
@@ -259,7 +261,7 @@ def calsweep(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_retry_runs_what_failed_and_nothing_else(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
-    folder = write_inputs(tmp_path / "study", study="mended", models="here, away", smoothing="0.0")
+    folder = write_inputs(tmp_path / "study", study="fixed", models="here, away", smoothing="0.0")
     for seed, name in enumerate(("here", "away")):
         save(make_llama(seed), make_tokenizer(), folder / name)
     more = ("resources.train.mem_gib=2", "resources.evaluate.mem_gib=2")
@@ -267,9 +269,9 @@ def test_retry_runs_what_failed_and_nothing_else(slurm_cluster: SlurmCluster, tm
         done = run(sweep_command(folder / "outputs", *more, grid=folder / "grid.yaml"), cwd=folder)
         assert done.returncode == 0, done.stderr
         (folder / "away").rename(folder / "moved")
-    wait_for_empty_queue(slurm_cluster)  # nothing waits for what can never come
+    wait_for_empty_queue(slurm_cluster)  # no job waits for one that can never be complete
 
-    study = folder / "outputs" / "mended"
+    study = folder / "outputs" / "fixed"
     paths = StudyPaths(study)
     of_model = {job.cell["model"]: job.job_id for job in drills.planned(paths, "train")}
     evaluations = {model: evaluation_of(paths, job_id) for model, job_id in of_model.items()}
@@ -281,13 +283,13 @@ def test_retry_runs_what_failed_and_nothing_else(slurm_cluster: SlurmCluster, tm
         "here": "done",
         "away": "blocked",
     }
-    told = calsweep("explain", str(study), of_model["away"], "--json", cwd=ROOT)
-    assert told.returncode == 0, told.stderr
-    explained = json.loads(told.stdout)
+    shown = calsweep("explain", str(study), of_model["away"], "--json", cwd=ROOT)
+    assert shown.returncode == 0, shown.stderr
+    explained = json.loads(shown.stdout)
     assert explained["cause"] == causes.USER_ERROR
-    assert f"{folder / 'away'} is not there" in explained["message"]
+    assert f"{folder / 'away'} does not exist" in explained["message"]
     assert "calsweep retry" in explained["next"]
-    assert len(tries(paths, of_model["away"])) == 1, "a user's error is not tried again"
+    assert len(tries(paths, of_model["away"])) == 1, "a user's error is not retried"
 
     before = {path: path.stat().st_mtime_ns for path in study.glob("jobs/*/DONE")}
     assert len(before) == 2

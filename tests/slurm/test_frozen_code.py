@@ -18,27 +18,29 @@ if TYPE_CHECKING:
     from tests.slurm.conftest import SlurmCluster
 
 FROZEN = '''
-"""Trains nothing: it says which code it is, and the first attempt waits to be requeued."""
+"""Trains nothing: it records which code it is, and the first attempt waits to be requeued."""
 import os
 import time
 
-from study.files import append_line, write_json
+from study.files import write_json
 
 
 def train(job, folder, *, model_path, tokens, resources, tracking):
-    append_line(folder.root / "runs", "as submitted")
+    with (folder.root / "runs").open("a") as runs:
+        print("as submitted", file=runs)
     while os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         time.sleep(0.1)
     write_json(folder.done, {})
 '''
 FROZEN_SHARD = '''
-"""Scores nothing, and says which code it is."""
-from study.files import append_line, write_json
+"""Scores nothing, and records which code it is."""
+from study.files import write_json
 
 
 def evaluate(jobs, *, model_path, revision, items, batch_tokens, tracking, check=None, on_progress=None):
     for job, folder in jobs:
-        append_line(folder.root / "runs", "as submitted")
+        with (folder.root / "runs").open("a") as runs:
+            print("as submitted", file=runs)
         write_json(folder.done, {})
     return []
 '''
@@ -70,10 +72,10 @@ def test_edits_do_not_reach_what_was_submitted(slurm_cluster: SlurmCluster, tmp_
     assert runs(paths, training) == ["as submitted"] * 2  # queued, and requeued
     assert runs(paths, evaluation) == ["as submitted"]
     (code,) = paths.code.iterdir()
-    told = [
+    codes = [
         json.loads(paths.job(job_id).env.read_text())["code"]["code"] for job_id in (training, evaluation)
     ]
-    assert told == [code.name] * 2
+    assert codes == [code.name] * 2
     # a job submitted now would run the new code: the hash is that of the content
     other = run_calsweep(checkout, "sweep", "grid.yaml", "grid.seed=[7]", "--dry-run", "--json", cwd=tmp_path)
     assert code.name not in json.loads(other.stdout)["sbatch"][0]["text"]

@@ -1,4 +1,4 @@
-"""A launcher that is killed while it submits loses no job and doubles none."""
+"""A launcher that is killed while it submits loses no job and submits none twice."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_launcher_killed_at_twenty_random_moments(slurm_cluster: SlurmCluster,
     runs = Counter(len((paths.job(job["job_id"]).root / "runs").read_text().split())
                    for job in jobs if job["kind"] != "analyse")  # fmt: skip
     assert runs == {1: 60}, "every job ran exactly once"
-    # nor was any submitted twice, as SLURM remembers it: ended jobs stay in squeue for some minutes
+    # and SLURM knows of none that was submitted twice: ended jobs stay in squeue for some minutes
     entries = ledger.read(paths.ledger)
     arrays = {entry.comment.rpartition(":")[2] for entry in ask_queue().entries.values()}
     submitted = Counter(

@@ -1,4 +1,4 @@
-"""71 languages at once, each a task with a W&B run of its own and no network; then all of it is uploaded."""
+"""71 languages at once, each a task with a W&B run and no network; then all runs are uploaded."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ tracking: {mode: offline, project: tests}
 LEAVE = """
 import socket, urllib.request
 for leave in (
-    lambda: socket.create_connection(("192.0.2.1", 443), 1),  # an address of nobody's
+    lambda: socket.create_connection(("192.0.2.1", 443), 1),  # an unused address
     lambda: urllib.request.urlopen("https://example.org"),
 ):
     try:
@@ -161,7 +161,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
     at_once = min(NUM_SHARDS, int(psutil.virtual_memory().available / 2**30 / TASK_GIB))
     with pytest.MonkeyPatch.context() as patch, logged_in(folder, patch) as server:
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            patch.delenv(name, raising=False)  # what is asked for would not show
+            patch.delenv(name, raising=False)  # they would hide what the test sets
         with (
             cut_off(together=at_once, HF_HOME=str(folder / "cache")) as nowhere,
             own_cluster(**CLUSTER) as cluster,
@@ -228,7 +228,7 @@ def test_nothing_tried_to_leave(swept: Swept) -> None:
 def test_each_run_is_uploaded_once(swept: Swept) -> None:
     first, second = swept.syncs
     jobs = [job for job, _, _ in swept.shards]
-    assert sorted(told["job_id"] for told in first["uploaded"]) == sorted(job.job_id for job in jobs)
+    assert sorted(run["job_id"] for run in first["uploaded"]) == sorted(job.job_id for job in jobs)
     kinds = ("uploaded", "failed", "waiting", "elsewhere", "empty")
     nothing: dict[str, Any] = {**{kind: [] for kind in kinds}, "note": None}
     assert first == {**nothing, "uploaded": first["uploaded"], "num_before": 0}
@@ -260,11 +260,11 @@ def test_records_read_back_through_the_sdk_equal_those_on_disk(swept: Swept, tmp
             for file in remote.files():
                 if file.name.startswith("predictions/"):
                     file.download(root=str(tmp_path / job.job_id))
-            (mine, info), (back, told) = (
+            (mine, info), (back, copied) = (
                 read_predictions(parts)
                 for parts in (folder.predictions, tmp_path / job.job_id / "predictions")
             )
-            assert told == info
+            assert copied == info
             assert back.equals(mine)
             assert np.array_equal(bits(back["scores"]), bits(mine["scores"]))
             assert np.array_equal(bits(back["option_mass"]), bits(mine["option_mass"]))

@@ -1,4 +1,4 @@
-"""Whatever befalls a job, its curve and its records end up as if nothing had.
+"""After any accident, the curve and the records of a job are those of an undisturbed one.
 
 Two studies run at once, each job with a node of its own, and nearly each meets an accident of its own. The
 truth is the same grids, run on this machine and left alone.
@@ -36,7 +36,7 @@ from training.engine.checkpoint import MARKER
 pytestmark = pytest.mark.timeout(1200)  # the first test does all the work
 
 NUM_STEPS = 240
-ENOUGH_STEPS = 25  # so that a training that began anew would show
+ENOUGH_STEPS = 25  # so that a training that started from the beginning would show
 NUM_ITEMS = 1000  # four parts: there is a middle
 CURVE = ("step", "loss", "grad_norm", "learning_rate")
 GRID = """
@@ -121,7 +121,7 @@ def cluster() -> Iterator[SlurmCluster]:
 
 def write_inputs(folder: Path) -> None:
     model = make_llama()
-    model.config.attention_dropout = 0.2  # so that random state counts
+    model.config.attention_dropout = 0.2  # so that random state matters
     save(model, make_tokenizer(), folder / "model")
     rows = [{"instruction": f"{i} {'?' * (i * 7 % 11)}", "output": f"{i * i}"} for i in range(200)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -155,7 +155,7 @@ def drilled(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> 
         done = run(sweep_command(outputs[0], grid=folder / "one.yaml"), cwd=folder)
         assert done.returncode == 0, done.stderr
         struck = strike(cluster, disturbed, FIRST)
-        cluster.testbed("restart-ctld")  # while jobs run, wait to be requeued, and are missed
+        cluster.testbed("restart-ctld")  # while jobs run, wait to be requeued, and are lost
         with ThreadPoolExecutor(2) as meanwhile:
             left_alone = [meanwhile.submit(run_alone, folder, outputs[1], name) for name in alone]
             struck |= strike(cluster, disturbed, SECOND)
@@ -192,15 +192,15 @@ def submit_without_a_controller(cluster: SlurmCluster, folder: Path, outputs: Pa
     )
     eventually(log.is_file, "sbatch has met no controller")
     cluster.testbed("restart-ctld")
-    told, _ = launcher.communicate(timeout=HANG_S)
-    assert launcher.returncode == 0, told
+    output, _ = launcher.communicate(timeout=HANG_S)
+    assert launcher.returncode == 0, output
     return log.read_text().split()
 
 
 def strike(
     cluster: SlurmCluster, studies: dict[str, StudyPaths], accidents: Sequence[Accident]
 ) -> dict[str, tuple[str, str]]:
-    """Let each accident happen as soon as there is work to lose; returns which job met it."""
+    """Make each accident happen as soon as there is work to lose; returns the job that it happened to."""
     struck: dict[str, tuple[str, str]] = {}
 
     def strike_some() -> bool:
@@ -232,7 +232,7 @@ def job_of(paths: StudyPaths, cell: str) -> str:
 
 
 def is_in_the_middle(paths: StudyPaths, job_id: str) -> bool:
-    """Whether the attempt that runs has saved something of its own, and not all."""
+    """Whether the running attempt has saved something, but not everything."""
     folder = paths.job(job_id)
     if folder.done.exists():
         return False
@@ -255,7 +255,7 @@ def jobs(paths: StudyPaths, kind: str) -> list[str]:
 
 
 def outcomes(drilled: Drills, accident: str) -> list[tuple[str | None, str | None]]:
-    """How the attempts of the job that met it ended, and why; all in the same place of the queue."""
+    """How the attempts of the job that it happened to ended, and why; all in the same place in the queue."""
     study, job_id = drilled.struck[accident]
     found = tries(drilled.disturbed[study], job_id)
     assert [entry.name for entry in found] == [f"{found[0].task}.{count}" for count in range(len(found))]
@@ -313,7 +313,7 @@ def test_nothing_was_submitted_twice(drilled: Drills) -> None:
         planned = drills.planned(paths)
         assert drills.times_submitted(paths) == {job.job_id: 1 for job in planned}
         assert all(paths.job(job.job_id).done.is_file() for job in planned)
-        # as SLURM remembers it, too
+        # in SLURM's accounting too
         entries = ledger.read(paths.ledger)
         assert {f"calsweep:{entry.token}" for entry in entries} <= comments
     assert len(comments - {"(null)"}) == sum(

@@ -108,7 +108,7 @@ def test_a_failed_training_blocks_only_its_descendants(
     done = sweep(outputs, PROFILE, ARRAYS, f"grid.dataset=[cldr-instruct,{broken}]")
     assert done.returncode == 0, done.stderr
     assert "to do 4 in 4 tasks" in done.stdout  # a training, its two languages, the analysis
-    wait_for_empty_queue(slurm_cluster)  # nothing stays behind a dependency that can never be met
+    wait_for_empty_queue(slurm_cluster)  # no job stays pending with a dependency that can never be met
     found = status(study.root)
     assert {job["kind"]: job["state"] for job in found["jobs"] if job["state"] != "done"} == {
         "train": "failed",
@@ -119,6 +119,6 @@ def test_a_failed_training_blocks_only_its_descendants(
         job["message"] for job in found["jobs"] if job["kind"] == "train" and job["state"] == "failed"
     )
     assert {path: path.stat().st_mtime_ns for path in done_before} == done_before
-    # the tables show what is there, and what is missing as missing
+    # the tables show what is complete, and name what is missing
     missing = [row for row in table(study) if row["dataset"] == str(broken) and row["level"] == "language"]
     assert [row["accuracy"] for row in missing] == ["", ""]

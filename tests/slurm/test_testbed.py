@@ -1,4 +1,4 @@
-"""The testbed is a real SLURM: what the launcher builds on works there."""
+"""The testbed is a real SLURM: everything that the launcher relies on works there."""
 
 from __future__ import annotations
 

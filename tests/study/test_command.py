@@ -12,7 +12,7 @@ from study.errors import BudgetError, RecordError, UserError
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (UserError("is wrong", where="grid.yaml", remedy="mend it"), 2, "grid.yaml: is wrong; mend it"),
         (RecordError("torn"), 2, "torn"),
@@ -20,38 +20,39 @@ from study.errors import BudgetError, RecordError, UserError
         (
             FileExistsError(17, "File exists", "a/tables"),
             2,
-            "a/tables: File exists; mend that or name another place, and try again",
+            "a/tables: File exists; fix that or choose another place, and try again",
         ),
         (
             IsADirectoryError(21, "Is a directory", "a/.x.tmp", None, "a/x"),
             2,
-            "a/x: Is a directory; mend that or name another place, and try again",
+            "a/x: Is a directory; fix that or choose another place, and try again",
         ),
         (
             OSError(28, "No space left on device"),
             2,
-            "what was being written: No space left on device; mend that or name another place, and try again",
+            "what was being written: No space left on device; "
+            "fix that or choose another place, and try again",
         ),
         (
             ModuleNotFoundError("No module named 'rich'", name="rich"),
             2,
             f"{sys.executable} has no module 'rich'; run 'make setup', then 'source .venv/bin/activate'",
         ),
-        (KeyboardInterrupt(), 130, "interrupted; run the same command to go on"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command to continue"),
     ],
 )
 def test_what_a_user_can_cause_is_one_sentence(
-    error: BaseException, code: int, told: str, capsys: pytest.CaptureFixture[str]
+    error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command() -> NoReturn:
         raise error
 
     assert run_command("calsweep", command) == code
-    assert capsys.readouterr() == ("", f"calsweep: {told}\n")
+    assert capsys.readouterr() == ("", f"calsweep: {message}\n")
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), OSError("without a file"), AssertionError()])
-def test_what_nobody_expects_is_raised(error: Exception) -> None:
+def test_an_unexpected_error_is_raised(error: Exception) -> None:
     def command() -> NoReturn:
         raise error
 

@@ -15,9 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.files import append_line, digest, locked, read_json, write_atomic, write_json
+from study.files import digest, locked, read_json, write_atomic, write_json
 from tests.sweeping import ROOT
-from tests.waiting import HANG_S
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
@@ -84,32 +83,6 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, value: objec
         write_json(path, value)
     assert read_json(path) == {"a": "ä"}
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
-
-
-def test_a_line_after_a_torn_one_is_a_line_of_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "lines"
-    append_line(path, "first")
-    with path.open("a") as stream:
-        stream.write('{"torn":')
-    append_line(path, "third")
-    append_line(path, "fourth\n")
-    assert path.read_text() == 'first\n{"torn":\nthird\nfourth\n'
-
-
-def test_lines_of_several_processes_do_not_mix(tmp_path: Path) -> None:
-    path = tmp_path / "lines"
-    program = (
-        "import sys; from pathlib import Path; from study.files import append_line\n"
-        "for i in range(200): append_line(Path(sys.argv[1]), f'{sys.argv[2]} {i} ' + sys.argv[2] * 3000)"
-    )
-    writers = [
-        subprocess.Popen([sys.executable, "-c", program, str(path), letter], cwd=ROOT) for letter in "abc"
-    ]
-    assert [writer.wait(timeout=HANG_S) for writer in writers] == [0, 0, 0]
-    lines = path.read_text().splitlines()
-    expected = {f"{letter} {i} " + letter * 3000 for letter in "abc" for i in range(200)}
-    assert len(lines) == 600
-    assert set(lines) == expected
 
 
 @pytest.fixture

@@ -48,8 +48,8 @@ def test_columns_types_and_metadata_are_the_contracts(tmp_path: Path) -> None:
         field.name: field.type.value_type if pa.types.is_list(field.type) else field.type for field in schema
     } == {name: kind.value_type if pa.types.is_list(kind) else kind for name, kind in CONTRACT.items()}
     assert [field.name for field in schema if pa.types.is_list(field.type)] == ["scores", "option_num_tokens"]
-    told = {key.decode(): value.decode() for key, value in schema.metadata.items()}
-    assert told == {
+    metadata = {key.decode(): value.decode() for key, value in schema.metadata.items()}
+    assert metadata == {
         "schema_version": "1",
         "job_id": "0123456789abcdef",
         "model": "org/model",

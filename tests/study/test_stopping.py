@@ -45,7 +45,7 @@ def test_a_signal_sets_the_flag_and_the_first_one_says_whether_it_is_a_warning(
     assert stopping.warned() == warned
 
 
-def test_listening_anew_forgets() -> None:
+def test_listening_again_forgets() -> None:
     os.kill(os.getpid(), signal.SIGUSR2)
     stopping.listen()
     assert not stopping.requested()

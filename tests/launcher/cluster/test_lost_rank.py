@@ -1,4 +1,4 @@
-"""Which rank is believed: one that misses another knows less than any that has something to say of itself."""
+"""The report of a rank that misses another one is replaced by any report about the cause."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster.diagnosis import write_down
+from launcher.cluster.endings import record_failure
 from launcher.job import causes
 from launcher.job.work import _report
 from study.errors import JobError
@@ -18,7 +18,7 @@ NCCL = RuntimeError("NCCL error: remote process exited or there was a network er
 
 
 @pytest.mark.parametrize("error", [GLOO, NCCL])
-def test_a_missed_rank_is_no_error_of_the_one_that_misses_it(error: RuntimeError) -> None:
+def test_a_lost_rank_is_not_an_error_of_the_one_that_misses_it(error: RuntimeError) -> None:
     assert causes.of_exception(error) == causes.KILLED
 
 
@@ -52,5 +52,5 @@ def test_what_befell_the_missed_rank_is_read_from_its_log(tmp_path: Path, said: 
     folder, log = JobPaths(tmp_path / "job"), tmp_path / "7_0_1_log.err"
     log.write_text(f"{said}\n")
     _report(folder, GLOO)
-    write_down(folder, "7_0.0", "7_0", [log])
+    record_failure(folder, "7_0.0", "7_0", [log])
     assert read_json(folder.failed)["cause"] == cause

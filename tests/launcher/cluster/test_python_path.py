@@ -1,4 +1,4 @@
-"""Jobs import the study's snapshot first, and then what the user or the site put on the path."""
+"""Jobs import from the study's snapshot first, and then from the paths of the user or the site."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pytest
 from rich.console import Console
 
 from launcher.cluster import local, sbatch
-from launcher.cluster.sbatch import Batch
+from launcher.cluster.sbatch import TaskArray
 from launcher.commands import prefetch
-from launcher.planning.sites import Site
 from launcher.planning.tasks import Task
 from study.errors import CalsweepError
 from study.paths import StudyPaths
@@ -23,7 +22,7 @@ from tests.launcher.submitting import GRID, PROFILE, site_of
 from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 
-TELL = "import json, launcher, os, sys; print(json.dumps([launcher.__file__, os.environ['PYTHONPATH']]))"
+WHERE = "import json, launcher, os, sys; print(json.dumps([launcher.__file__, os.environ['PYTHONPATH']]))"
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def code(tmp_path: Path) -> Path:
     return tmp_path / "co'de"
 
 
-def told(command: list[str], **variables: str) -> list[str]:
+def imported(command: list[str], **variables: str) -> list[str]:
     """Where a job imports the launcher from, and its path."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
@@ -51,13 +50,14 @@ def test_a_batch_script_puts_the_snapshot_before_the_profiles_path(tmp_path: Pat
 
     def job(profile: str, **variables: str) -> list[str]:
         site, plan = site_of(tmp_path, profile), plan_of(tmp_path, GRID)
-        assert site.profile is not None
         task = Task("train", (plan.of_kind("train")[0],), frozenset())
-        batch = Batch("train", [task], site.resources["train"], frozenset())
-        text = sbatch.script(batch, 1, StudyPaths(tmp_path / "s"), site.profile, code, study="s")
+        array = TaskArray("train", [task], site.resources["train"], frozenset())
+        text = sbatch.script(array, 1, StudyPaths(tmp_path / "s"), site.profile, code, study="s")
         lines = text.split("# setup\n")[1].split("\n\n# command")[0].splitlines()
         lines = [line for line in lines if line.startswith(("export ", "cd "))]
-        return told(["bash", "-euc", "\n".join([*lines, f'"{sys.executable}" -c "{TELL}"'])], **variables)
+        return imported(
+            ["bash", "-euc", "\n".join([*lines, f'"{sys.executable}" -c "{WHERE}"'])], **variables
+        )
 
     module = str(code / "launcher" / "__init__.py")
     given = PROFILE.replace("env: {", f"env: {{PYTHONPATH: {other}, ")
@@ -75,9 +75,9 @@ def test_on_this_machine_too(
     if given:
         monkeypatch.setenv("PYTHONPATH", other)
     before = os.environ.get("PYTHONPATH")
-    with local._in_snapshot(code):
+    with local.children_import_from(code):
         done = subprocess.run(
-            [sys.executable, "-c", TELL + ("; import site_tools" if given else "")],
+            [sys.executable, "-c", WHERE + ("; import site_tools" if given else "")],
             capture_output=True, text=True, timeout=HANG_S, check=True,
         )  # fmt: skip
     assert json.loads(done.stdout) == [
@@ -93,10 +93,10 @@ def test_a_download_has_the_profiles_path_and_one_that_cannot_begin_is_one_sente
     python.write_text(f'#!/bin/sh\necho "$PYTHONPATH" > "{tmp_path}/path"\nexit 7\n')
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    site: Site = site_of(tmp_path, PROFILE.replace("env: {", "env: {PYTHONPATH: /site/tools, "))
+    site = site_of(tmp_path, PROFILE.replace("env: {", "env: {PYTHONPATH: /site/tools, "))
     items = [
         prefetch.Wanted("model", f"org/{n:050}", "a" * 40) for n in range(2000)
-    ]  # more than a pipe holds
+    ]  # more than fits into a pipe
     with pytest.raises(CalsweepError, match=r"^the download of .* ended with code 7, see above$"):
         list(prefetch._fetched(items, site, Console()))
     assert (tmp_path / "path").read_text() == f"{ROOT}:/site/tools\n"

@@ -1,4 +1,4 @@
-"""SLURM that is slow, forbidden, or says other things than it was asked: what is known is used."""
+"""A SLURM that is slow, forbidden, or prints something else: what is known is used."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from launcher.cluster import scheduler
-from launcher.cluster.scheduler import Entry, ask_ended, ask_queue
-from launcher.going_on import go_on
+from launcher.cluster.scheduler import QueueEntry, ask_ended, ask_queue
+from launcher.going_on import continue_study
+from launcher.planning.sites import LocalSite, read_site, write_site
 from study.errors import UserError
 from study.jobs.plan import Plan
 from study.paths import StudyPaths
@@ -25,7 +26,7 @@ def slow(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     return fake
 
 
-def test_a_slow_sacct_is_no_accounting(
+def test_a_slow_sacct_is_like_no_accounting(
     plan: Plan, paths: StudyPaths, placed: list[str], slow: FakeSlurm
 ) -> None:
     begin(paths, placed[0], "7_0")
@@ -33,43 +34,53 @@ def test_a_slow_sacct_is_no_accounting(
     assert states(plan, paths) == ["stale", "missing", "missing", "missing", "missing"]
 
 
-def test_the_job_that_goes_on_does_so_without_a_slow_sacct(
+def test_a_study_continues_without_a_slow_sacct(
     paths: StudyPaths, placed: list[str], slow: FakeSlurm
 ) -> None:
     begin(paths, placed[0], "7_0")
-    assert go_on(paths, "7_4")
-    assert len(slow.calls("sbatch")) == 4  # trainings, their evaluations, and the job that goes on
+    assert continue_study(paths, "7_4")
+    assert len(slow.calls("sbatch")) == 4  # trainings, their evaluations, and the job that continues
 
 
-def test_the_job_that_goes_on_where_it_may_not_call_sbatch_makes_the_tables(
+def test_a_job_that_may_not_call_sbatch_makes_the_tables(
     paths: StudyPaths, placed: list[str], fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     (fake.folder / "sbatch").chmod(0o644)
     monkeypatch.setenv("PATH", str(fake.folder))
-    assert not go_on(paths, "7_4")
+    assert not continue_study(paths, "7_4")
     assert "sbatch cannot be run (Permission denied)" in caplog.text
 
 
-def test_what_a_site_says_before_squeues_answer_is_not_the_queue(fake: FakeSlurm) -> None:
+def test_a_study_that_was_swept_locally_since_is_not_submitted(
+    plan: Plan, paths: StudyPaths, placed: list[str], fake: FakeSlurm, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = read_site(paths.site)
+    write_site(LocalSite(site.resources), paths.site)
+    assert not continue_study(paths, "7_4")
+    assert "swept with cluster=local" in caplog.text
+    assert not fake.calls("sbatch")
+
+
+def test_a_notice_of_the_site_before_squeues_answer_is_not_the_queue(fake: FakeSlurm) -> None:
     fake.answer(squeue={"out": "Maintenance on Monday\n\n7_0|RUNNING|None|a|b\n 8|PENDING|Priority|(null)\n"})
     assert ask_queue().entries == {
-        "7_0": Entry("RUNNING", "None", "a|b"),
-        "8": Entry("PENDING", "Priority", "(null)"),
+        "7_0": QueueEntry("RUNNING", "None", "a|b"),
+        "8": QueueEntry("PENDING", "Priority", "(null)"),
     }
 
 
-def test_a_squeue_with_columns_of_its_own_is_not_an_empty_queue(fake: FakeSlurm) -> None:
+def test_a_squeue_with_other_columns_is_not_an_empty_queue(fake: FakeSlurm) -> None:
     fake.answer(squeue={"out": "      7_0  main  s-train  me  R  0:10  1 n1\n"})
     with pytest.raises(UserError) as caught:
         ask_queue()
     assert str(caught.value) == (
-        "cluster: squeue answers '7_0  main  s-train  me  R  0:10  1 n1', without the columns "
-        "--format=%i|%T|%r|%k; see whether squeue is a wrapper here"
+        "cluster: squeue printed '7_0  main  s-train  me  R  0:10  1 n1', without the columns "
+        "of --format=%i|%T|%r|%k; check whether squeue is a wrapper on this machine"
     )
 
 
-def test_what_a_site_says_before_saccts_answer_is_no_state(fake: FakeSlurm) -> None:
+def test_a_notice_of_the_site_before_saccts_answer_is_not_a_state(fake: FakeSlurm) -> None:
     fake.answer(sacct={"out": "Maintenance\n7_0|FAILED\n7_1|CANCELLED by 1000\n7_2|\n"})
     assert ask_ended(["7"]) == {"7_0": "FAILED", "7_1": "CANCELLED"}
     fake.answer(sacct={"out": "a | notice | of the site\n7_0|FAILED\n"})

@@ -1,4 +1,4 @@
-"""The code as it was at submission: named by its content, deaf to later edits."""
+"""Snapshots of the code: named by their content, and not affected by later edits."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_a_copy_named_by_its_content(project: Path, tmp_path: Path) -> None:
     copy = take_snapshot(tmp_path / "code").write()
     assert copy.parent == tmp_path / "code"
     found = contents(copy)
-    told = json.loads(found.pop("snapshot.json"))
-    assert told == {"code": copy.name, "git_commit": None, "git_dirty": None}
+    marker = json.loads(found.pop("snapshot.json"))
+    assert marker == {"code": copy.name, "git_commit": None, "git_dirty": None}
     assert found == {name: data for name, data in contents(project).items() if "__pycache__" not in name}
     again = take_snapshot(tmp_path / "elsewhere").write()
     assert again.name == copy.name
@@ -90,7 +90,7 @@ def test_data_among_the_code_is_refused(
     assert not (tmp_path / "code").exists()
 
 
-def test_the_git_commit_is_told(project: Path, tmp_path: Path) -> None:
+def test_the_git_commit_is_recorded(project: Path, tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
         done = subprocess.run(
@@ -101,11 +101,11 @@ def test_the_git_commit_is_told(project: Path, tmp_path: Path) -> None:
     git("init", "--quiet")
     git("add", ".")
     git("commit", "--quiet", "-m", "x")
-    told = json.loads((take_snapshot(tmp_path / "a").write() / "snapshot.json").read_text())
-    assert (told["git_commit"], told["git_dirty"]) == (git("rev-parse", "HEAD"), False)
+    marker = json.loads((take_snapshot(tmp_path / "a").write() / "snapshot.json").read_text())
+    assert (marker["git_commit"], marker["git_dirty"]) == (git("rev-parse", "HEAD"), False)
     (project / "study" / "__init__.py").write_text("edited\n")
-    told = json.loads((take_snapshot(tmp_path / "b").write() / "snapshot.json").read_text())
-    assert told["git_dirty"] is True
+    marker = json.loads((take_snapshot(tmp_path / "b").write() / "snapshot.json").read_text())
+    assert marker["git_dirty"] is True
 
 
 def test_in_a_checkout_it_is_what_git_would_track(project: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_in_a_checkout_it_is_what_git_would_track(project: Path, tmp_path: Path)
 def test_studies_in_the_checkout_are_no_code(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever jobs write: the copy stays the same, byte for byte, and there is room for it."""
+    """The copy stays the same, byte for byte, whatever jobs write."""
     subprocess.run(["git", "-C", str(project), "init", "--quiet"], check=True)
     (project / ".gitignore").write_text("__pycache__/\n")
     before = take_snapshot(project / "results" / "s" / "code").folder.name
@@ -149,7 +149,7 @@ def test_a_study_that_is_the_checkout_or_a_package_leaves_the_code_where_it_is(
     assert "analysis/__init__.py" in contents(take_snapshot(tmp_path / "code").write())
 
 
-def test_a_job_that_goes_on_takes_the_copy_it_runs_from(
+def test_a_job_that_continues_a_study_uses_the_copy_it_runs_from(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = take_snapshot(tmp_path / "code").write()

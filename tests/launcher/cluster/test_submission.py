@@ -1,4 +1,4 @@
-"""What is asked of SLURM: the batch scripts, their dependencies and their arrays. sbatch is a fake here."""
+"""Batch scripts, dependencies and arrays as sbatch gets them; it is a fake here."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from launcher.cluster import ledger, sbatch, scheduler
-from launcher.cluster.advance import Outcome, next_step, take
+from launcher.cluster.advance import Submitted, next_step, submit_step
 from launcher.cluster.scheduler import ask_queue
-from launcher.planning.sites import OWN_SBATCH, Site
+from launcher.planning.sites import OWN_SBATCH, SlurmSite
 from study.errors import UserError
 from study.files import locked, read_json, write_json
 from study.jobs.plan import Plan
@@ -43,9 +43,10 @@ def plan(tmp_path: Path) -> Plan:
     return plan_of(tmp_path, GRID)
 
 
-def send(plan: Plan, paths: StudyPaths, site: Site, *, automatic: bool = False) -> Outcome:
+def send(plan: Plan, paths: StudyPaths, site: SlurmSite, *, automatic: bool = False) -> Submitted:
     step = next_step(plan, paths, site, ask_queue(), automatic=automatic)
-    return take(step, plan, paths, site, CODE, lock=None)
+    with ledger.held(paths) as lock:
+        return submit_step(step, plan, paths, site, CODE, lock=lock)
 
 
 def test_the_script_of_a_training_array(
@@ -103,14 +104,14 @@ def test_no_option_that_the_launcher_gives_may_be_given_by_a_profile(
     given = {key for call in fake.calls("sbatch") for key in flags(call)}
     assert {"array", "dependency", "signal", "time"} <= given
     of_the_profile = {"mail-type", "exclusive"}
-    for key in given - of_the_profile - {"wckey"}:  # submitit's own, which means nothing to us
+    for key in given - of_the_profile - {"wckey"}:  # set by submitit, and without effect
         assert key in OWN_SBATCH, key
 
 
 def test_everything_a_task_reads_lies_there_before_sbatch_is_called(
     fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
 ) -> None:
-    """A launcher killed in that moment leaves an array that runs like any other."""
+    """A launcher that is killed at that moment leaves an array that runs."""
     fake.answer(sbatch={"code": 1, "error": "sbatch: error: Invalid account"})
     with pytest.raises(UserError):
         send(plan, paths, site_of(tmp_path))
@@ -141,7 +142,7 @@ def test_a_first_array_has_no_dependency_and_small_memory_is_never_all_of_it(
     assert "dependency" not in found
     assert "kill-on-invalid-dep" not in found
     assert "gpus-per-node" not in found
-    assert found["mem"] == "1M"  # 0M is SLURM's word for a whole node's
+    assert found["mem"] == "1M"  # 0M would request all memory of a node
 
 
 def shown(fake: FakeSlurm, start: int = 0) -> list[tuple[str, str | None, str | None]]:
@@ -151,7 +152,7 @@ def shown(fake: FakeSlurm, start: int = 0) -> list[tuple[str, str | None, str | 
 
 def test_dependencies(fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths) -> None:
     """One array a model: its evaluations wait for its own task; the analysis for the end of all arrays."""
-    outcome = send(plan, paths, site_of(tmp_path))
+    submitted = send(plan, paths, site_of(tmp_path))
     assert shown(fake) == [
         ("s-prepare", None, "0-0%1"),
         ("s-train", "afterok:101_0", "0-2%2"),
@@ -164,9 +165,9 @@ def test_dependencies(fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyP
     ids = [job.job_id for job in plan.jobs]
     expected = ["101_0", "102_0", "102_1", "102_2"]
     expected += [f"{array}_{i}" for array in (103, 104, 105, 106) for i in (0, 1)] + ["107_0"]
-    assert outcome.submitted == dict(zip(ids, expected, strict=True))
-    assert outcome.goes_on
-    assert ledger.task_of(ledger.read(paths.ledger)) == outcome.submitted
+    assert submitted.jobs == dict(zip(ids, expected, strict=True))
+    assert submitted.continues
+    assert ledger.task_of(ledger.read(paths.ledger)) == submitted.jobs
 
 
 def test_evaluations_that_wait_for_nothing_are_one_array(
@@ -190,7 +191,7 @@ def test_long_arrays_are_cut(fake: FakeSlurm, tmp_path: Path, plan: Plan, paths:
 
 def test_several_languages_a_task(fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths) -> None:
     grid = GRID.replace("evaluate: {bench", "evaluate: {languages_per_task: 2, bench")
-    placed = send(plan, paths, site_of(tmp_path, grid=grid)).submitted
+    placed = send(plan, paths, site_of(tmp_path, grid=grid)).jobs
     shards = [job.job_id for job in plan.of_kind("evaluate")]
     assert [placed[job_id] for job_id in shards] == [
         f"{array}_0" for array in (103, 103, 104, 104, 105, 105, 106, 106)
@@ -200,15 +201,15 @@ def test_several_languages_a_task(fake: FakeSlurm, tmp_path: Path, plan: Plan, p
 def test_no_more_than_the_site_lets_a_user_submit(
     fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
 ) -> None:
-    """Another study's jobs count too, and one place is kept for the job that goes on with the rest."""
+    """Jobs of another study count too, and one place is kept for the job that continues."""
     fake.answer(squeue=queue_of("7 RUNNING", "8_0 PENDING", "9 COMPLETED"))
-    outcome = send(plan, paths, site_of(tmp_path, PROFILE + "max_submitted: 8\n"))
-    assert outcome.deferred == 7  # 3 trainings and 8 shards less 4 places
+    submitted = send(plan, paths, site_of(tmp_path, PROFILE + "max_submitted: 8\n"))
+    assert submitted.deferred == 7  # 3 trainings and 8 shards less 4 places
     assert shown(fake) == [
         ("s-prepare", None, "0-0%1"),
         ("s-train", "afterok:101_0", "0-2%2"),
         ("s-evaluate", "afterok:101_0", "0-0%1"),
-        ("s-analyse", "afterany:101:102", "0-0%1"),  # while things wait, it runs when half is through
+        ("s-analyse", "afterany:101:102", "0-0%1"),  # while tasks wait, it runs when half have ended
     ]
 
 
@@ -216,8 +217,8 @@ def test_where_others_fill_the_queue_it_looks_again_later(
     fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
 ) -> None:
     fake.answer(squeue=queue_of("7 RUNNING", "8_0 PENDING"))
-    outcome = send(plan, paths, site_of(tmp_path, PROFILE + "max_submitted: 2\n"))
-    assert outcome.deferred == 12
+    submitted = send(plan, paths, site_of(tmp_path, PROFILE + "max_submitted: 2\n"))
+    assert submitted.deferred == 12
     assert shown(fake) == [("s-analyse", None, "0-0%1")]
     assert flags(fake.calls("sbatch")[0])["begin"] == "now+300"
 
@@ -269,17 +270,17 @@ def test_an_array_whose_launcher_was_killed_is_found_by_its_comment(
     assert [waits for _, waits, _ in shown(fake, before)][1:4] == [f"afterok:555_{i}" for i in range(3)]
 
 
-def test_what_never_begins_is_not_submitted_for_ever(
+def test_a_job_that_never_begins_is_not_submitted_for_ever(
     fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
 ) -> None:
     """A set-up line of the profile may end a task before anything of ours runs in it."""
     site = site_of(tmp_path)
     for _ in range(5):
-        assert send(plan, paths, site, automatic=True).submitted[plan.jobs[0].job_id]
+        assert send(plan, paths, site, automatic=True).jobs[plan.jobs[0].job_id]
     step = next_step(plan, paths, site, ask_queue(), automatic=True)
     assert step.refused[plan.jobs[0].job_id] == "it was submitted 5 times and never began"
-    assert not step.batches  # nor what needs it
-    assert send(plan, paths, site).submitted[plan.jobs[0].job_id]  # a person may
+    assert not step.arrays  # nor the jobs that need it
+    assert send(plan, paths, site).jobs[plan.jobs[0].job_id]  # a user may
 
 
 def test_an_analysis_that_is_done_is_made_again_behind_new_work(
@@ -303,7 +304,7 @@ def test_a_squeue_that_does_not_answer_is_not_an_empty_queue(
     fake.answer(squeue={"code": 1, "error": "squeue: error: Invalid user"})
     with pytest.raises(UserError, match="Invalid user"):
         send(plan, paths, site_of(tmp_path))
-    assert len(fake.calls("squeue")) == 5  # this will not be another answer
+    assert len(fake.calls("squeue")) == 5  # the answer would be the same
 
 
 def test_an_sbatch_that_timed_out_may_have_arrived(
@@ -314,16 +315,17 @@ def test_an_sbatch_that_timed_out_may_have_arrived(
     seen: list[scheduler.Queue] = []
 
     def queue_with_it() -> scheduler.Queue:
-        """By now the controller has got to it."""
+        """By now the controller has the job."""
         token = ledger.read(paths.ledger)[-1].token
         fake.answer()
-        seen.append(scheduler.Queue({"777_0": scheduler.Entry("PENDING", "None", f"calsweep:{token}")}))
+        seen.append(scheduler.Queue({"777_0": scheduler.QueueEntry("PENDING", "None", f"calsweep:{token}")}))
         return seen[-1]
 
     step = next_step(plan, paths, site, scheduler.Queue())
     monkeypatch.setattr(scheduler, "ask_queue", queue_with_it)
-    outcome = take(step, plan, paths, site, CODE, lock=None)
-    assert outcome.submitted[plan.jobs[0].job_id] == "777_0"
+    with ledger.held(paths) as lock:
+        submitted = submit_step(step, plan, paths, site, CODE, lock=lock)
+    assert submitted.jobs[plan.jobs[0].job_id] == "777_0"
     assert len(seen) == 1
     assert len([name for name, *_ in shown(fake) if name == "s-prepare"]) == 1
 
@@ -335,19 +337,22 @@ def test_a_refusal_keeps_what_was_submitted(
     with pytest.raises(UserError) as caught:
         send(plan, paths, site_of(tmp_path))
     assert str(caught.value) == (
-        "evaluate jobs: sbatch refused (sbatch: error: invalid partition specified: gpu); see the profile"
+        "evaluate jobs: sbatch refused (sbatch: error: invalid partition specified: gpu); "
+        "correct the cluster profile"
     )
     placed = ledger.task_of(ledger.read(paths.ledger)).values()
     assert set(placed) == {"101_0", "102_0", "102_1", "102_2"}
     assert ledger.read(paths.ledger)[-1].tasks == {}  # the intent of the one that was refused
 
 
-def test_a_full_queue_is_no_refusal(fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths) -> None:
-    """Without max_submitted in the profile, or when another study was quicker."""
+def test_a_full_queue_is_not_a_refusal(
+    fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
+) -> None:
+    """Without max_submitted in the profile, or if another study was faster."""
     fake.answer(sbatch={"limit": 102, "refusal": "sbatch: error: QOSMaxSubmitJobPerUserLimit"})
-    outcome = send(plan, paths, site_of(tmp_path))
-    assert (outcome.deferred, outcome.goes_on) == (8, False)
-    assert len(outcome.submitted) == 4
+    submitted = send(plan, paths, site_of(tmp_path))
+    assert (submitted.deferred, submitted.continues) == (8, False)
+    assert len(submitted.jobs) == 4
 
 
 def test_without_sbatch(
@@ -356,22 +361,23 @@ def test_without_sbatch(
     site = site_of(tmp_path)
     step = next_step(plan, paths, site, scheduler.Queue())
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError) as caught:
-        take(step, plan, paths, site, CODE, lock=None)
+    with ledger.held(paths) as lock, pytest.raises(UserError) as caught:
+        submit_step(step, plan, paths, site, CODE, lock=lock)
     assert str(caught.value) == (
         "cluster: sbatch cannot be run (No such file or directory); "
-        "run this on a login node, or cluster=local"
+        "run this on a login node, or use cluster=local"
     )
 
 
 def test_sbatch_holds_the_studys_lock_until_it_is_through(
     fake: FakeSlurm, tmp_path: Path, plan: Plan, paths: StudyPaths
 ) -> None:
-    """Else the launcher after a killed one could ask the queue before the last array is in it."""
+    """Otherwise the launcher after a killed one could query the queue before the last array is in it."""
     fake.answer(sbatch={"locks": str(paths.lock)})
     step = next_step(plan, paths, site_of(tmp_path), scheduler.Queue())
     with locked(paths.lock) as lock:
-        take(step, plan, paths, site_of(tmp_path), CODE, lock=lock)
+        assert lock is not None
+        submit_step(step, plan, paths, site_of(tmp_path), CODE, lock=lock)
     assert all(call["locked"] for call in fake.calls("sbatch"))
 
 
@@ -380,7 +386,7 @@ def test_cancel(fake: FakeSlurm) -> None:
     scheduler.cancel(["8_1", "7", "7"])
     assert [call["arguments"] for call in fake.calls("scancel")] == [["7", "8_1"]]
     fake.answer(scancel={"code": 1, "error": "scancel: error: Invalid job id"})
-    with pytest.raises(UserError, match=r"^cluster: scancel failed \(.*Invalid job id\); see what"):
+    with pytest.raises(UserError, match=r"^cluster: scancel failed \(.*Invalid job id\); fix the cause"):
         scheduler.cancel(["7"])
 
 

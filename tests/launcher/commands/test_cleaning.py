@@ -1,4 +1,4 @@
-"""What gc gives back: optimizer states nobody needs, torn files; never a result, nor what is at work."""
+"""What gc deletes: optimizer states that no job needs, torn files; never results or a running job's files."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_links_are_not_followed(plan: Plan, paths: StudyPaths, tmp_path: Path) -
     moved, linked, holds, *_ = plan.of_kind("train")
     checkpoints = paths.job(moved.job_id).checkpoints
     checkpoints.rename(elsewhere)
-    checkpoints.symlink_to(elsewhere)  # somebody keeps them on another file system
+    checkpoints.symlink_to(elsewhere)  # they may be kept on another file system
     paths.job(linked.job_id).root.rename(tmp_path / "job")
     paths.job(linked.job_id).root.symlink_to(tmp_path / "job")  # or shares a job with another study
     shared = tmp_path / "shared"
@@ -201,6 +201,6 @@ def test_what_may_not_be_deleted_is_one_sentence(
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("shutil.rmtree", refuse)  # tests may run as root, to whom nothing is forbidden
-    with pytest.raises(UserError, match=f"^{place}: cannot be deleted \\(Permission denied\\); see whose"):
+    monkeypatch.setattr("shutil.rmtree", refuse)  # tests may run as root, which may delete anything
+    with pytest.raises(UserError, match=f"^{place}: cannot be deleted \\(Permission denied\\); check"):
         collect(plan, paths, delete=True)

@@ -89,7 +89,7 @@ def test_a_reader_that_has_seen_enough_makes_no_traceback(folder: Path, output: 
     assert "Error" not in done.stderr
 
 
-def test_a_closed_output_is_no_mistake(folder: Path) -> None:
+def test_a_closed_output_is_not_a_mistake(folder: Path) -> None:
     command = f"{sys.executable} -m launcher.cli sweep {folder / 'grid.yaml'} --dry-run --json >&-"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
@@ -97,10 +97,10 @@ def test_a_closed_output_is_no_mistake(folder: Path) -> None:
 
 def test_dry_run_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("sweep", "grid.yaml", "--dry-run", "--json", "evaluate.languages_per_task=2") == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     jobs = [job.job_id for job in plan_of(folder, GRID).jobs]
-    assert [job_id for task in told["tasks"] for job_id in task["jobs"]] == jobs
-    assert [(task["kind"], len(task["jobs"])) for task in told["tasks"]] == [
+    assert [job_id for task in printed["tasks"] for job_id in task["jobs"]] == jobs
+    assert [(task["kind"], len(task["jobs"])) for task in printed["tasks"]] == [
         ("train", 1), ("evaluate", 2), ("evaluate", 2), ("analyse", 1),
     ]  # fmt: skip
 
@@ -141,8 +141,8 @@ def test_complete_is_counted_from_markers_and_not_by_subtraction(
     jobs = [job.job_id for job in plan_of(folder, GRID).jobs]
     paths = StudyPaths(folder / "outputs" / "s")
     write_json(paths.job(jobs[1]).done, {})
-    entry = ledger.new_intent(1, "evaluate", "slurm", [[jobs[0]], jobs[1:2], ["of-another-grid"]])
-    ledger.write_intent(paths.ledger, entry)
+    packs = [[jobs[0]], jobs[1:2], ["of-another-grid"]]
+    entry = ledger.write_intent(paths.ledger, "evaluate", "slurm", packs)
     ledger.write_array(paths.ledger, entry, "7")
     fake.answer(squeue=queue_of("7_0 PENDING", "7_1 PENDING", "7_2 RUNNING"))
     assert code_of("sweep", "grid.yaml", "--dry-run", "cluster=slurm/profiles/testbed.yaml") == 0
@@ -197,8 +197,21 @@ def test_a_wrong_usage_is_exit_code_2(
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("--help") == 0
     out = capsys.readouterr().out
-    for name in ("sweep", "status", "logs", "cancel", "sync", "analyse"):
-        assert name in out
+    assert {*cli.COMMANDS, "analyse"} == {line.split()[0] for line in out.split("COMMAND\n")[1].splitlines()
+                                          if line.startswith("    ") and line[4] != " "}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "analyse"])
+def test_every_command_has_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(name, "--help") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: calsweep {name} ")
+    assert cli.COMMANDS.get(name, "") in " ".join(out.split())
+
+
+def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("sweep", "--dry-run") == 2
+    assert capsys.readouterr().err.endswith("error: the following arguments are required: GRID.yaml\n")
 
 
 def test_interrupted_is_130(
@@ -209,10 +222,10 @@ def test_interrupted_is_130(
 
     monkeypatch.setattr(sweeping, "build_plan", interrupt)
     assert code_of("sweep", "grid.yaml") == 130
-    assert capsys.readouterr().err == "calsweep: interrupted; run the same command to go on\n"
+    assert capsys.readouterr().err == "calsweep: interrupted; run the same command to continue\n"
 
 
-def test_a_defect_of_ours_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_of_ours_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def defect(*_: object) -> None:
         raise RuntimeError("ours")
 
@@ -226,7 +239,7 @@ def test_a_second_launcher_is_refused(folder: Path, capsys: pytest.CaptureFixtur
     with locked(paths.lock):
         assert code_of("sweep", "grid.yaml") == 2
     assert capsys.readouterr().err == (
-        f"calsweep: {paths.root}: another launcher is at work on this study; wait for it\n"
+        f"calsweep: {paths.root}: another launcher is working on this study; wait until it has finished\n"
     )
     assert not paths.plan.exists()
 
@@ -238,14 +251,14 @@ def test_submit_then_status_logs_cancel(
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     arguments = ["sweep", "grid.yaml", "cluster=slurm/profiles/testbed.yaml", "--json", "--yes"]
     assert code_of(*arguments) == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     jobs = [job.job_id for job in plan_of(folder, GRID).jobs]
-    assert set(told["submitted"]) == set(jobs)
-    assert sorted(told["submitted"].values()) == ["101_0", "102_0", "102_1", "103_0", "103_1", "104_0"]
+    assert set(printed["submitted"]) == set(jobs)
+    assert sorted(printed["submitted"].values()) == ["101_0", "102_0", "102_1", "103_0", "103_1", "104_0"]
     count = len(fake.calls("sbatch"))
-    queue = queue_of(*(f"{task} PENDING" for task in told["submitted"].values()))
+    queue = queue_of(*(f"{task} PENDING" for task in printed["submitted"].values()))
     fake.answer(squeue={**queue, "after_scancel": ""})
-    assert code_of(*arguments) == 0  # nothing twice
+    assert code_of(*arguments) == 0  # nothing is submitted twice
     assert json.loads(capsys.readouterr().out)["submitted"] == {}
     assert len(fake.calls("sbatch")) == count
 
@@ -254,13 +267,13 @@ def test_submit_then_status_logs_cancel(
         assert code_of("status", name, "--json") == 0
         assert json.loads(capsys.readouterr().out)["counts"]["queued"] == 6
     assert code_of("logs", study, jobs[0]) == 2
-    assert "has no logs yet; it was not started" in capsys.readouterr().err
+    assert "has no logs yet; see calsweep status for its state" in capsys.readouterr().err
     assert code_of("logs", study, "") == 2
-    assert "6 jobs with that id; see calsweep status --json" in capsys.readouterr().err
+    assert "matches 6 job ids; see calsweep status --json" in capsys.readouterr().err
     assert code_of("cancel", study, "--json") == 0
     cancelled = json.loads(capsys.readouterr().out)["cancelled"]
-    assert cancelled == sorted(set(told["submitted"].values()))
-    # in one call, arrays as a whole, and the job that goes on is told first
+    assert cancelled == sorted(set(printed["submitted"].values()))
+    # in one call, whole arrays, and the continuing job first
     assert [call["arguments"] for call in fake.calls("scancel")][-1] == ["101", "102", "103", "104"]
 
     folder_of_job = StudyPaths(Path(study)).job(jobs[0])

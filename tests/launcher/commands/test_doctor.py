@@ -1,4 +1,4 @@
-"""What `calsweep doctor loss` says of what its job found; more is in tests/training/test_certificate.py."""
+"""What `calsweep doctor loss` prints about the results of its job; see also training/test_certificate.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from launcher.cli import main
 from launcher.commands import doctor
-from launcher.commands.doctor import Case, Found
+from launcher.commands.doctor import Case, Checks
 
 LAST = "[a] sentence"
 
@@ -19,24 +19,24 @@ def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "RANKS", (1,))
 
 
-def check(*, passed: bool) -> Found:
+def check(*, passed: bool) -> Checks:
     numbers = {"num_ranks": 1, "loss_difference": 1e-7, "gradient_difference": 1e-6, "tolerance": 1e-4}
     return [{"name": "masks", **numbers, "passed": passed}]
 
 
-def all_well(cases: Sequence[Case]) -> list[Found]:
+def all_well(cases: Sequence[Case]) -> list[Checks]:
     return [check(passed=True) for _ in cases]
 
 
-def one_fails(cases: Sequence[Case]) -> list[Found]:
+def one_fails(cases: Sequence[Case]) -> list[Checks]:
     return [check(passed=False), *all_well(cases[1:])]
 
 
-def one_cannot_be_loaded(cases: Sequence[Case]) -> list[Found]:
+def one_cannot_be_loaded(cases: Sequence[Case]) -> list[Checks]:
     return [*all_well(cases[1:]), LAST]
 
 
-def crashing(cases: Sequence[Case]) -> list[Found]:
+def crashing(cases: Sequence[Case]) -> list[Checks]:
     raise RuntimeError("no kernel image\nis available")
 
 
@@ -46,7 +46,7 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(doctor, "certify", one_fails)
     assert main(["doctor", "loss"]) == 1
-    assert "this stack does not compute what it should" in capsys.readouterr().err
+    assert "the installed stack computes a wrong loss or gradient" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_checked_hides_no_other(
@@ -54,10 +54,10 @@ def test_a_model_that_cannot_be_checked_hides_no_other(
 ) -> None:
     monkeypatch.setattr(doctor, "certify", one_cannot_be_loaded)
     assert main(["doctor", "loss"]) == 1
-    told = capsys.readouterr()
-    assert told.out.count(" ok") == 5
-    assert f"gemma2 bf16 cannot be checked: {LAST}\n" in told.out
-    assert told.err == ""  # of what was checked, nothing failed
+    printed = capsys.readouterr()
+    assert printed.out.count(" ok") == 5
+    assert f"gemma2 bf16 cannot be checked: {LAST}\n" in printed.out
+    assert printed.err == ""  # no check failed
 
 
 def test_a_job_that_breaks_down_is_one_sentence(
@@ -66,6 +66,6 @@ def test_a_job_that_breaks_down_is_one_sentence(
     monkeypatch.setattr(doctor, "certify", crashing)
     assert main(["doctor", "loss"]) == 2
     assert capsys.readouterr().err == (
-        "calsweep: doctor loss: the checks break down on 1 ranks: RuntimeError: no kernel image; "
-        "compare versions\n"
+        "calsweep: doctor loss: the checks fail to run on 1 ranks: RuntimeError: no kernel image; "
+        "compare the installed versions with pyproject.toml\n"
     )

@@ -14,7 +14,7 @@ from launcher.cluster.execution import write_execution
 from launcher.commands.explain import Explanation, explain, explanation_json, print_explanation, worst
 from launcher.job.causes import Execution
 from launcher.planning.sites import Site
-from launcher.state.status import survey
+from launcher.state.status import survey_of
 from study.files import write_json
 from study.jobs.plan import Plan
 from study.jobs.specs import TrainSpec
@@ -47,13 +47,13 @@ def study(tmp_path: Path, fake: FakeSlurm) -> tuple[Plan, StudyPaths, Site]:
 
 
 def explained(plan: Plan, paths: StudyPaths, index: int, name: str = "out/s") -> Explanation:
-    found = survey(plan, paths, fresh=True)
+    found = survey_of(plan, paths, fresh=True)
     return explain(status_of(found, plan.jobs[index].job_id), found, paths, name)
 
 
-def printed(told: Explanation, num_struck: int = 1) -> str:
+def printed(explanation: Explanation, num_affected: int = 1) -> str:
     console = Console(file=io.StringIO(), width=110)
-    print_explanation(told, console, num_struck=num_struck)
+    print_explanation(explanation, console, num_affected=num_affected)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -63,7 +63,7 @@ def ran(paths: StudyPaths, job_id: str, outcome: str, cause: str | None = None) 
     end(paths, job_id, "7_0", outcome, cause)
 
 
-def test_a_failure_tells_cause_attempts_traceback_and_what_to_type(
+def test_a_failure_has_cause_attempts_traceback_and_what_to_type(
     study: tuple[Plan, StudyPaths, Site],
 ) -> None:
     plan, paths, _ = study
@@ -71,17 +71,19 @@ def test_a_failure_tells_cause_attempts_traceback_and_what_to_type(
     ran(paths, job.job_id, "failed", "error")
     trace = "Traceback (most recent call last):\n" + "".join(f"  line {i}\n    ^^^^\n" for i in range(30))
     fail(paths, job.job_id, "no [/x]", "error", traceback=trace + "ValueError: no [/x]\n")
-    told = explained(plan, paths, 0)
-    assert (told.status.state, told.status.cause) == ("failed", "error")
-    assert told.excerpt.splitlines() == [f"  line {i}" for i in range(16, 30)] + ["ValueError: no [/x]"]
-    assert told.next == f"mend what the message names, then: calsweep retry out/s {job.job_id}"
-    text = printed(told, num_struck=3)
+    explanation = explained(plan, paths, 0)
+    assert (explanation.status.state, explanation.status.cause) == ("failed", "error")
+    assert explanation.excerpt.splitlines() == [f"  line {i}" for i in range(16, 30)] + [
+        "ValueError: no [/x]"
+    ]
+    assert explanation.next == f"fix what the message names, then: calsweep retry out/s {job.job_id}"
+    text = printed(explanation, num_affected=3)
     assert f"train {job.name} ({job.job_id})" in text
-    assert "failed, error: no [/x], and 2 more jobs with the same trouble" in text
+    assert "failed, error: no [/x], and 2 more jobs with the same failure" in text
     assert "7_0.0" in text
     assert "n1" in text
     assert "    ValueError: no [/x]" in text
-    assert f"next  {told.next}" in text
+    assert f"next  {explanation.next}" in text
 
 
 def test_the_log_of_the_rank_that_failed(study: tuple[Plan, StudyPaths, Site], tmp_path: Path) -> None:
@@ -94,44 +96,44 @@ def test_the_log_of_the_rank_that_failed(study: tuple[Plan, StudyPaths, Site], t
         (folder / f"7_0_{rank}_log.out").write_text("out\n")
     ran(paths, job_id, "failed", "error")
     fail(paths, job_id, cause="error", logs=[str(folder / "7_0_1_log.out"), str(folder / "7_0_1_log.err")])
-    told = explained(plan, paths, 0)
-    assert (told.log, told.excerpt) == (folder / "7_0_1_log.err", "rank 1 says")
-    fail(paths, job_id, cause="error")  # nobody knows which rank
-    told = explained(plan, paths, 0)
-    assert (told.log, told.excerpt) == (folder / "7_0_0_log.err", "rank 0 says")
+    explanation = explained(plan, paths, 0)
+    assert (explanation.log, explanation.excerpt) == (folder / "7_0_1_log.err", "rank 1 says")
+    fail(paths, job_id, cause="error")  # the rank is unknown
+    explanation = explained(plan, paths, 0)
+    assert (explanation.log, explanation.excerpt) == (folder / "7_0_0_log.err", "rank 0 says")
 
 
-def test_a_users_error_says_it_all(study: tuple[Plan, StudyPaths, Site]) -> None:
-    """The end of the log may be another language's of the same task."""
+def test_a_users_error_needs_no_excerpt(study: tuple[Plan, StudyPaths, Site]) -> None:
+    """The log may end with another language of the same task."""
     plan, paths, _ = study
     job_id, log = plan.jobs[0].job_id, paths.submission(1) / "7_0_0_log.err"
     log.parent.mkdir(parents=True)
     log.write_text("Traceback (most recent call last):\n  of somebody else\n")
     ran(paths, job_id, "failed", "user error")
     fail(paths, job_id, "row 3: no text", logs=[str(log)])
-    told = explained(plan, paths, 0)
-    assert (told.log, told.excerpt) == (log, "")
-    text = printed(told)
+    explanation = explained(plan, paths, 0)
+    assert (explanation.log, explanation.excerpt) == (log, "")
+    text = printed(explanation)
     assert "failed, user error: row 3: no text" in text
     assert f"  log: {log}\n" in text
     assert "Traceback" not in text
 
 
-def test_what_is_mended_in_a_local_file_is_planned_anew(study: tuple[Plan, StudyPaths, Site]) -> None:
-    """Its content is part of the job's identity: tried again, the job would be another one's."""
+def test_a_local_file_that_was_fixed_makes_another_job(study: tuple[Plan, StudyPaths, Site]) -> None:
+    """Its content is part of the job's identity, so a retry would run the old job."""
     plan, paths, _ = study
     job = plan.jobs[0]
     assert isinstance(job.spec, TrainSpec)
     ran(paths, job.job_id, "failed", "user error")
     fail(paths, job.job_id, f"cannot load the model {job.spec.model.name}: torn")
-    told = explained(plan, paths, 0)
-    assert told.next == (
-        "mend what the message names, then: calsweep sweep GRID.yaml"
-        f"    # put back as it was: calsweep retry out/s {job.job_id}"
+    explanation = explained(plan, paths, 0)
+    assert explanation.next == (
+        "fix what the message names, then: calsweep sweep GRID.yaml"
+        f"    # if you restored it: calsweep retry out/s {job.job_id}"
     )
 
 
-def test_a_blocked_job_tells_the_chain_and_the_remedy_of_its_root(tmp_path: Path, fake: FakeSlurm) -> None:
+def test_a_blocked_job_has_the_chain_and_the_remedy_of_its_root(tmp_path: Path, fake: FakeSlurm) -> None:
     grid = """
 study: s
 prepare: {t: {dataset: cldr-pretrain}}
@@ -141,10 +143,10 @@ evaluate: {include_base: false, benchmarks: [{name: cldr_lite, languages: [en]}]
     plan, paths, _ = swept(tmp_path, grid)
     prepare, train, _, _ = (job.job_id for job in plan.jobs)
     fail(paths, prepare, "no data")
-    told = explained(plan, paths, 2)
-    assert [entry.job.job_id for entry in told.blocked_by] == [train, prepare]
-    assert told.next.startswith(f"mend what the message names, then: calsweep retry out/s {prepare} ")
-    text = printed(told)
+    explanation = explained(plan, paths, 2)
+    assert [entry.job.job_id for entry in explanation.blocked_by] == [train, prepare]
+    assert explanation.next.startswith(f"fix what the message names, then: calsweep retry out/s {prepare} ")
+    text = printed(explanation)
     assert f"it needs prepare t ({prepare}), which is failed: no data" in text
 
 
@@ -159,10 +161,10 @@ evaluate: {include_base: false, benchmarks: [{name: cldr_lite, languages: [en]}]
         ("time limit", 4, "raise resources.train.time_min in the grid, then: SWEEP"),
         ("node failure", 4, "calsweep retry out/s JOB"),
         ("killed", 4, "calsweep retry out/s JOB"),
-        ("error", 4, "mend what the message names, then: calsweep retry out/s JOB"),
+        ("error", 4, "fix what the message names, then: calsweep retry out/s JOB"),
         (
             "user error", 4,
-            "mend what the message names, then: calsweep retry out/s JOB    # if it is in the grid: SWEEP",
+            "fix what the message names, then: calsweep retry out/s JOB    # if it is in the grid: SWEEP",
         ),
         (
             "out of GPU memory", 4,
@@ -179,8 +181,8 @@ def test_the_next_command_fits_the_cause(
     write_execution(paths.job(job_id), Execution(resources), site)
     ran(paths, job_id, "failed", cause)
     fail(paths, job_id, "it ended", cause)
-    told = explained(plan, paths, 0)
-    assert told.next == expected.replace("JOB", job_id).replace("SWEEP", "calsweep sweep GRID.yaml")
+    explanation = explained(plan, paths, 0)
+    assert explanation.next == expected.replace("JOB", job_id).replace("SWEEP", "calsweep sweep GRID.yaml")
 
 
 def test_what_remedies_have_changed(study: tuple[Plan, StudyPaths, Site]) -> None:
@@ -188,24 +190,24 @@ def test_what_remedies_have_changed(study: tuple[Plan, StudyPaths, Site]) -> Non
     job_id = plan.jobs[0].job_id
     execution = Execution(site.resources["train"], {"mem_gib": 6}, ("out of host memory: mem_gib 4 -> 6",))
     write_execution(paths.job(job_id), execution, site)
-    told = explained(plan, paths, 0)
-    assert list(told.changes) == ["out of host memory: mem_gib 4 -> 6"]
-    assert "changed after out of host memory: mem_gib 4 -> 6" in printed(told)
+    explanation = explained(plan, paths, 0)
+    assert list(explanation.changes) == ["out of host memory: mem_gib 4 -> 6"]
+    assert "changed after out of host memory: mem_gib 4 -> 6" in printed(explanation)
 
 
-def test_a_queued_job_tells_what_slurm_says(study: tuple[Plan, StudyPaths, Site], fake: FakeSlurm) -> None:
+def test_a_queued_job_has_slurms_reason(study: tuple[Plan, StudyPaths, Site], fake: FakeSlurm) -> None:
     plan, paths, _ = study
     out = "7_2|PENDING|Dependency|(null)\n7_0|PENDING|Priority|(null)\n"
     fake.answer(squeue={"out": out, "dependency": "afterok:7_0(unfulfilled)"})
-    told = explained(plan, paths, 2)
-    assert (told.reason, told.dependency) == ("Dependency", "afterok:7_0(unfulfilled)")
-    assert told.next == "calsweep watch out/s"
-    text = printed(told)
+    explanation = explained(plan, paths, 2)
+    assert (explanation.reason, explanation.dependency) == ("Dependency", "afterok:7_0(unfulfilled)")
+    assert explanation.next == "calsweep watch out/s"
+    text = printed(explanation)
     assert "task 7_2 waits (Dependency: it waits for jobs that it needs)" in text
     assert "until afterok:7_0(unfulfilled)" in text
     fake.answer(squeue={"out": out})
-    told = explained(plan, paths, 0)
-    assert (told.reason, told.dependency) == ("Priority", None)
+    explanation = explained(plan, paths, 0)
+    assert (explanation.reason, explanation.dependency) == ("Priority", None)
 
 
 def test_running_missing_and_stale_have_a_next_command_too(
@@ -233,15 +235,19 @@ def test_one_of_each_distinct_failure(study: tuple[Plan, StudyPaths, Site]) -> N
     for job in plan.jobs[:2]:
         fail(paths, job.job_id, "no such file")
     fail(paths, plan.jobs[2].job_id, "another")
-    told = [(status.job.job_id, count) for status, count in worst(survey(plan, paths))]
-    assert told == [(plan.jobs[0].job_id, 2), (plan.jobs[2].job_id, 1)]
+    explanation = [(status.job.job_id, count) for status, count in worst(survey_of(plan, paths))]
+    assert explanation == [(plan.jobs[0].job_id, 2), (plan.jobs[2].job_id, 1)]
 
 
 def test_as_json(study: tuple[Plan, StudyPaths, Site]) -> None:
     plan, paths, _ = study
     ran(paths, plan.jobs[0].job_id, "failed", "error")
     fail(paths, plan.jobs[0].job_id, "it ended", "error")
-    told = json.loads(json.dumps(explanation_json(explained(plan, paths, 0))))
-    assert (told["job_id"], told["state"], told["cause"]) == (plan.jobs[0].job_id, "failed", "error")
-    assert [(entry["task"], entry["outcome"]) for entry in told["attempts"]] == [("7_0", "failed")]
-    assert told["next"].endswith(f"calsweep retry out/s {plan.jobs[0].job_id}")
+    explanation = json.loads(json.dumps(explanation_json(explained(plan, paths, 0))))
+    assert (explanation["job_id"], explanation["state"], explanation["cause"]) == (
+        plan.jobs[0].job_id,
+        "failed",
+        "error",
+    )
+    assert [(entry["task"], entry["outcome"]) for entry in explanation["attempts"]] == [("7_0", "failed")]
+    assert explanation["next"].endswith(f"calsweep retry out/s {plan.jobs[0].job_id}")

@@ -30,7 +30,7 @@ evaluate: {dtype: fp32, benchmarks: [{name: global_mmlu, languages: [en, sw]}]}
 PREFETCH = """
 import sys
 from rich.console import Console
-from launcher.planning.sites import ClusterProfile, Site, load_site
+from launcher.planning.sites import ClusterProfile, SlurmSite, load_site
 from launcher.planning.plan import build_plan
 from launcher.commands.prefetch import prefetch
 from study.grid.config import load_grid
@@ -38,7 +38,7 @@ from study.errors import CalsweepError
 from pathlib import Path
 grid = load_grid(Path(sys.argv[1]))
 plan = build_plan(grid)
-site = Site(ClusterProfile(env=dict(item.split("=") for item in sys.argv[2:])), {})
+site = SlurmSite(ClusterProfile(env=dict(item.split("=") for item in sys.argv[2:])), {})
 try:
     prefetch(plan, grid, site, Console(stderr=True, width=200))
 except CalsweepError as error:

@@ -1,4 +1,4 @@
-"""retry as it is typed, against SLURM's commands as fakes."""
+"""`retry` from the command line, with fake commands of SLURM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from launcher.cli import main
 from launcher.cluster import ledger
 from launcher.cluster.execution import write_execution
-from launcher.cluster.local import Outcome
+from launcher.cluster.local import LocalResult
 from launcher.commands import retry as retrying
 from launcher.job.causes import Execution
 from study.files import locked
@@ -61,7 +61,7 @@ def test_retry_runs_what_failed_and_what_it_blocks(
     tasks = queue_of("101_0 PENDING", "102_0 PENDING", "103_0 PENDING")
     fake.answer(squeue=tasks)
     count = len(fake.calls("sbatch"))
-    assert main(["retry", STUDY, "--yes"]) == 0  # nothing twice
+    assert main(["retry", STUDY, "--yes"]) == 0  # nothing is submitted twice
     assert capsys.readouterr().out == "nothing to retry\n"
     assert len(fake.calls("sbatch")) == count
 
@@ -70,8 +70,8 @@ def test_retry_of_a_training_brings_its_evaluations_along(
     fake: FakeSlurm, paths: StudyPaths, ids: list[str], half: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["retry", STUDY, "--yes", ids[0][:9], "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["submitted"] == {ids[0]: "101_0", ids[2]: "102_0", ids[4]: "103_0"}
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["submitted"] == {ids[0]: "101_0", ids[2]: "102_0", ids[4]: "103_0"}
 
 
 def test_retry_of_a_blocked_job_brings_along_what_it_needs(
@@ -89,8 +89,8 @@ def test_retry_leaves_alone_what_is_done_or_in_the_queue(
     fake.answer(squeue=queue_of("8_0 RUNNING"))
     assert main(["retry", STUDY, ids[0], ids[1]]) == 0
     out = capsys.readouterr().out
-    assert f"({ids[0]}) is running: left alone" in out
-    assert f"({ids[1]}) is done: left alone" in out
+    assert f"({ids[0]}) is running, so it is not retried" in out
+    assert f"({ids[1]}) is done, so it is not retried" in out
     assert "nothing to retry" in out
     assert resubmitted(paths, half) == []
 
@@ -99,11 +99,14 @@ def test_retry_waits_until_the_failed_task_has_left_the_queue(
     fake: FakeSlurm, paths: StudyPaths, ids: list[str], half: int, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """What waits for it would else be dropped with it, and it would not be submitted."""
+    """Otherwise SLURM would drop the jobs that wait for it, and it would not be submitted."""
     fake.answer(squeue=queue_of("7_0 COMPLETING"))
     monkeypatch.setattr(retrying, "ENDING_POLL_S", 0.0)
     assert main(["retry", STUDY]) == 2
-    assert "smoothing=0 seed=42: SLURM is still ending it; try again in a minute" in capsys.readouterr().err
+    assert (
+        "smoothing=0 seed=42: SLURM is still ending its task; try again in a minute"
+        in capsys.readouterr().err
+    )
     assert resubmitted(paths, half) == []
 
     class Clock:
@@ -130,14 +133,14 @@ def test_retry_refuses_what_cannot_help_and_says_so(
     assert main(["retry", STUDY, "--yes"]) == 1
     out = capsys.readouterr().out
     assert (
-        "1 job is not run again: out of host memory, and there is no more to give; "
+        "1 job is not started again: out of host memory, and no automatic remedy is left; "
         "change resources.train in the grid"
     ) in out
     assert "nothing to submit" in out
     assert not fake.calls("sbatch")
 
 
-def test_retry_makes_the_tables_of_a_stale_analysis_anew(
+def test_retry_makes_the_tables_of_a_stale_analysis_again(
     fake: FakeSlurm, paths: StudyPaths, ids: list[str]
 ) -> None:
     for job_id in ids:
@@ -154,7 +157,7 @@ def test_retry_makes_the_tables_of_a_stale_analysis_anew(
 def test_an_analysis_that_sbatch_refuses_stays_complete(
     fake: FakeSlurm, paths: StudyPaths, ids: list[str], refusal: str, code: int
 ) -> None:
-    """It is stale; and so it can be made anew as long as nothing says that it is not there."""
+    """It is stale; it can be made again as long as its DONE marker is there."""
     for job_id in ids:
         done(paths, job_id)
     later = paths.job(ids[4]).done.stat().st_mtime + 1
@@ -166,7 +169,7 @@ def test_an_analysis_that_sbatch_refuses_stays_complete(
 
 
 class Terminal(io.StringIO):
-    """A person at the keyboard."""
+    """A user at a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -179,7 +182,7 @@ def test_retry_that_a_person_refuses_leaves_a_complete_analysis_alone(
 ) -> None:  # fmt: skip
     for job_id in ids:
         done(paths, job_id)
-    if stale:  # older than an evaluation: it is to be made again, and nothing else
+    if stale:  # older than an evaluation: only it is made again
         later = paths.job(ids[4]).done.stat().st_mtime + 1
         os.utime(paths.job(ids[2]).done, (later, later))
     else:
@@ -205,30 +208,30 @@ def test_retry_does_not_take_a_silent_slurm_for_an_empty_queue(
     assert not fake.calls("sbatch")
 
 
-def test_retry_is_refused_while_another_launcher_is_at_work(
+def test_retry_is_refused_while_another_launcher_works(
     fake: FakeSlurm, paths: StudyPaths, half: int, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(ledger, "WAIT_S", 0.1)
     with locked(paths.lock):
         assert main(["retry", STUDY]) == 2
-    assert "another launcher is at work on this study" in capsys.readouterr().err
+    assert "another launcher is working on this study" in capsys.readouterr().err
 
 
 def test_retry_on_this_machine_runs_just_those_cells(
     fake: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The launcher itself is tested where it really runs things: here, what it is told to."""
+    """Which tasks the local launcher gets; it is tested elsewhere."""
     plan, paths, _ = swept(tmp_path, profile=None)
     ids = [job.job_id for job in plan.jobs]
     fail(paths, ids[0])
     done(paths, ids[1])
     seen: list[list[str]] = []
 
-    def run(tasks: list[object], *_: object) -> Outcome:
+    def run(tasks: list[object], *_: object) -> LocalResult:
         seen.append([job_id for task in tasks for job_id in task.job_ids])  # type: ignore[attr-defined]
-        return Outcome()
+        return LocalResult()
 
     monkeypatch.setattr("launcher.cluster.local.run", run)
     assert main(["retry", STUDY]) == 0
-    assert seen == [[ids[0], ids[2], ids[4]]]  # not evaluate 1, which nobody asked for
+    assert seen == [[ids[0], ids[2], ids[4]]]  # not evaluate 1, which was not named

@@ -1,4 +1,4 @@
-"""logs, explain, cancel and retry as they are typed, against SLURM's commands as fakes."""
+"""`logs`, `explain`, `cancel` and `retry` from the command line, with fake commands of SLURM."""
 
 from __future__ import annotations
 
@@ -87,17 +87,17 @@ def test_logs_of_all_attempts_the_newest_last(
         f"==> {first}", *(f"line {i}" for i in range(20, 50)), f"==> {link}", "second", f"also {other}",
     ]  # fmt: skip
     assert main(["logs", STUDY, ids[0], "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [entry["path"] for entry in told["logs"]] == [str(first), str(link)]
-    assert told["logs"][1]["tail"] == "second\n"
-    assert told["other_ranks"] == [str(other)]
+    printed = json.loads(capsys.readouterr().out)
+    assert [entry["path"] for entry in printed["logs"]] == [str(first), str(link)]
+    assert printed["logs"][1]["tail"] == "second\n"
+    assert printed["other_ranks"] == [str(other)]
 
 
 def test_logs_that_are_not_there(fake: FakeSlurm, ids: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", STUDY, ids[0]]) == 2
-    assert "has no logs yet; it was not started" in capsys.readouterr().err
+    assert "has no logs yet; see calsweep status for its state" in capsys.readouterr().err
     assert main(["logs", STUDY, ""]) == 2
-    assert "5 jobs with that id; see calsweep status --json" in capsys.readouterr().err
+    assert "matches 5 job ids; see calsweep status --json" in capsys.readouterr().err
 
 
 def test_logs_are_followed(fake: FakeSlurm, paths: StudyPaths, ids: list[str]) -> None:
@@ -130,10 +130,14 @@ def test_explain_a_job_and_what_blocks_it(
         f"it needs train m/cldr-instruct lr=1e-05 smoothing=0 seed=42 ({ids[0]}), which is failed: no data"
         in out
     )
-    assert out.count("failed, user error: no data") == 1  # its root is explained, too
+    assert out.count("failed, user error: no data") == 1  # the job that blocks it is explained too
     assert main(["explain", STUDY, ids[2], "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["state"], told["blocked_by"], told["root"]["job_id"]) == ("blocked", [ids[0]], ids[0])
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["state"], printed["blocked_by"], printed["root"]["job_id"]) == (
+        "blocked",
+        [ids[0]],
+        ids[0],
+    )
 
 
 def test_explain_everything(
@@ -144,7 +148,7 @@ def test_explain_everything(
     for job_id in ids[:2]:
         fail(paths, job_id, "no data")
     assert main(["explain", STUDY]) == 0
-    assert "no data, and 1 more jobs with the same trouble" in capsys.readouterr().out
+    assert "no data, and 1 more jobs with the same failure" in capsys.readouterr().out
     assert main(["explain", STUDY, "--json"]) == 0
     assert [entry["num_struck"] for entry in json.loads(capsys.readouterr().out)] == [2]
 
@@ -166,14 +170,14 @@ def test_cancel_takes_whole_arrays_and_orphans_in_one_call_and_waits(
 
     def sleep(seconds: float) -> None:
         calls.append(seconds)
-        if seconds == cancelling.POLL_S:  # others sleep too: subprocess waits for its child
+        if seconds == cancelling.POLL_S:  # subprocess sleeps too
             fake.answer(squeue=queue_of("99 RUNNING"))
 
     monkeypatch.setattr(time, "sleep", sleep)
     assert main(["cancel", STUDY, "--json"]) == 0
-    assert cancelling.POLL_S in calls  # one of them took its time
-    told = json.loads(capsys.readouterr().out)
-    assert told == {"cancelled": ["7_0", "8_0", "9_0"], "left": []}
+    assert cancelling.POLL_S in calls  # it waited for one of them
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {"cancelled": ["7_0", "8_0", "9_0"], "left": []}
     assert scancelled(fake) == [["7", "8", "9"]]
     assert [entry.array for entry in ledger.read(paths.ledger)] == ["7", "8", "9"]  # and noted
 
@@ -201,7 +205,7 @@ def test_cancel_says_what_would_not_end(
     assert "1 of them are still ending: squeue --me" in capsys.readouterr().out
 
 
-def test_cancel_ends_the_job_that_goes_on_when_it_holds_the_lock(
+def test_cancel_ends_a_continuing_job_that_holds_the_lock(
     fake: FakeSlurm, paths: StudyPaths, ids: list[str], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -211,7 +215,7 @@ def test_cancel_ends_the_job_that_goes_on_when_it_holds_the_lock(
     fake.answer(squeue=queue_of("7_0 PENDING", "8_0 RUNNING"))
     with locked(paths.lock):
         assert main(["cancel", STUDY]) == 2
-    assert "another launcher is at work on this study" in capsys.readouterr().err
+    assert "another launcher is working on this study" in capsys.readouterr().err
     assert scancelled(fake) == [["8_0"]]
 
 
@@ -246,7 +250,7 @@ def test_cancel_of_a_sweep_on_this_machine_says_where_it_runs(
     _, paths, _ = swept(tmp_path, profile=None)
     with locked(paths.lock):
         assert main(["cancel", STUDY]) == 2
-    assert "runs on this machine, in the foreground; press Ctrl-C there" in capsys.readouterr().err
+    assert "runs on this machine, in the foreground; press Ctrl-C in its terminal" in capsys.readouterr().err
 
 
 def test_commands_take_the_grid_too(

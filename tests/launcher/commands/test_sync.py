@@ -49,7 +49,7 @@ def test_runs_are_uploaded_once_and_a_second_sync_does_nothing(
         assert_whole(server.run(job.job_id), job, 5)
     asked = len(server.requests)
     assert main(["sync", "grid.yaml"]) == 0
-    assert capsys.readouterr().out == "nothing to upload; 2 were uploaded before\n"
+    assert capsys.readouterr().out == "nothing to upload; 2 uploaded earlier\n"
     assert len(server.requests) == asked, "a sync with nothing to do asked the server"
     assert sync_json(capsys) == {
         "uploaded": [], "failed": [], "waiting": [], "elsewhere": [], "empty": [], "num_before": 2,
@@ -102,7 +102,7 @@ def test_a_later_attempt_is_added_to_a_run_that_was_uploaded_before(
     assert_whole(server.run(job.job_id), job, 5, parts=2)
 
 
-def test_runs_of_jobs_that_are_at_work_are_left_for_later(
+def test_runs_of_running_jobs_are_left_for_later(
     study: tuple[list[Job], StudyPaths], server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs, paths = study
@@ -111,16 +111,16 @@ def test_runs_of_jobs_that_are_at_work_are_left_for_later(
     with locked(paths.job(jobs[0].job_id).lock):
         assert main(["sync", "outputs/s"]) == 0
     said = capsys.readouterr().out
-    assert said == "uploaded 1 run (2 rows); 1 left for later: their jobs are not over\n"
+    assert said == "uploaded 1 run (2 rows); 1 left for later, since their jobs still run or wait\n"
     assert [run.name for run in server.runs] == [jobs[1].job_id]
     assert main(["sync", "outputs/s"]) == 0
     assert {run.name for run in server.runs} == {job.job_id for job in jobs[:2]}
 
 
-def test_records_that_w_and_b_was_not_told_of_go_up_all_the_same(
+def test_records_that_no_log_names_are_uploaded_too(
     study: tuple[list[Job], StudyPaths], server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its service died, or never came up, and the job went on without it."""
+    """Its service died, or never started, and the job continued without it."""
     jobs, paths = study
     lost, never = jobs[:2]
     attempt(lost, paths.job(lost.job_id), range(3), parts=1)
@@ -129,7 +129,7 @@ def test_records_that_w_and_b_was_not_told_of_go_up_all_the_same(
     (log,) = run_files(paths.job(never.job_id))
     log.write_bytes(log.read_bytes()[:7])  # as it is in the first second
     assert main(["sync", "outputs/s"]) == 0
-    assert capsys.readouterr().out == "uploaded 1 run (3 rows); 1 whose logs hold nothing\n"
+    assert capsys.readouterr().out == "uploaded 1 run (3 rows); 1 with empty logs\n"
     assert_whole(server.run(lost.job_id), lost, 3, parts=1)
     assert server.run(lost.job_id).files[f"predictions/{later.name}"] == later.read_bytes()
     assert sync_json(capsys)["num_before"] == 1

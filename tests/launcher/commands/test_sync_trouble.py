@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-import launcher.commands.upload
 from launcher.cli import main
 from launcher.commands.sync import run_files
 from study import records
@@ -23,6 +22,7 @@ from study.files import locked
 from study.grid.config import TrackingConfig
 from study.jobs.job import Job
 from study.paths import StudyPaths
+from study.tracking import upload
 from study.tracking.run_files import read_log
 from study.tracking.runs import track
 from tests.launcher.sync_runs import (
@@ -61,7 +61,7 @@ def test_a_sync_that_is_killed_half_way_is_done_by_the_next(
     capsys: pytest.CaptureFixture[str],
     whom: str,
 ) -> None:
-    """The SDK is killed with it, in the second attempt; or goes on as an orphan for a while, in the first."""
+    """The SDK is killed with it, in the second attempt; or lives on for a while, in the first."""
     jobs, paths = study
     job, folder = jobs[0], paths.job(jobs[0].job_id)
     first = 25 if whom == "ours" else 5
@@ -86,7 +86,7 @@ def test_a_sync_that_is_killed_half_way_is_done_by_the_next(
     if whom == "ours":  # the orphan holds the lock as long as it lives
         server.delay_s = 4
         assert main(["sync", "outputs/s"]) == 2
-        assert "another sync is at work on this study; wait for it" in capsys.readouterr().err
+        assert "another sync of this study is running; wait until it has finished" in capsys.readouterr().err
         server.delay_s = 0
         with locked(paths.root / "sync.lock", wait=60.0) as lock:
             assert lock is not None
@@ -102,22 +102,22 @@ def children_of(pid: int) -> list[str]:
 
 
 @pytest.mark.parametrize("trouble", ["down", "failing"])
-def test_a_server_that_dies_half_way_is_told_and_the_next_sync_sends_the_rest(
+def test_after_a_server_that_dies_half_way_the_next_sync_sends_the_rest(
     study: tuple[list[Job], StudyPaths],
     server: WandbServer,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     trouble: str,
 ) -> None:
-    """The SDK itself says of such a run that it is uploaded: `.synced`, exit code 0."""
+    """The SDK itself reports such a run as uploaded: `.synced`, exit code 0."""
     jobs, paths = study
     job, folder = jobs[0], paths.job(jobs[0].job_id)
     attempt(job, folder, range(25), pad_bytes=10**6)
     server.delay_s = 0.2
-    monkeypatch.setitem(launcher.commands.upload.PATIENCE, "WANDB_X_FILE_STREAM_RETRY_MAX", "1")
-    monkeypatch.setitem(launcher.commands.upload.PATIENCE, "WANDB_X_GRAPHQL_RETRY_MAX", "1")
-    monkeypatch.setitem(launcher.commands.upload.PATIENCE, "WANDB_X_FILE_TRANSFER_RETRY_MAX", "1")
-    monkeypatch.setattr(launcher.commands.upload, "ASK_TIMEOUT_S", 10)
+    monkeypatch.setitem(upload.RETRIES, "WANDB_X_FILE_STREAM_RETRY_MAX", "1")
+    monkeypatch.setitem(upload.RETRIES, "WANDB_X_GRAPHQL_RETRY_MAX", "1")
+    monkeypatch.setitem(upload.RETRIES, "WANDB_X_FILE_TRANSFER_RETRY_MAX", "1")
+    monkeypatch.setattr(upload, "ASK_TIMEOUT_S", 10)
 
     def die(request: str) -> None:
         if server.runs and server.runs[0].history:
@@ -141,7 +141,7 @@ def test_a_server_that_dies_half_way_is_told_and_the_next_sync_sends_the_rest(
     assert_whole(server.run(job.job_id), job, 25)
 
 
-def test_files_that_the_server_does_not_take_are_told_and_sent_next_time(
+def test_files_that_the_server_does_not_accept_are_named_and_sent_next_time(
     study: tuple[list[Job], StudyPaths],
     server: WandbServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -154,7 +154,7 @@ def test_files_that_the_server_does_not_take_are_told_and_sent_next_time(
     server.broken = lambda request: (
         request.startswith("PUT") and jobs[0].job_id in request and name in request
     )
-    monkeypatch.setitem(launcher.commands.upload.PATIENCE, "WANDB_X_FILE_TRANSFER_RETRY_MAX", "1")
+    monkeypatch.setitem(upload.RETRIES, "WANDB_X_FILE_TRANSFER_RETRY_MAX", "1")
     found = sync_json(capsys, code=1)
     message = f"its file {name} is not on the server"
     (failed,) = found["failed"]
@@ -179,7 +179,7 @@ def test_a_study_that_was_moved_is_uploaded_whole(
     assert server.run(jobs[0].job_id).files[f"predictions/{part.name}"] == part.read_bytes()
 
 
-def test_a_file_that_is_gone_is_told(
+def test_a_deleted_file_is_named(
     study: tuple[list[Job], StudyPaths], server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs, paths = study
@@ -235,7 +235,7 @@ def test_what_an_online_run_could_not_send_goes_up_with_the_next_sync(
 @pytest.mark.parametrize(
     ("trouble", "sentence"),
     [
-        ("no key", "nobody is logged in to W&B; type wandb login, then sync again"),
+        ("no key", "you are not logged in to W&B; type wandb login, then sync again"),
         ("wrong key", "the W&B server cannot be used ("),
         ("down", "the W&B server cannot be used ("),
     ],
@@ -251,8 +251,8 @@ def test_a_server_that_cannot_be_used_is_one_sentence(
 ) -> None:
     jobs, paths = study
     attempt(jobs[0], paths.job(jobs[0].job_id), range(3))
-    monkeypatch.setattr(launcher.commands.upload, "ASK_TIMEOUT_S", 2)
-    monkeypatch.setenv("HOME", str(tmp_path))  # no .netrc of anybody's
+    monkeypatch.setattr(upload, "ASK_TIMEOUT_S", 2)
+    monkeypatch.setenv("HOME", str(tmp_path))  # without a .netrc
     if trouble == "no key":
         monkeypatch.delenv("WANDB_API_KEY")
     elif trouble == "wrong key":
@@ -289,7 +289,7 @@ def test_a_run_that_found_no_server_at_its_start_goes_up_later(
     assert_whole(server.run(job.job_id), job, 4)
     asked = len(server.requests)
     assert main(["sync", "outputs/s"]) == 0
-    assert capsys.readouterr().out == "nothing to upload; 1 were uploaded before\n"
+    assert capsys.readouterr().out == "nothing to upload; 1 uploaded earlier\n"
     assert len(server.requests) == asked
     assert_whole(server.run(job.job_id), job, 4)
 

@@ -1,4 +1,4 @@
-"""`watch`: lines where there is no terminal, an end when nothing is going on, and nothing is ever touched."""
+"""`watch`: lines without a terminal, an end when nothing runs or waits, and no file is changed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ import pytest
 from rich.console import Console
 
 from launcher.commands import watch as watching
-from launcher.commands.watch import is_going_on, watch
-from launcher.state.status import Survey, survey
+from launcher.commands.watch import is_active, watch
+from launcher.state.status import Survey, survey_of
 from study.files import locked, write_json
 from study.paths import StudyPaths
 from tests.launcher.fake_slurm import FakeSlurm, queue_of
@@ -39,7 +39,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 @pytest.fixture
 def quick(tmp_path: Path, fake: FakeSlurm) -> tuple[StudyPaths, list[str]]:
-    """A study in the queue, at a site that may be asked all the time."""
+    """A study in the queue, at a site that may be queried at any time."""
     plan, paths, _ = swept(tmp_path, profile=PROFILE.replace("30\n", "0\n", 1))
     ids = [job.job_id for job in plan.jobs]
     submit(paths, "7", [[job_id] for job_id in ids])
@@ -55,7 +55,7 @@ def watched(paths: StudyPaths, *, as_json: bool = False) -> tuple[int, list[str]
 
 
 def after_looks(monkeypatch: pytest.MonkeyPatch, *events: Callable[[], None], looks: int = 3) -> None:
-    """While somebody watches, the events happen, one after another, with so many looks before each."""
+    """Make the events happen during `watch`, one after another, with so many looks before each."""
     seen = 0
 
     def look(*arguments: Any, **how: Any) -> Survey:
@@ -64,14 +64,14 @@ def after_looks(monkeypatch: pytest.MonkeyPatch, *events: Callable[[], None], lo
         if rest == 0 and 0 < number <= len(events):
             events[number - 1]()
         seen += 1
-        return survey(*arguments, **how)
+        return survey_of(*arguments, **how)
 
-    monkeypatch.setattr(watching, "survey", look)
+    monkeypatch.setattr(watching, "survey_of", look)
 
 
 @pytest.fixture
 def later(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While somebody watches: a job begins, fails; all leave the queue."""
+    """During `watch` a job begins and fails; then all leave the queue."""
     paths, ids = quick
 
     def one_begins() -> None:
@@ -89,21 +89,21 @@ def later(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm, monkeypatch: pyt
 def test_a_line_for_each_change_and_the_exit_code_of_status(
     quick: tuple[StudyPaths, list[str]], later: None
 ) -> None:
-    code, told = watched(quick[0])
+    code, printed = watched(quick[0])
     assert code == 1
-    assert [line.split("  ", 1)[1] for line in (told[0], told[1], told[-1])] == [
+    assert [line.split("  ", 1)[1] for line in (printed[0], printed[1], printed[-1])] == [
         "○ 5 queued",
         "▶ 1 running  ○ 4 queued",
         "● 2 done  ✗ 1 failed  ⊘ 1 blocked  · 1 missing",
     ]
-    assert len({*told}) == len(told)
+    assert len({*printed}) == len(printed)
 
 
 def test_as_json_each_change_is_a_line(
     quick: tuple[StudyPaths, list[str]], later: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, told = watched(quick[0], as_json=True)
-    assert (code, told) == (1, [])
+    code, printed = watched(quick[0], as_json=True)
+    assert (code, printed) == (1, [])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0]["counts"]["queued"] == 5
     assert lines[1]["counts"] == {**lines[0]["counts"], "queued": 4, "running": 1}
@@ -113,7 +113,7 @@ def test_as_json_each_change_is_a_line(
 
 @pytest.fixture
 def at_work(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While somebody watches: a job gets on, stalls, is done; the counts change at the end alone."""
+    """During `watch` a job progresses, stalls, and is done; the counts change only at the end."""
     paths, ids = quick
     fake.answer(squeue=queue_of("7_0 RUNNING"))
     begin(paths, ids[0], "7_0")
@@ -139,34 +139,34 @@ def at_work(quick: tuple[StudyPaths, list[str]], fake: FakeSlurm, monkeypatch: p
 SEEN = [
     "100 of 400 steps, 0.5 steps/s, 10 min left",
     "200 of 400 steps, 0.5 steps/s, 7 min left",
-    "200 of 400 steps, stalled: nothing new for 15 min",
+    "200 of 400 steps, stalled: no progress for 15 min",
 ]
 
 
-def test_how_far_jobs_are_is_told_now_and_then(
+def test_paces_are_printed_now_and_then(
     quick: tuple[StudyPaths, list[str]], at_work: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a plain pipe; and never an estimate of what has stalled."""
-    monkeypatch.setattr(watching, "TELL_EVERY_S", 0)
-    code, told = watched(quick[0])
+    """In a plain pipe; and never an estimate for a stalled job."""
+    monkeypatch.setattr(watching, "LINES_EVERY_S", 0)
+    code, printed = watched(quick[0])
     assert code == 0
-    seen = [line.split("  ")[-1] for line in told if "of 400 steps" in line]
+    seen = [line.split("  ")[-1] for line in printed if "of 400 steps" in line]
     assert seen == [line for line in SEEN for _ in range(3)]  # at each look
-    assert all(line.startswith("          train m/cldr-instruct") for line in told if "of 400" in line)
+    assert all(line.startswith("          train m/cldr-instruct") for line in printed if "of 400" in line)
 
 
 def test_between_two_lines_there_is_time(quick: tuple[StudyPaths, list[str]], at_work: None) -> None:
-    _, told = watched(quick[0])
-    assert len([line for line in told if "of 400 steps" in line]) == 1
+    _, printed = watched(quick[0])
+    assert len([line for line in printed if "of 400 steps" in line]) == 1
 
 
-def test_as_json_what_is_at_work_is_told_with_its_speed(
+def test_json_has_running_jobs_with_their_speed(
     quick: tuple[StudyPaths, list[str]],
     at_work: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(watching, "TELL_EVERY_S", 0)
+    monkeypatch.setattr(watching, "LINES_EVERY_S", 0)
     watched(quick[0], as_json=True)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     first, *_, stalled, last = (line["running"] for line in lines)
@@ -191,23 +191,23 @@ def test_slurm_is_not_asked_at_each_look(
             done(paths, job.job_id)
 
     after_looks(monkeypatch, finish, looks=10)
-    code, told = watched(paths)
-    assert (code, told[-1].split("  ", 1)[1]) == (0, "● 5 done")
+    code, printed = watched(paths)
+    assert (code, printed[-1].split("  ", 1)[1]) == (0, "● 5 done")
     assert len(fake.calls("squeue")) == 1
 
 
-def test_nothing_going_on_ends_at_once(tmp_path: Path, fake: FakeSlurm) -> None:
+def test_without_activity_it_ends_at_once(tmp_path: Path, fake: FakeSlurm) -> None:
     _, paths, _ = swept(tmp_path, profile=None)
-    code, told = watched(paths)
-    assert (code, len(told)) == (0, 1)
+    code, printed = watched(paths)
+    assert (code, len(printed)) == (0, 1)
 
 
-def test_a_launcher_at_work_is_waited_for(tmp_path: Path, fake: FakeSlurm) -> None:
-    """On this machine nothing runs for the moment between two jobs."""
+def test_it_waits_for_a_launcher(tmp_path: Path, fake: FakeSlurm) -> None:
+    """On this machine nothing runs for a moment between two jobs."""
     plan, paths, _ = swept(tmp_path, profile=None)
     with locked(paths.lock):
-        assert is_going_on(survey(plan, paths), paths)
-    assert not is_going_on(survey(plan, paths), paths)
+        assert is_active(survey_of(plan, paths), paths)
+    assert not is_active(survey_of(plan, paths), paths)
 
 
 def test_on_a_terminal_it_paints_and_ctrl_c_leaves_at_once(
@@ -237,7 +237,7 @@ def test_on_a_terminal_it_paints_and_ctrl_c_leaves_at_once(
     while select.select([leader], [], [], 0.2)[0]:
         try:
             chunk = os.read(leader, 65536)
-        except OSError:  # the other side is closed
+        except OSError:  # the other end is closed
             break
         if not chunk:
             break

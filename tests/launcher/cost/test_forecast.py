@@ -21,7 +21,7 @@ from launcher.cost import forecast as forecast_module
 from launcher.cost import sizes
 from launcher.cost.budget import check_budget, print_forecast, to_json
 from launcher.cost.forecast import Forecast, Line, checkpoint_bytes, forecast
-from launcher.planning.sites import ClusterProfile, Site, load_site
+from launcher.planning.sites import ClusterProfile, SlurmSite, load_site
 from launcher.planning.tasks import missing_tasks
 from study import records
 from study.errors import BudgetError
@@ -59,7 +59,7 @@ def forecast_of(folder: Path, text: str, profile: ClusterProfile | None = None, 
     plan, site, paths = plan_of(folder, text), load_site(grid), StudyPaths(grid.study_dir)
     if profile is not None:
         chosen = {k: Resources(**resources.get(k, {})) for k in site.resources}
-        site = Site(profile, chosen, languages_per_task=site.languages_per_task)
+        site = SlurmSite(profile, chosen, languages_per_task=site.languages_per_task)
     return forecast(plan, missing_tasks(plan, paths, site.languages_per_task), paths, site)
 
 

@@ -1,4 +1,4 @@
-"""Why a job ended, and what is done about it."""
+"""Why a job ended, and its remedy."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_the_cause_of_a_silent_end_stands_in_its_log(tmp_path: Path, line: str, 
     log = tmp_path / "1_0_0_log.err"
     log.write_text(f"working\n{line}\n")
     assert of_silence(None, [log, tmp_path / "none"]) == cause
-    assert of_silence("OUT_OF_MEMORY", [log]) == causes.HOST_MEMORY  # what SLURM says goes first
-    # of an attempt before this one
+    assert of_silence("OUT_OF_MEMORY", [log]) == causes.HOST_MEMORY  # SLURM's state takes precedence
+    # from an earlier attempt
     log.write_text(f"working\n{line}\n{causes.ATTEMPT_BEGINS}1_0.1\nworking\n")
     assert of_silence("FAILED", [log]) == causes.KILLED
 
@@ -79,9 +79,9 @@ def test_half_of_both_bounds_of_a_micro_batch_as_long_as_there_is_a_half() -> No
     sizes = []
     while (execution := remedy(causes.GPU_MEMORY, "train", execution, ASKED)) is not None:  # type: ignore[assignment]
         sizes.append((execution.resources.micro_batch_size, execution.resources.micro_batch_tokens))
-        told = execution.changes[-1]
+        change = execution.changes[-1]
     assert sizes == [(4, 2048), (2, 1024), (1, 512)]
-    assert told == f"{causes.GPU_MEMORY}: micro_batch_size 2 -> 1, micro_batch_tokens 1024 -> 512"
+    assert change == f"{causes.GPU_MEMORY}: micro_batch_size 2 -> 1, micro_batch_tokens 1024 -> 512"
     smaller = remedy(causes.GPU_MEMORY, "evaluate", Execution(ASKED), ASKED)
     assert smaller is not None
     assert (smaller.resources.batch_tokens, smaller.resources.micro_batch_size) == (500, 8)
@@ -105,10 +105,10 @@ def attempts(*progress: int) -> list[Attempt]:
 @pytest.mark.parametrize(
     ("progress", "now", "left"),
     [
-        ((0,), 0, 1),  # one attempt came to nothing
+        ((0,), 0, 1),  # one attempt without progress
         ((0, 0), 0, 0),
-        ((0, 0), 5, 2),  # the second got somewhere
-        ((0, 5, 9), 12, 2),  # so did all
+        ((0, 0), 5, 2),  # the second made progress
+        ((0, 5, 9), 12, 2),  # all made progress
         ((0, 5, 5), 5, 0),
         ((0, 5, 5), 6, 2),
     ],

@@ -1,4 +1,4 @@
-"""The function a task runs: what it leaves behind when it fails, and when there is nothing to do."""
+"""The function that a task runs: its files after a failure, and when there is nothing to do."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, StudyPat
     return plan, paths
 
 
-def test_a_failure_is_told_in_every_job_of_the_task(
+def test_a_failure_is_recorded_in_every_job_of_the_task(
     study: tuple[Plan, StudyPaths], capfd: pytest.CaptureFixture[str]
 ) -> None:
     plan, paths = study
@@ -59,7 +59,7 @@ def test_a_failure_is_told_in_every_job_of_the_task(
         failed = read_json(folder.failed)
         assert failed["error"] == "JobError"
         assert failed["message"] == f"job {train}, whose model this one needs, is not complete"
-        assert "traceback" not in failed  # the message says it all
+        assert "traceback" not in failed  # the message is enough
         assert read_json(folder.env)["versions"]["torch"]
         assert not folder.done.exists()
         with locked(folder.lock, wait=False) as free:
@@ -67,7 +67,7 @@ def test_a_failure_is_told_in_every_job_of_the_task(
     assert f"JobError: job {train}, whose model" in capfd.readouterr().err
 
 
-def test_a_defect_is_told_with_its_traceback(study: tuple[Plan, StudyPaths]) -> None:
+def test_a_bug_is_recorded_with_its_traceback(study: tuple[Plan, StudyPaths]) -> None:
     plan, paths = study
     first = paths.job(plan.jobs[1].job_id)
     first.execution.unlink()
@@ -79,7 +79,7 @@ def test_a_defect_is_told_with_its_traceback(study: tuple[Plan, StudyPaths]) -> 
     assert "Traceback (most recent call last)" in failed["traceback"]
 
 
-def test_a_job_without_a_readable_spec_says_so_too(study: tuple[Plan, StudyPaths]) -> None:
+def test_a_job_without_a_readable_spec_is_recorded_too(study: tuple[Plan, StudyPaths]) -> None:
     plan, paths = study
     folder = paths.job(plan.jobs[1].job_id)
     folder.spec.write_text("{")
@@ -121,7 +121,7 @@ def test_only_the_first_rank_writes(study: tuple[Plan, StudyPaths], monkeypatch:
     write_json(folder.env, {"attempt": "7_3.0"})  # the first rank has begun
     with pytest.raises(JobError):
         run_job(str(paths.root), plan.jobs[1].job_id)
-    # but for its failure: it may be the only one that knows, and the others fail of its absence
+    # except its failure, which it may be the only rank to know
     assert {path.name for path in folder.root.iterdir()} == {
         "spec.json", "execution.json", "env.json", "FAILED",
     }  # fmt: skip
@@ -139,7 +139,7 @@ def test_an_analysis_over_missing_shards_writes_its_tables_and_fails(
 
 
 def test_other_ranks_follow_rank_0(study: tuple[Plan, StudyPaths], monkeypatch: pytest.MonkeyPatch) -> None:
-    """They wait while an orphan of an earlier attempt holds the job, and end when it has done it."""
+    """They wait while an orphan of an earlier attempt holds the job, and end when it has completed it."""
     plan, paths = study
     folder = paths.job(plan.jobs[0].job_id)
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
@@ -170,12 +170,12 @@ def test_other_ranks_begin_when_rank_0_has_begun(
     monkeypatch.setenv("SLURM_PROCID", "1")
     evaluation = plan.jobs[1].job_id
     write_json(paths.job(evaluation).env, {"attempt": "7_3.2"})
-    with pytest.raises(JobError, match="is not complete"):  # it went on, to find its model missing
+    with pytest.raises(JobError, match="is not complete"):  # it continued, and found its model missing
         run_job(str(paths.root), evaluation)
 
 
 def test_a_local_job_inside_an_allocation_goes_by_its_own_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every process of somebody's interactive SLURM job inherits SLURM_PROCID=0."""
+    """All processes of an interactive SLURM job inherit SLURM_PROCID=0."""
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "77")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "5")
     monkeypatch.setenv("SLURM_PROCID", "0")
@@ -187,7 +187,7 @@ def test_a_local_job_inside_an_allocation_goes_by_its_own_ranks(monkeypatch: pyt
     assert launcher.job.work.place() == (0, "77_5", "77_5.0")
 
 
-def test_each_language_of_a_pack_tells_its_own_failure(
+def test_each_language_of_a_pack_has_its_own_failure(
     study: tuple[Plan, StudyPaths], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, paths = study
@@ -205,7 +205,7 @@ def test_each_language_of_a_pack_tells_its_own_failure(
     assert read_json(paths.job(second).failed)["message"] == "sw.jsonl, row 3: broken"
 
 
-def test_attempts_are_told_from_begin_to_end(
+def test_attempts_are_recorded_from_begin_to_end(
     study: tuple[Plan, StudyPaths], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, paths = study
@@ -224,8 +224,8 @@ def test_attempts_are_told_from_begin_to_end(
 
     monkeypatch.setattr("evaluation.shard.evaluate", finish)
     run_job(str(paths.root), first, second)
-    told = [(a.outcome, a.cause, a.progress) for a in attempts.read(paths.job(first))]
-    assert told == [("failed", "user error", 0), ("done", None, 5)]
+    recorded = [(a.outcome, a.cause, a.progress) for a in attempts.read(paths.job(first))]
+    assert recorded == [("failed", "user error", 0), ("done", None, 5)]
     assert [a.outcome for a in attempts.read(paths.job(second))] == ["done"]
     assert not paths.job(first).failed.exists()
 
@@ -234,7 +234,7 @@ def test_attempts_are_told_from_begin_to_end(
     ("warned", "rank", "code", "outcome"),
     [(True, "0", 75, "stopped"), (False, "0", 143, "terminated"), (True, "1", 0, None)],
 )
-def test_a_stop_is_no_failure(
+def test_a_stop_is_not_a_failure(
     study: tuple[Plan, StudyPaths],
     monkeypatch: pytest.MonkeyPatch,
     warned: bool,
@@ -242,7 +242,7 @@ def test_a_stop_is_no_failure(
     code: int,
     outcome: str | None,
 ) -> None:
-    """The code tells the batch script what to do; rank 0 alone has one: another's would end it too soon."""
+    """Rank 0 alone has an exit code, for the batch script; one of another rank would end rank 0 too early."""
     plan, paths = study
     folder = paths.job(plan.jobs[1].job_id)
     write_json(paths.job(plan.jobs[0].job_id).done, {})

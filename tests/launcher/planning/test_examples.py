@@ -26,7 +26,7 @@ TRAININGS = {
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody listens on port 9, and nothing was fetched beforehand."""
+    """Nothing listens on port 9, and nothing was fetched before."""
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(sources, "_silent", [])
@@ -40,8 +40,8 @@ def test_each_example_can_be_looked_at(
 ) -> None:
     assert main(["sweep", str(grid), "--dry-run", "--json", f"outputs={tmp_path}", "cluster=local"]) == 0
     captured = capsys.readouterr()
-    told = json.loads(captured.out)
-    trainings = [task for task in told["tasks"] if task["kind"] == "train"]
+    printed = json.loads(captured.out)
+    trainings = [task for task in printed["tasks"] if task["kind"] == "train"]
     assert len(trainings) == TRAININGS[grid.stem]
     open_names = "the hub does not answer" in captured.err
     assert open_names == (grid.stem not in ("demo", "smoke"))
@@ -59,7 +59,7 @@ def spec_of(name: str) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("no_hub")
 def test_where_the_released_code_differs_from_the_paper() -> None:
-    """As both files say in their comments; and where no more."""
+    """As both files say in their comments, and nowhere else."""
     paper, released = spec_of("paper"), spec_of("released_code")
     assert {key for key in paper if paper[key] != released[key]} == {"warmup_ratio", "dropout"}
     assert (paper["warmup_ratio"], paper["dropout"]) == (0.02, 0.1)
@@ -75,6 +75,6 @@ def test_only_a_look_may_leave_a_revision_open(tmp_path: Path, capsys: pytest.Ca
     grid = tmp_path / "grid.yaml"
     grid.write_text("study: s\ngrid: {model: [org/x]}\nevaluate: {benchmarks: [cldr_lite]}\n")
     assert main(["sweep", str(grid), "--dry-run"]) == 0
-    assert "the commits of org/x are not known" in capsys.readouterr().err
+    assert "the commits of org/x are unknown" in capsys.readouterr().err
     assert main(["sweep", str(grid)]) == 2
     assert "cannot find the commit of 'org/x'" in capsys.readouterr().err

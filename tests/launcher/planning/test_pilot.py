@@ -1,4 +1,4 @@
-"""The pilot: a cell of the study made small; then run for real, and what it measured used in the forecast."""
+"""The pilot: a small copy of one cell; then really run, and its measurements used in the forecast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.cost.forecast import forecast
 from launcher.cost.throughput import measured, steady_tokens_per_s
 from launcher.planning.pilot import NUM_ITEMS, NUM_STEPS, pilot_grid
 from launcher.planning.plan import build_plan
-from launcher.planning.sites import ClusterProfile, Site, load_site
+from launcher.planning.sites import ClusterProfile, LocalSite, SlurmSite, load_site
 from launcher.planning.tasks import missing_tasks
 from study.errors import UserError
 from study.grid.config import Grid, load_grid
@@ -102,7 +102,7 @@ def test_every_benchmark_is_measured_in_one_language(folder: Path) -> None:
     assert [(spec.benchmark.name, spec.language) for spec in shards] == [("cldr_lite", "sw"), ("cldr", "af")]
 
 
-def test_every_split_is_measured_and_told_apart(folder: Path) -> None:
+def test_every_split_is_measured_separately(folder: Path) -> None:
     for language in ("en", "sw"):
         rows = [{"question": "q", "split": split} for split in ("test", "validation")]
         (folder / "b").mkdir(exist_ok=True)
@@ -170,7 +170,7 @@ def test_the_steady_rate_leaves_out_the_first_step() -> None:
 
 @pytest.fixture(scope="module")
 def piloted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Grid, Plan, StudyPaths]:
-    """The smoke study, of which the pilot alone has run, by the ordinary command."""
+    """The smoke study after only its pilot has run, by the ordinary command."""
     outputs = tmp_path_factory.mktemp("piloted")
     grid = load_grid(SMOKE, [f"outputs={outputs}"])
     plan = build_plan(grid)
@@ -192,8 +192,11 @@ def test_a_real_pilot_measures_training_and_evaluation(piloted: tuple[Grid, Plan
     assert {rows for rows, _ in found.lengths.values()} == {3200, 128}  # all rows, though few steps
     pilot = StudyPaths(paths.pilot)
     for job in build_plan(pilot_grid(grid, plan)).of_kind("evaluate"):
-        told = json.loads(pilot.job(job.job_id).progress.read_text())
-        assert (told["done"], told["items_per_s"]) == (NUM_ITEMS, found.evaluation["cldr-tiny", "cldr_lite"])
+        progress = json.loads(pilot.job(job.job_id).progress.read_text())
+        assert (progress["done"], progress["items_per_s"]) == (
+            NUM_ITEMS,
+            found.evaluation["cldr-tiny", "cldr_lite"],
+        )
 
 
 @pytest.mark.slow
@@ -221,7 +224,7 @@ def test_the_forecast_uses_what_the_pilot_measured(piloted: tuple[Grid, Plan, St
 @pytest.mark.slow
 def test_a_speed_on_cores_says_nothing_about_gpus(piloted: tuple[Grid, Plan, StudyPaths]) -> None:
     _, plan, paths = piloted
-    site = Site(ClusterProfile(), {kind: Resources(gpus_per_node=1) for kind in KINDS})
+    site = SlurmSite(ClusterProfile(), {kind: Resources(gpus_per_node=1) for kind in KINDS})
     found = measured(plan, paths, site)
     assert not found.training
     assert not found.evaluation
@@ -237,7 +240,7 @@ def test_ranks_share_the_tokens(piloted: tuple[Grid, Plan, StudyPaths]) -> None:
     more = {**site.resources, "train": Resources(tasks_per_node=4, cpus_per_task=2)}
     tasks = missing_tasks(plan, paths, 2)
     (one,) = [line for line in forecast(plan, tasks, paths, site).lines if line.kind == "train"]
-    (four,) = [line for line in forecast(plan, tasks, paths, Site(None, more)).lines if line.kind == "train"]
+    (four,) = [line for line in forecast(plan, tasks, paths, LocalSite(more)).lines if line.kind == "train"]
     assert one.task_hours is not None
     assert four.task_hours == pytest.approx(one.task_hours / 4)
     assert four.device_hours == pytest.approx(one.task_hours * 2)  # a quarter of the time on eight cores

@@ -35,7 +35,7 @@ def test_golden_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_golden_plan_is_right() -> None:
-    """By hand: ids from the specs, and who waits for whom."""
+    """Checked by hand: ids from the specs, and which job waits for which."""
     jobs: list[dict[str, Any]] = json.loads(GOLDEN.read_text())["jobs"]
     for job in jobs:  # nothing in it is a local file, whose place an id leaves out
         text = json.dumps(
@@ -58,7 +58,7 @@ def test_the_golden_plan_is_right() -> None:
         assert job["cell"] == {
             "model": "tiny",
             "dataset": "cldr-instruct",
-            "learning_rate": 1e-5,  # a default, told because every table has it
+            "learning_rate": 1e-5,  # a default, in the cell because every table has this axis
             "label_smoothing": hyper["label_smoothing"],
             "seed": hyper["seed"],
         }
@@ -299,7 +299,7 @@ def test_round_trip(folder: Path) -> None:
     assert build_plan(again) == plan
 
 
-def test_what_is_no_plan(folder: Path) -> None:
+def test_a_file_that_is_not_a_plan(folder: Path) -> None:
     grid = grid_of(folder, GRID)
     paths = StudyPaths(grid.study_dir)
     with pytest.raises(UserError, match=r"is not a study \(no plan\.json\); give <outputs>/<study>$"):
@@ -316,7 +316,7 @@ def test_what_is_no_plan(folder: Path) -> None:
             read_plan(paths)
 
 
-def test_what_evaluations_share_is_told_once(folder: Path) -> None:
+def test_what_evaluations_share_is_written_once(folder: Path) -> None:
     grid = grid_of(folder, GRID)
     plan, paths = build_plan(grid), StudyPaths(grid.study_dir)
     write_plan(plan, resolved(grid), paths)

@@ -1,4 +1,4 @@
-"""Where a mistake was made: which line of which file, or the command line."""
+"""Where a mistake is: the line of a file, or the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from launcher.planning.plan import build_plan
 from launcher.planning.sites import load_site
 from study.errors import UserError
 from study.grid.config import load_grid
-from study.grid.yaml_files import telling_lines
+from study.grid.yaml_files import errors_with_lines
 from tests.grids import write_grid
 
 LINES = """\
@@ -53,10 +53,10 @@ evaluate:
         ("study: s\n", "", "grid.yaml: study: is missing; give it a value"),
     ],
 )
-def test_the_line_is_told(folder: Path, old: str, new: str, sentence: str) -> None:
+def test_the_line_is_named(folder: Path, old: str, new: str, sentence: str) -> None:
     (folder / "base.yaml").write_text("train:\n  template: none\n")
     path = write_grid(folder, LINES.replace(old, new, 1) if old else LINES)
-    with pytest.raises(UserError) as caught, telling_lines(path):
+    with pytest.raises(UserError) as caught, errors_with_lines(path):
         build_plan(load_grid(path))
     assert str(caught.value).startswith(sentence)
 
@@ -66,7 +66,7 @@ def test_the_line_is_told(folder: Path, old: str, new: str, sentence: str) -> No
     [
         (["grid.seed=[1]", "train.num_steps=0"], "command line: train.num_steps: out of range; "),
         (["grid.seed=[1]", "train={num_epochs: 0}"], "command line: train.num_epochs: out of range; "),
-        # the last word on a key counts, wherever else it or its neighbours stand
+        # the last value of a key counts, wherever else it or its neighbours are
         (
             ["grid.seed=[1]", "train={num_epochs: 1}"],
             "grid.yaml, line 12: evaluate.benchmarks[1].languages: ",
@@ -78,14 +78,14 @@ def test_the_line_is_told(folder: Path, old: str, new: str, sentence: str) -> No
         ),
         (
             ["grid.seed=[1, 2]", "zip=[[seed, mode]]"],
-            "command line: zip[0]: 'mode' is no axis of this grid; ",
+            "command line: zip[0]: 'mode' is not an axis of this grid; ",
         ),
         (["tracking.mod.e=1"], "command line: tracking.mod"),
     ],
 )
 def test_a_value_of_the_command_line_has_no_line(folder: Path, overrides: list[str], sentence: str) -> None:
     path = write_grid(folder, LINES)
-    with pytest.raises(UserError) as caught, telling_lines(path, overrides):
+    with pytest.raises(UserError) as caught, errors_with_lines(path, overrides):
         build_plan(load_grid(path, overrides))
     assert str(caught.value).startswith(sentence)
 
@@ -98,7 +98,7 @@ def test_a_value_of_the_command_line_has_no_line(folder: Path, overrides: list[s
             {"a.yaml": "train: {num_steps: 0}\n", "b.yaml": "\ntrain: {num_steps: 0}\n"},
             "b.yaml, line 2: train.num_steps: out of range; ",
         ),
-        # a list replaces the list beneath, and all that stands in it
+        # a list replaces the included list with all its contents
         (
             {"a.yaml": "", "b.yaml": "evaluate: {benchmarks: [{name: cldr, schema: x}]}\n"},
             "grid.yaml, line 3: evaluate.benchmarks[0].schema: is missing; ",
@@ -119,20 +119,20 @@ def test_the_line_in_one_of_several_files(folder: Path, files: dict[str, str], s
         "include: [a.yaml, b.yaml]\nstudy: s\nevaluate: {benchmarks: [{name: o, path: m}]}\n"
         "grid: {model: [m]}\n",
     )
-    with pytest.raises(UserError) as caught, telling_lines(path):
+    with pytest.raises(UserError) as caught, errors_with_lines(path):
         build_plan(load_grid(path))
     assert str(caught.value).startswith(sentence)
 
 
 def test_a_file_of_too_many_levels(folder: Path) -> None:
     path = write_grid(folder, LINES + "description: " + "[" * 300 + "]" * 300)
-    with pytest.raises(UserError) as caught, telling_lines(path):
+    with pytest.raises(UserError) as caught, errors_with_lines(path):
         load_grid(path)
     assert str(caught.value) == "grid.yaml: not valid YAML (nested too deeply); correct it"
 
 
-def test_the_line_of_a_profile_is_told(folder: Path) -> None:
+def test_the_line_of_a_profile_is_named(folder: Path) -> None:
     (folder / "site.yaml").write_text("partition: gpu\nacount: x\n")
     path = write_grid(folder, "cluster: site.yaml\n" + LINES.replace("-2", "2"))
-    with pytest.raises(UserError, match=r"^site\.yaml, line 2: acount: unknown key"), telling_lines(path):
+    with pytest.raises(UserError, match=r"^site\.yaml, line 2: acount: unknown key"), errors_with_lines(path):
         load_site(load_grid(path))

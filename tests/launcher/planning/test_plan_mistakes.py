@@ -20,8 +20,11 @@ from tests.launcher.plans import BASE_ALONE, GRID, mistake
             "[{seed: 1}, {seed: 1, label_smoothing: 7}]",
             "exclude[1]: matches no cell; correct it or remove it",
         ),
-        ("[{sed: 1}]", "exclude[0].sed: is no axis of this grid; did you mean 'seed'?"),
-        ("[{1: 1}]", "exclude[0].1: is no axis of this grid; valid: dataset, label_smoothing, model, seed"),
+        ("[{sed: 1}]", "exclude[0].sed: is not an axis of this grid; did you mean 'seed'?"),
+        (
+            "[{1: 1}]",
+            "exclude[0].1: is not an axis of this grid; valid: dataset, label_smoothing, model, seed",
+        ),
         ("[seed]", "exclude[0]: not a mapping of axes; e.g. {model: x, seed: 1}"),
         ("[{}]", "exclude[0]: not a mapping of axes; e.g. {model: x, seed: 1}"),
         ("[{seed: [0, 1]}]", "exclude: leaves no cell; remove a rule"),
@@ -38,14 +41,14 @@ def test_training_values_without_a_dataset(folder: Path) -> None:
     assert mistake(folder, BASE_ALONE, "train.seed=1") == f"grid.yaml: train.seed: {said}"
     assert mistake(folder, BASE_ALONE, "grid.seed=[1]") == f"grid.yaml: grid.seed: {said}"
     assert mistake(folder, BASE_ALONE, "exclude=[{model: m}]") == (
-        "grid.yaml: exclude: excludes training cells, and this grid has none; "
+        "grid.yaml: exclude: applies to training cells, and this grid has none; "
         "remove it, or leave models out of grid.model"
     )
 
 
 def test_a_grid_that_asks_for_nothing(folder: Path) -> None:
     assert mistake(folder, "study: s\ngrid: {model: [m]}\n") == (
-        "grid.yaml: asks for no training and no evaluation; add evaluate.benchmarks"
+        "grid.yaml: has no training and no evaluation; add evaluate.benchmarks"
     )
 
 
@@ -55,7 +58,7 @@ def test_a_grid_that_asks_for_nothing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("grid.model=[m,./m]", "grid.model: './m' is 'm'; remove one"),
+        ("grid.model=[m,./m]", "grid.model: 'm' and './m' are the same model; remove one"),
         (
             "evaluate.benchmarks=[{name: cldr_lite, languages: [en]}, cldr_lite]",
             "evaluate.benchmarks[1]: test of cldr_lite is in evaluate.benchmarks[0] already, for en; "
@@ -100,15 +103,15 @@ def test_two_datasets_that_are_one_and_two_prepared_models_that_are_one(folder: 
         (folder / name).write_text("{}\n")
     said = mistake(folder, BASE_ALONE, "grid.dataset=[a.jsonl,b.jsonl]")
     assert said == (
-        "grid.yaml: grid: 'm/b.jsonl lr=1e-05 smoothing=0 seed=42' is the same job as "
-        "'m/a.jsonl lr=1e-05 smoothing=0 seed=42'; remove one"
+        "grid.yaml: grid: 'm/a.jsonl lr=1e-05 smoothing=0 seed=42' and "
+        "'m/b.jsonl lr=1e-05 smoothing=0 seed=42' are the same job; remove one"
     )
     twins = GRID.replace("grid:\n  model: [tiny]", "  twin: {dataset: cldr-pretrain}\ngrid:\n  model: [tiny]")
-    assert len(plan_of(folder, twins).of_kind("prepare")) == 1  # the other is asked for by nobody
+    assert len(plan_of(folder, twins).of_kind("prepare")) == 1  # no cell uses the other
     same = "prepare.twin=" + GRID.split("\n")[3].removeprefix("  tiny: ")
     assert len(plan_of(folder, GRID, same).of_kind("prepare")) == 1
     assert mistake(folder, GRID, same, "grid.model=[tiny,twin]") == (
-        "grid.yaml: grid.model: 'twin' is 'tiny'; remove one"
+        "grid.yaml: grid.model: 'tiny' and 'twin' are the same model; remove one"
     )
 
 
@@ -187,14 +190,15 @@ def test_wrong_prepared_models(folder: Path, section: str, sentence: str) -> Non
     [
         ("[[seed]]", "zip[0]: not a list of two axes or more; e.g. zip: [[model, learning_rate]]"),
         ("[seed]", "zip[0]: not a list of two axes or more; e.g. zip: [[model, learning_rate]]"),
-        ("[[seed, sed]]", "zip[0]: 'sed' is no axis of this grid; did you mean 'seed'?"),
+        ("[[seed, sed]]", "zip[0]: 'sed' is not an axis of this grid; did you mean 'seed'?"),
         (
             "[[seed, label_smoothing], [seed, dataset]]",
             "zip[1]: 'seed' is zipped twice; name it once",
         ),
         (
             "[[seed, dataset]]",
-            "zip[0]: axes that advance together have as many values each (seed 2, dataset 1); even them out",
+            "zip[0]: zipped axes must have the same number of values (seed 2, dataset 1); "
+            "add or remove values",
         ),
     ],
 )
@@ -232,12 +236,12 @@ def test_more_jobs_than_anybody_means(folder: Path) -> None:
         return "grid.learning_rate=[" + ",".join(f"{i}e-6" for i in range(1, count + 1)) + "]"
 
     assert mistake(folder, GRID, seeds, rates(200)) == (
-        "grid.yaml: grid: is a product of more than 200,000 cells; cut some axes"
+        "grid.yaml: grid: has more than 200,000 cells; shorten some axes"
     )
     every = "evaluate.benchmarks=[{name: cldr}, {name: cldr_lite}]"
     assert re.fullmatch(
-        r"grid\.yaml: grid: asks for 2,\d\d\d,\d\d\d jobs, and 2,000,000 are as many as one study may have; "
-        "cut it into several studies",
+        r"grid\.yaml: grid: has 2,\d\d\d,\d\d\d jobs, and a study may have 2,000,000 at most; "
+        "split it into several studies",
         mistake(folder, GRID, seeds, rates(12), every),
     )
 
@@ -246,8 +250,8 @@ def test_a_file_that_stands_for_more_than_it_holds(folder: Path) -> None:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 8))
     assert mistake(folder, bomb + GRID) == (
-        "grid.yaml: stands for more than 200,000 values; use fewer aliases in it"
+        "grid.yaml: expands to more than 200,000 values; use fewer aliases in it"
     )
     assert mistake(folder, "a: &a [*a]\n" + GRID) == (
-        "grid.yaml: stands for more than 200,000 values; use fewer aliases in it"
+        "grid.yaml: expands to more than 200,000 values; use fewer aliases in it"
     )

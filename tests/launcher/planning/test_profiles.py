@@ -1,4 +1,4 @@
-"""The cluster profile of a site: what is read from it, and what is refused."""
+"""Cluster profiles: what is read from them, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cluster import sbatch
-from launcher.planning.sites import load_profile, load_site, read_site
+from launcher.planning.sites import SlurmSite, load_profile, load_site, read_site
 from launcher.planning.tasks import Task
 from study.errors import UserError
 from study.grid.config import load_grid
@@ -41,22 +41,22 @@ def test_a_quoted_number_of_nodes_is_a_number(tmp_path: Path) -> None:
         ("array_parallelism: 0", "array_parallelism: out of range; give 1 or more"),
         ("acount: x", "acount: unknown key; did you mean 'account'?"),
         ("setup: module load cuda", "setup: not a list; write [module load cuda]"),
-        ("setup: [{export A=b: c}]", "setup[0]: {'export A=b': 'c'} is not a text; put it in quotes"),
+        ("setup: [{export A=b: c}]", "setup[0]: {'export A=b': 'c'} is not text; put it in quotes"),
         (
             "sbatch: {array: 0-1}",
-            "sbatch.array: is the launcher's to set; use array_parallelism and max_array_size",
+            "sbatch.array: is set by calsweep itself; use array_parallelism and max_array_size",
         ),
-        ("sbatch: {signal: B:USR1@60}", "sbatch.signal: is the launcher's to set; use warn_before_s"),
+        ("sbatch: {signal: B:USR1@60}", "sbatch.signal: is set by calsweep itself; use warn_before_s"),
         (
             "sbatch: {mem-per-cpu: 4G}",
-            "sbatch.mem-per-cpu: is the launcher's to set; use resources.<kind>.mem_gib, or mem: 0",
+            "sbatch.mem-per-cpu: is set by calsweep itself; use resources.<kind>.mem_gib, or mem: 0",
         ),
         (
             "sbatch: {mem_per_cpu: 4G}",
-            "sbatch.mem_per_cpu: is the launcher's to set; use resources.<kind>.mem_gib, or mem: 0",
+            "sbatch.mem_per_cpu: is set by calsweep itself; use resources.<kind>.mem_gib, or mem: 0",
         ),
-        ("sbatch: {account: me}", "sbatch.account: is the launcher's to set; write account outside sbatch"),
-        ("sbatch: {no-requeue: true}", "sbatch.no-requeue: is the launcher's to set; remove it"),
+        ("sbatch: {account: me}", "sbatch.account: is set by calsweep itself; write account outside sbatch"),
+        ("sbatch: {no-requeue: true}", "sbatch.no-requeue: is set by calsweep itself; remove it"),
         ("resources: {trian: {}}", "resources.trian: unknown kind of job; did you mean 'train'?"),
         ("resources: {train: {nodes: 0}}", "resources.train.nodes: out of range; give 1 or more"),
     ],
@@ -83,27 +83,26 @@ def test_the_profiles_that_ship_load_from_anywhere(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     site = load_site(grid_of(tmp_path, GRID, f"cluster=slurm/profiles/{name}.yaml"))
-    assert site.profile is not None
+    assert isinstance(site, SlurmSite)
     assert site.profile.srun_args == ["--kill-on-bad-exit=1"]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"profile": {"colour": "red"}}'])
 def test_a_damaged_site_is_one_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "site.json").write_text(content)
-    with pytest.raises(UserError, match=r"site\.json: is not what a sweep writes .*; run calsweep sweep on"):
+    with pytest.raises(UserError, match=r"site\.json: is not a site file .*; run calsweep sweep on"):
         read_site(tmp_path / "site.json")
 
 
 def test_what_sites_need_is_theirs_to_say(tmp_path: Path) -> None:
     """One of several kinds of GPU; whole nodes."""
     site = site_of(tmp_path, PROFILE.replace("sbatch: {", "gpu_type: a100\nsbatch: {mem: 0, "))
-    assert site.profile is not None
     scripts = []
     kinds: tuple[Kind, ...] = ("train", "analyse")
     for kind in kinds:
-        batch = sbatch.Batch(kind, [Task(kind, (), frozenset())], site.resources[kind], frozenset())
+        array = sbatch.TaskArray(kind, [Task(kind, (), frozenset())], site.resources[kind], frozenset())
         paths = StudyPaths(tmp_path)
-        scripts.append(sbatch.script(batch, 1, paths, site.profile, tmp_path / "code", study="s"))
+        scripts.append(sbatch.script(array, 1, paths, site.profile, tmp_path / "code", study="s"))
     assert "#SBATCH --gpus-per-node=a100:4\n" in scripts[0]
     assert "gpus" not in scripts[1]
     assert [re.findall("#SBATCH --mem=(.*)", text) for text in scripts] == [["0"], ["0"]]

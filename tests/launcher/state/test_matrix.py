@@ -1,4 +1,4 @@
-"""What people see of a study: rows, columns, characters, and the same trouble once."""
+"""The matrix of a study: rows, columns, characters, and each failure once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from launcher.cluster.queue_cache import Look
+from launcher.cluster.queue_cache import QueueView
 from launcher.state.matrix import GLYPHS, PLAIN_GLYPHS, matrix, print_status
 from launcher.state.status import STATES, JobStatus, Survey
 from study.jobs.plan import Plan
@@ -32,18 +32,18 @@ def study(folder: Path, languages: str = "en, sw", axes: str = AXES, more: str =
 
 
 def survey_of(plan: Plan, *, otherwise: str = "done", **of_name: str) -> Survey:
-    """otherwise: the state of all jobs but those whose id is told."""
+    """otherwise: the state of all jobs except those named by id."""
     states = {job.job_id: of_name.get(job.job_id, otherwise) for job in plan.jobs}
-    return Survey(plan, [JobStatus(job, states[job.job_id]) for job in plan.jobs], Look())
+    return Survey(plan, [JobStatus(job, states[job.job_id]) for job in plan.jobs], QueueView())
 
 
 def lines(found: Survey, width: int = 110, max_rows: int | None = None) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
     console.print(matrix(found, console, max_rows=max_rows))
     assert isinstance(console.file, io.StringIO)
-    told = console.file.getvalue().splitlines()
-    assert all(cell_len(line) <= width for line in told)
-    return [line.rstrip() for line in told]
+    shown = console.file.getvalue().splitlines()
+    assert all(cell_len(line) <= width for line in shown)
+    return [line.rstrip() for line in shown]
 
 
 def test_rows_are_models_and_columns_are_languages(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_rows_are_models_and_columns_are_languages(tmp_path: Path) -> None:
     train = plan.of_kind("train")[0]
     first = [job for job in plan.of_kind("evaluate") if job.needs == (train.job_id,)]
     found = survey_of(plan, **{first[0].job_id: "running", first[1].job_id: "failed"})
-    told = lines(found)
-    assert told[0] == "study paper · dataset cldr-instruct · lr 1e-05"
-    assert told[2:] == [
+    shown = lines(found)
+    assert shown[0] == "study paper · dataset cldr-instruct · lr 1e-05"
+    assert shown[2:] == [
         "                                cldr_lite",
         "model  smoothing  seed  train   en sw",
         "llama  base                     ●  ●",
@@ -69,7 +69,7 @@ def test_rows_are_models_and_columns_are_languages(tmp_path: Path) -> None:
     ]
 
 
-def test_each_state_has_a_character_of_its_own() -> None:
+def test_each_state_has_a_different_character() -> None:
     for glyphs in (GLYPHS, PLAIN_GLYPHS):
         assert set(glyphs) == set(STATES)
         assert len({*glyphs.values()}) == len(STATES)
@@ -90,12 +90,12 @@ def test_all_languages_fit_where_they_stand_upright(tmp_path: Path) -> None:
     plan = study(tmp_path, "all", "learning_rate: [5e-6, 1e-5], label_smoothing: [0.0, 0.1], seed: [1, 2]")
     codes = list(dict.fromkeys(job.spec.language for job in plan.jobs if isinstance(job.spec, EvalSpec)))
     assert len(codes) >= 42
-    told = lines(survey_of(plan))
-    top = next(i for i, line in enumerate(told) if "cldr_lite" in line)
-    left = told[top].index("cldr_lite")
-    upright = [told[top + 1 + i][left:].ljust(len(codes)) for i in range(max(map(len, codes)))]
+    shown = lines(survey_of(plan))
+    top = next(i for i, line in enumerate(shown) if "cldr_lite" in line)
+    left = shown[top].index("cldr_lite")
+    upright = [shown[top + 1 + i][left:].ljust(len(codes)) for i in range(max(map(len, codes)))]
     assert ["".join(letters).strip() for letters in zip(*upright, strict=True)] == codes
-    rows = [line[left:] for line in told[top + 1 + len(upright) :]]
+    rows = [line[left:] for line in shown[top + 1 + len(upright) :]]
     assert rows == ["●" * len(codes)] * 18
 
 
@@ -103,18 +103,18 @@ def test_a_narrow_terminal_gets_counts(tmp_path: Path) -> None:
     plan = study(tmp_path, "all")
     shard = plan.of_kind("evaluate")[0]
     count = len({job.spec.language for job in plan.jobs if isinstance(job.spec, EvalSpec)})
-    told = lines(survey_of(plan, **{shard.job_id: "failed"}), width=60)
-    assert f"{count} languages" in told[3]
-    assert told[4].split() == ["llama", "base", f"●{count - 1}", "✗1"]
+    shown = lines(survey_of(plan, **{shard.job_id: "failed"}), width=60)
+    assert f"{count} languages" in shown[3]
+    assert shown[4].split() == ["llama", "base", f"●{count - 1}", "✗1"]
 
 
 def test_a_row_of_more_than_there_is_room_for_is_counted(tmp_path: Path) -> None:
-    """Those that need a look are kept, in their order."""
+    """The urgent ones are kept, in their order."""
     plan = study(tmp_path)
     last = plan.of_kind("evaluate")[-1]
-    told = lines(survey_of(plan, **{last.job_id: "failed"}), max_rows=2)
-    assert [line.split()[-2:] for line in told[4:6]] == [["●", "●"], ["●", "✗"]]
-    assert told[6] == "... and 8 rows more: ● 23 done"  # 7 trained rows of 3 jobs, a base one of 2
+    shown = lines(survey_of(plan, **{last.job_id: "failed"}), max_rows=2)
+    assert [line.split()[-2:] for line in shown[4:6]] == [["●", "●"], ["●", "✗"]]
+    assert shown[6] == "... and 8 more rows: ● 23 done"  # 7 trained rows of 3 jobs, a base one of 2
 
 
 def test_how_far_trainings_are(tmp_path: Path) -> None:
@@ -125,11 +125,11 @@ def test_how_far_trainings_are(tmp_path: Path) -> None:
         else JobStatus(job, "queued")
         for job in plan.jobs
     ]
-    told = lines(Survey(plan, statuses, Look()))
-    assert sum("▶ 42%" in line for line in told) == 2
-    assert told[0] == "study paper · dataset cldr-instruct · lr 1e-05 · smoothing 0 · seed 1"
-    assert told[4].split() == ["llama", "base", "○", "○"]
-    assert told[5].split() == ["trained", "▶", "42%", "○", "○"]
+    shown = lines(Survey(plan, statuses, QueueView()))
+    assert sum("▶ 42%" in line for line in shown) == 2
+    assert shown[0] == "study paper · dataset cldr-instruct · lr 1e-05 · smoothing 0 · seed 1"
+    assert shown[4].split() == ["llama", "base", "○", "○"]
+    assert shown[5].split() == ["trained", "▶", "42%", "○", "○"]
 
 
 def test_each_benchmark_has_its_own_languages(tmp_path: Path) -> None:
@@ -137,16 +137,18 @@ def test_each_benchmark_has_its_own_languages(tmp_path: Path) -> None:
     data.mkdir()
     (data / "xx.jsonl").write_text('{"x": 1}\n')
     plan = study(tmp_path, axes="seed: [1]", more=", {name: ours, path: ours, schema: global_mmlu}")
-    told = lines(survey_of(plan))
-    heads = [told[i + 1].split()[-2:] for i, line in enumerate(told) if line.strip() in ("cldr_lite", "ours")]
+    shown = lines(survey_of(plan))
+    heads = [
+        shown[i + 1].split()[-2:] for i, line in enumerate(shown) if line.strip() in ("cldr_lite", "ours")
+    ]
     assert heads == [["en", "sw"], ["train", "xx"]]
 
 
 def test_a_study_without_evaluations(tmp_path: Path) -> None:
     write_model(tmp_path / "llama")
     plan = plan_of(tmp_path, "study: s\ngrid: {model: [llama], dataset: [cldr-instruct], seed: [1, 2]}\n")
-    told = lines(survey_of(plan, otherwise="queued"))
-    assert told[2:] == ["model  seed  train", "llama  1     ○", "       2     ○"]
+    shown = lines(survey_of(plan, otherwise="queued"))
+    assert shown[2:] == ["model  seed  train", "llama  1     ○", "       2     ○"]
 
 
 def test_a_prepared_model(tmp_path: Path) -> None:
@@ -160,12 +162,12 @@ evaluate: {include_base: BASE, benchmarks: [{name: cldr_lite, languages: [en]}]}
         ("true", [["tiny", "base", "●", "●"], ["trained", "●", "●"]]),
         ("false", [["tiny", "prepared", "●"], ["trained", "●", "●"]]),
     ):
-        told = lines(survey_of(plan_of(tmp_path, grid.replace("BASE", base))))
-        rows_told = [line.split() for line in told[4:]]
-        assert rows_told == rows
+        shown = lines(survey_of(plan_of(tmp_path, grid.replace("BASE", base))))
+        row_texts = [line.split() for line in shown[4:]]
+        assert row_texts == rows
 
 
-def test_splits_of_a_benchmark_are_told_apart(tmp_path: Path) -> None:
+def test_splits_of_a_benchmark_are_separate_blocks(tmp_path: Path) -> None:
     """One to choose the learning rate by, one to report: each has its own shards."""
     plan = study(tmp_path, more=", {name: cldr_lite, split: dev, languages: [en]}")
     assert all(job.spec.benchmark.split for job in plan.of_kind("evaluate") if isinstance(job.spec, EvalSpec))
@@ -174,29 +176,31 @@ def test_splits_of_a_benchmark_are_told_apart(tmp_path: Path) -> None:
         for job in plan.of_kind("evaluate")
         if isinstance(job.spec, EvalSpec) and job.spec.benchmark.split == "test" and job.spec.language == "en"
     ]
-    told = lines(survey_of(plan, **dict.fromkeys(failed, "failed")))
-    assert sum(line.count("✗") for line in told) == len(failed) == 10
-    assert [line.strip() for line in told if "cldr_lite" in line] == ["cldr_lite", "cldr_lite dev"]
+    shown = lines(survey_of(plan, **dict.fromkeys(failed, "failed")))
+    assert sum(line.count("✗") for line in shown) == len(failed) == 10
+    assert [line.strip() for line in shown if "cldr_lite" in line] == ["cldr_lite", "cldr_lite dev"]
 
 
-def test_troubles_are_told_once_with_the_command_that_explains_them(tmp_path: Path) -> None:
+def test_failures_are_shown_once_with_the_command_that_explains_them(tmp_path: Path) -> None:
     plan = study(tmp_path, axes="seed: [1]")
     statuses = [
-        # brackets are rich's markup: they must neither vanish nor raise
+        # brackets are rich's markup, and must neither disappear nor raise
         JobStatus(job, "failed", message="no [x] in [/scratch/x]", cause="error")
         if job.kind == "train"
         else JobStatus(job, "blocked" if job.needs and job.kind == "evaluate" else "done")
         for job in plan.jobs
     ]
     console = Console(file=io.StringIO(), width=110)
-    print_status(Survey(plan, statuses, Look(trouble="SLURM does not answer: [x]")), "out/paper", console)
+    print_status(
+        Survey(plan, statuses, QueueView(trouble="SLURM does not answer: [x]")), "out/paper", console
+    )
     assert isinstance(console.file, io.StringIO)
-    told = console.file.getvalue().splitlines()
+    shown = console.file.getvalue().splitlines()
     first = plan.of_kind("train")[0]
-    at = told.index("11 jobs  ● 5 done  ✗ 2 failed  ⊘ 4 blocked")
-    assert told[at + 1 :] == [
+    at = shown.index("11 jobs  ● 5 done  ✗ 2 failed  ⊘ 4 blocked")
+    assert shown[at + 1 :] == [
         "analysis  ● done",
-        "SLURM does not answer: [x], else as the jobs tell themselves",
+        "SLURM does not answer: [x]; all states are from the jobs' own files",
         f"failed train {first.name} ({first.job_id}) and 1 more: error: no [x] in [/scratch/x]",
         f"  calsweep explain out/paper {first.job_id}",
     ]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from study.errors import UserError
 from study.grid.config import checked_section, checked_value, load_grid
-from study.grid.yaml_files import telling_lines
+from study.grid.yaml_files import errors_with_lines
 from study.jobs.specs import Hyperparameters
 from tests.grids import grid_of
 
@@ -57,7 +57,7 @@ IN_FILE = {
         "evaluate.benchmarks[0].languages: not a list; write [en]"
     ),
     "evaluate: {benchmarks: [{name: x, languages: [[en]]}]}": (
-        "evaluate.benchmarks[0].languages[0]: ['en'] is not a text; put it in quotes"
+        "evaluate.benchmarks[0].languages[0]: ['en'] is not text; put it in quotes"
     ),
     "evaluate: {benchmarks: [{languages: [en]}]}": (
         "evaluate.benchmarks[0].name: is missing; give it a value"
@@ -125,7 +125,7 @@ WHOLE = {
         "grid.yaml: grid.label_smoothing: out of range; give a number in [0, 1)"
     ),
     "study: s\ngrid: {model: [m], seed: [1]}\ntrain: {seed: 1}": (
-        "grid.yaml: train.seed: is an axis of the grid too; keep one of them"
+        "grid.yaml: train.seed: is also an axis of the grid; keep one of them"
     ),
     "[]": "grid.yaml: not a mapping of keys to values; see examples/smoke.yaml",
     "3": "grid.yaml: not a mapping of keys to values; see examples/smoke.yaml",
@@ -165,7 +165,7 @@ COMMAND_LINE: dict[tuple[str, ...], str] = {
 
 @pytest.mark.parametrize("overrides", COMMAND_LINE)
 def test_a_wrong_command_line(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    with pytest.raises(UserError) as caught, telling_lines(tmp_path / "grid.yaml", overrides):
+    with pytest.raises(UserError) as caught, errors_with_lines(tmp_path / "grid.yaml", overrides):
         grid_of(tmp_path, BASE, *overrides)
     assert str(caught.value) == COMMAND_LINE[overrides]
 
@@ -189,7 +189,7 @@ def test_defaults_then_file_then_command_line(tmp_path: Path) -> None:
     assert plain.tracking.mode == "offline"  # a default
     assert plain.evaluate.languages_per_task == 2
     assert plain.train == {"seed": 1, "num_steps": 5}
-    told = grid_of(
+    loaded = grid_of(
         tmp_path,
         text,
         "train.seed=7",
@@ -199,11 +199,11 @@ def test_defaults_then_file_then_command_line(tmp_path: Path) -> None:
         "evaluate.benchmarks=[cldr]",
         "tracking.mode=disabled",
     )
-    assert told.config.train == {"seed": 7, "num_steps": 5, "warmup_ratio": 0.001}
-    assert told.config.grid == {"model": ["a", "b"], "learning_rate": [0.001, 2e-5]}
-    assert [benchmark.name for benchmark in told.benchmarks] == ["cldr"]
-    assert told.config.tracking.mode == "disabled"
-    assert told.config.evaluate.languages_per_task == 2
+    assert loaded.config.train == {"seed": 7, "num_steps": 5, "warmup_ratio": 0.001}
+    assert loaded.config.grid == {"model": ["a", "b"], "learning_rate": [0.001, 2e-5]}
+    assert [benchmark.name for benchmark in loaded.benchmarks] == ["cldr"]
+    assert loaded.config.tracking.mode == "disabled"
+    assert loaded.config.evaluate.languages_per_task == 2
 
 
 def test_a_number_in_quotes_is_that_number(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 
 def test_a_big_file_is_sampled_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that differ in the middle layers alone are different models."""
+    """Models that differ only in middle layers are different models."""
     monkeypatch.setattr(sources, "SAMPLE_ABOVE_BYTES", 1000)
     monkeypatch.setattr(sources, "SAMPLE_BLOCK_BYTES", 10)
     monkeypatch.setattr(sources, "SAMPLE_BLOCKS", 5)

@@ -95,7 +95,7 @@ def test_every_part_of_an_evaluation_is_part_of_its_identity() -> None:
     assert len(ids) == 9
 
 
-def test_how_a_job_runs_is_no_part_of_what_it_computes() -> None:
+def test_how_a_job_runs_is_not_part_of_what_it_computes() -> None:
     outside = {field.name for field in dataclasses.fields(Resources)} | {"mode", "project", "entity"}
     specs: list[Spec] = [
         TrainSpec(HERE, DATA, Hyperparameters()),

@@ -44,7 +44,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_log_says_what_the_sdk_wrote(log: Path) -> None:
+def test_a_log_has_what_the_sdk_wrote(log: Path) -> None:
     found, expected = read_log(log), read_run(log)
     assert (found.run_id, found.entity, found.project) == (TRAIN.job_id, "e", "p")
     assert found.rows == [round(row["_timestamp"], 6) for row in expected.history]

@@ -102,7 +102,7 @@ def test_a_wandb_that_does_not_start_is_logged_and_forgotten(
     monkeypatch.setattr(study.tracking.runs, "_given_up", [])
     with track(OFFLINE, TRAIN, JobPaths(tmp_path)) as run:
         run.log({"loss": 1.0})
-    assert "this job goes on without it" in caplog.text
+    assert "this job continues without it" in caplog.text
     assert "no service" in caplog.text
 
 
@@ -140,7 +140,7 @@ def test_a_wandb_that_breaks_is_logged_once_and_left_alone(
         assert not run.finish(0)
     assert len(broken.calls) == 1
     assert len(caplog.records) == 1
-    assert "this job goes on without it" in caplog.text
+    assert "this job continues without it" in caplog.text
 
 
 def test_the_jobs_own_error_comes_out_even_when_wandb_breaks(
@@ -173,13 +173,13 @@ def test_a_server_that_does_not_answer_costs_one_time_limit_and_the_runs_stay_he
     for name in ("first", "second"):  # two languages of a pack
         with caplog.at_level(logging.ERROR), track(online, TRAIN, JobPaths(tmp_path / name)) as run:
             run.log({"loss": 1.5})
-    assert sum("tracks offline from here on" in record.message for record in caplog.records) == 1
+    assert sum("tracks offline from now on" in record.message for record in caplog.records) == 1
     for name in ("first", "second"):
         found = [read_finished_run(file) for file in run_files(tmp_path / name) if "offline-run" in str(file)]
         assert [row["loss"] for row in found[0].history] == [1.5]
 
 
-def test_a_job_that_was_told_to_stop_shows_as_preempted(tmp_path: Path) -> None:
+def test_a_job_that_was_stopped_shows_as_preempted(tmp_path: Path) -> None:
     with pytest.raises(Stopped), track(OFFLINE, TRAIN, JobPaths(tmp_path)):
         raise Stopped("stopped at step 1 of 2")
     (file,) = run_files(tmp_path)

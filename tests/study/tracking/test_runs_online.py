@@ -57,7 +57,7 @@ def part(folder: JobPaths, number: int) -> Path:
     return path
 
 
-def test_rows_and_parts_arrive_while_a_job_goes_on_and_requeues_go_on_in_its_run(
+def test_rows_and_parts_arrive_while_a_job_runs_and_requeues_continue_its_run(
     tmp_path: Path, server: WandbServer
 ) -> None:
     folder = JobPaths(tmp_path)
@@ -71,7 +71,7 @@ def test_rows_and_parts_arrive_while_a_job_goes_on_and_requeues_go_on_in_its_run
                 run.log({"num_items": number, "accuracy": 0.5})
                 server.wait_for(partial(has_arrived, server, folder, number + 1))
                 if stopped:
-                    raise Stopped("told to")
+                    raise Stopped("on request")
                 run.summarise({"num_skipped": 0})
         except Stopped:
             assert stopped
@@ -109,13 +109,13 @@ def test_a_server_that_was_away_for_a_while_misses_nothing(tmp_path: Path, serve
 
 @pytest.mark.parametrize("trouble", ["down", "failing", "slow", "hanging service", "dead service"])
 @pytest.mark.parametrize("stopped", [False, True])
-def test_whatever_becomes_of_wandb_a_job_waits_no_longer_than_the_limit(
+def test_a_job_never_waits_for_wandb_longer_than_the_limit(
     tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch, trouble: str, stopped: bool
 ) -> None:
     monkeypatch.setattr(study.tracking.runs, "FINISH_LIMIT_S", 3.0)
     monkeypatch.setattr(study.tracking.runs, "STOPPED_LIMIT_S", 1.0)
     entered, answers = threading.Event(), []
-    server.on_request = lambda told: answers.append(entered.wait(HANG_S))
+    server.on_request = lambda request: answers.append(entered.wait(HANG_S))
     saved = part(JobPaths(tmp_path), 0)
     try:
         with track(ONLINE, TRAIN, JobPaths(tmp_path)) as run:
@@ -128,7 +128,7 @@ def test_whatever_becomes_of_wandb_a_job_waits_no_longer_than_the_limit(
                 run.log({"item": item})
                 run.save(saved, tmp_path)
             if stopped:
-                raise Stopped("told to")
+                raise Stopped("on request")
     except Stopped:
         assert stopped
     assert time.monotonic() - began < HANG_S, "a job waits for the server"

@@ -1,4 +1,4 @@
-"""Uploading a few attempts with the SDK's own `wandb sync`, and asking the server what it has of them."""
+"""Upload run folders with the SDK's own `wandb sync`, and query what the server has of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from study.paths import JobPaths
 from study.tracking.run_files import RunLog, when, write_without
 
 ASK_TIMEOUT_S = 20
-PATIENCE = {
+RETRIES = {
     "WANDB_X_FILE_STREAM_RETRY_MAX": "4",
     "WANDB_X_FILE_TRANSFER_RETRY_MAX": "4",
     "WANDB_X_GRAPHQL_RETRY_MAX": "4",
@@ -24,16 +24,18 @@ PATIENCE = {
     "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS": "5",
     "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "5",
 }
-"""By default the SDK tries for hours: here, somebody waits."""
+"""By default the SDK retries for hours; here a user waits for it."""
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One folder of a job's run. unsaved: record files that it should have saved, and does not name: W&B was
-    lost while the job went on.
+class RunFolder:
+    """The folder that one attempt wrote of a job's run.
+
+    unsaved: record files that its log should name but does not, because W&B failed while
+    the job continued.
     """
 
-    folder: JobPaths
+    job: JobPaths
     log: RunLog
     unsaved: tuple[str, ...] = ()
 
@@ -46,8 +48,8 @@ class Attempt:
         return not self.log.path.parent.name.startswith("offline-")
 
     def source(self, name: str) -> Path | None:
-        """Where a file of the run is. In its folder there are links, which break when a study is moved."""
-        for path in (self.log.path.parent / "files" / name, self.folder.root / name):
+        """Where a file of the run is; the links in the folder itself break when a study is moved."""
+        for path in (self.log.path.parent / "files" / name, self.job.root / name):
             if path.is_file():
                 return path.resolve()
         return None
@@ -55,7 +57,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Remote:
-    """A run as the server has it. rows: when each was logged. files: name -> bytes."""
+    """A run on the server. rows: when each was logged. files: name -> bytes."""
 
     state: str
     rows: Counter[float]
@@ -63,9 +65,9 @@ class Remote:
 
 
 class Server:
-    """The W&B server that the user is logged in to, by `wandb.Api`.
+    """The W&B server that the user is logged in to.
 
-    Raises UserError when nobody is logged in, or it does not answer.
+    Raises UserError if the user is not logged in, or the server does not answer.
     """
 
     def __init__(self) -> None:
@@ -76,7 +78,7 @@ class Server:
             self._entity = self._api.default_entity
         except wandb.errors.UsageError:
             remedy = "type wandb login, then sync again"
-            raise UserError("nobody is logged in to W&B", remedy=remedy) from None
+            raise UserError("you are not logged in to W&B", remedy=remedy) from None
         except wandb.Error as error:
             raise _unreachable(error) from None
 
@@ -85,24 +87,24 @@ class Server:
         return f"{log.entity or self._entity}/{log.project}"
 
     def look(self, place: str, run_ids: Sequence[str]) -> dict[str, Remote]:
-        """Those of some runs of one project that the server has."""
-        self._api.flush()  # it remembers what it was told last time
-        found: dict[str, Remote] = {}
+        """The runs that the server has, of some runs of one project; run id -> run."""
+        self._api.flush()  # it caches earlier answers
+        runs: dict[str, Remote] = {}
         wanted = {"name": {"$in": list(run_ids)}}
         try:
             for run in self._api.runs(place, filters=wanted, per_page=len(run_ids)):
                 rows = Counter(when(row["_timestamp"]) for row in run.scan_history())
                 files = {file.name: int(file.size) for file in run.files(per_page=500)}
-                found[run.id] = Remote(run.state, rows, files)
+                runs[run.id] = Remote(run.state, rows, files)
         except ValueError as error:
             if "Could not find project" not in str(error):
                 raise
         except Exception as error:
-            # some calls raise `wandb.Error`, others an error of the SDK's inside or of its HTTP library
+            # some calls raise `wandb.Error`, others an internal error of the SDK or of its HTTP library
             if not (isinstance(error, OSError) or type(error).__module__.startswith("wandb.")):
                 raise
             raise _unreachable(error) from None
-        return found
+        return runs
 
 
 def _unreachable(error: Exception) -> UserError:
@@ -113,54 +115,54 @@ def _unreachable(error: Exception) -> UserError:
     )
 
 
-def lacking(attempt: Attempt, remote: Remote | None) -> str | None:
-    """What of an attempt the server has not, in words; None when it has everything."""
+def missing_on(remote: Remote | None, folder: RunFolder) -> str | None:
+    """What the server does not have of a folder, in words; None if it has everything."""
     if remote is None:
         return "the server does not have it"
-    log = attempt.log
+    log = folder.log
     missing = (Counter(log.rows) - remote.rows).total()
     if missing:
         return f"{missing} of its {len(log.rows)} rows are not on the server"
-    for name in attempt.files:
-        source = attempt.source(name)
+    for name in folder.files:
+        source = folder.source(name)
         if source is None:
             if (log.path.parent / "files" / name).is_symlink():
                 return f"its file {name} is gone"
         elif remote.files.get(name) != source.stat().st_size:
             return f"its file {name} is not on the server"
-    return "the server takes it for running still" if remote.state in ("running", "pending") else None
+    return "the server still shows it as running" if remote.state in ("running", "pending") else None
 
 
-def stage(attempt: Attempt, remote: Remote | None, folder: Path) -> None:
-    """Lay out a folder for `wandb sync`, with the rows that are still to be sent.
+def stage(folder: RunFolder, remote: Remote | None, scratch: Path) -> None:
+    """Write a folder for `wandb sync` into `scratch`, with the rows that the server does not have.
 
-    Their steps go on behind the last one that the server has. So the SDK's `.syncstate`, which says where the
-    attempt began, has to stay behind.
+    Their steps continue after the last one on the server, so the SDK's `.syncstate`, which holds the step at
+    which the attempt began, is not copied.
     """
-    log, there = attempt.log, remote.rows if remote is not None else Counter[float]()
-    target = folder / f"offline-{log.path.parent.name.removeprefix('offline-')}"
+    log, there = folder.log, remote.rows if remote is not None else Counter[float]()
+    target = scratch / f"offline-{log.path.parent.name.removeprefix('offline-')}"
     (target / "files").mkdir(parents=True)
-    write_without(log.path, there, target / log.path.name, attempt.unsaved)
-    for name in attempt.files:
-        source = attempt.source(name)
+    write_without(log.path, there, target / log.path.name, folder.unsaved)
+    for name in folder.files:
+        source = folder.source(name)
         if source is not None:
             (target / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             (target / "files" / name).symlink_to(source)
 
 
 def run_sdk(scratch: Path, lock: int) -> str | None:
-    """`wandb sync` on all that is staged; returns its last complaint. What it achieved, the server tells.
+    """Run `wandb sync` on all staged folders; returns its last error. Query the server for what it achieved.
 
-    lock: a descriptor that the child holds as long as it lives: nobody begins while an orphan still uploads.
+    lock: a descriptor that the child inherits, so that no other sync starts while an orphaned child uploads.
     """
     env = {key: value for key, value in os.environ.items() if key not in ("WANDB_MODE", "WANDB_SERVICE")}
-    env = {**PATIENCE, "WANDB_ERROR_REPORTING": "false", **env, "WANDB_DIR": str(scratch)}
+    env = {**RETRIES, "WANDB_ERROR_REPORTING": "false", **env, "WANDB_DIR": str(scratch)}
     env["WANDB_SILENT"] = "false"
     folders = sorted(scratch.glob("*/offline-run-*"))
     num_bytes = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
     limit_s = 60 + 15 * len(folders) + num_bytes / 50_000
     command = [sys.executable, "-m", "wandb", "sync", "-n", "4", *map(str, folders)]
-    output = scratch / "output.txt"  # not a pipe: an orphan would die of it
+    output = scratch / "output.txt"  # not a pipe, whose end would kill an orphaned child
     with (
         output.open("w") as stream,
         subprocess.Popen(
@@ -177,10 +179,10 @@ def run_sdk(scratch: Path, lock: int) -> str | None:
             child.wait(limit_s)
         except subprocess.TimeoutExpired:
             child.kill()
-            return f"not through after {limit_s:.0f} s"
+            return f"not finished after {limit_s:.0f} s"
         except BaseException:
             child.kill()
             raise
     lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
-    complaints = [line.partition("ERROR")[2].strip() for line in lines if "ERROR" in line]
-    return complaints[-1] if complaints else None
+    errors = [line.partition("ERROR")[2].strip() for line in lines if "ERROR" in line]
+    return errors[-1] if errors else None

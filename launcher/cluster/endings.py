@@ -1,4 +1,4 @@
-"""What became of a job that is not complete: from its own markers first, then from SLURM."""
+"""How a job that is not complete ended: from its own markers first, then from SLURM."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from study.files import read_json, write_json
 from study.paths import JobPaths
 
 MESSAGES = {
-    causes.HOST_MEMORY: "killed for using more memory than it had asked for",
+    causes.HOST_MEMORY: "killed for using more memory than requested",
     causes.TIME_LIMIT: "ended by its time limit",
     causes.NODE_FAILURE: "its node failed",
     causes.PREEMPTED: "preempted",
     causes.CANCELLED: "cancelled",
-    causes.KILLED: "killed, and nobody says why",
+    causes.KILLED: "killed for an unknown reason",
 }
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Ending:
     """cause: one of `causes`; None when the job never began or still runs. message: a sentence."""
 
     cause: str | None
@@ -33,36 +33,36 @@ class Diagnosis:
     attempts: Sequence[Attempt]
 
 
-def diagnose(folder: JobPaths, states: Mapping[str, str]) -> Diagnosis:
+def ending_of(folder: JobPaths, states: Mapping[str, str]) -> Ending:
     """Why a job that is not in the queue is not complete.
 
-    states: SLURM's word for tasks that ended, as far as anybody knows.
+    states: SLURM's states of ended tasks, as far as they are known.
     """
     tries = attempts.read(folder)
     if folder.failed.is_file():
         report = read_json(folder.failed)
-        return Diagnosis(report["cause"], report["message"], tries)
+        return Ending(report["cause"], report["message"], tries)
     if not tries or tries[-1].outcome == "done":
-        return Diagnosis(None, None, tries)
+        return Ending(None, None, tries)
     last = tries[-1]
     if last.outcome == "stopped":
-        return Diagnosis(causes.TIME_LIMIT, "stopped before its time limit, and not started again", tries)
+        return Ending(causes.TIME_LIMIT, "stopped before its time limit, and not started again", tries)
     cause = last.cause or causes.of_silence(states.get(last.task), log_files(folder))
-    return Diagnosis(cause, MESSAGES.get(cause, cause), tries)
+    return Ending(cause, MESSAGES.get(cause, cause), tries)
 
 
-def write_down(folder: JobPaths, attempt: str, task: str, logs: Sequence[Path] | None = None) -> None:
-    """Note how an attempt ended that could not tell it itself, as far as its logs know.
+def record_failure(folder: JobPaths, attempt: str, task: str, logs: Sequence[Path] | None = None) -> None:
+    """Record the failure of an attempt that could not report it itself, with the cause that its logs show.
 
-    logs: of all its ranks; those of the first where nobody knows the others.
+    logs: of all ranks; None for those of the first rank.
     """
     tries = attempts.read(folder)
     if not tries or tries[-1].name != attempt:  # it died before it could begin
         attempts.begin(folder, attempt, task, platform.node())
-    # a rank that tells of a lost one does not know what became of it
+    # a rank that reports the loss of another one does not know what killed it
     if not folder.failed.is_file() or read_json(folder.failed)["cause"] == causes.KILLED:
         cause = causes.of_silence(None, log_files(folder) if logs is None else logs)
-        if cause == causes.CANCELLED:  # SLURM says so of the ranks that it ends because one was killed
+        if cause == causes.CANCELLED:  # SLURM logs this for the ranks that it ends after one was killed
             cause = causes.KILLED
         report = {"cause": cause, "error": "Killed", "message": MESSAGES.get(cause, cause), "logs": []}
         write_json(folder.failed, report)
@@ -74,14 +74,11 @@ def log_files(folder: JobPaths) -> list[Path]:
     if not folder.logs.is_dir():
         return []
     files = sorted(folder.logs.glob("*"), key=lambda file: file.lstat().st_mtime_ns)
-    if not files:
-        return []
-    latest = files[-1].stem
-    return sorted(file for file in files if file.stem == latest)
+    return sorted(file for file in files if file.stem == files[-1].stem)
 
 
 def ended_states(queue: Queue, tasks: Iterable[str]) -> dict[str, str]:
-    """SLURM's word for tasks that ended: from the queue where they are still told, else one sacct call."""
+    """SLURM's states of tasks that ended: from squeue while it lists them, else from one sacct call."""
     wanted = set(tasks)
     known = {
         task: queue.entries[task].state
@@ -90,6 +87,6 @@ def ended_states(queue: Queue, tasks: Iterable[str]) -> dict[str, str]:
     }
     unknown = wanted - known.keys() - queue.entries.keys()
     if unknown:
-        told = scheduler.ask_ended([task.split("_")[0] for task in unknown]) or {}
-        known |= {task: told[task] for task in unknown if task in told}
+        states = scheduler.ask_ended([task.split("_")[0] for task in unknown]) or {}
+        known |= {task: states[task] for task in unknown if task in states}
     return known
