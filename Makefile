@@ -43,7 +43,7 @@ demo: .venv/setup
 
 # The tests of pure logic, after every edit: under a minute of one core. Which they are: tests/conftest.py.
 fast: .venv/setup-test
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q --fast
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q --fast --durations 5 --durations-min 1
 
 # Everything, on two cores.
 test: .venv/setup-test
