@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -30,6 +29,7 @@ from study.jobs.specs import Benchmark, Hyperparameters, Source
 from study.presets import PRESETS
 from tests.grids import grid_of, plan_of, write_grid, write_model
 from tests.hub_server import serving
+from tests.recipes import copy_project, follow
 from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 from training.data.rows import open_rows
@@ -158,18 +158,6 @@ def test_readme_lists_a_preset(name: str) -> None:
     assert f"`{name}`" in paragraph("Data")
 
 
-BELEBELE = """
-hub: org/belebele
-configs: {en: eng_Latn, sw: swh_Latn}
-columns:
-  id: [link, question_number]
-  passage: flores_passage
-  question: question
-  options: [mc_answer1, mc_answer2, mc_answer3, mc_answer4]
-  min_options: 4
-  answer: correct_answer_num
-  answer_as: number
-"""
 LISTED = """
 hub: org/listed
 columns: {id: [id], question: question, options: [choices], answer: gold, answer_as: index}
@@ -237,17 +225,11 @@ def write_hub(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the code with two more files and one more entry."""
-    root = tmp_path_factory.mktemp("checkout")
-    for package in {name.partition(".")[0] for name in PROJECT["tool"]["setuptools"]["packages"]}:
-        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "study" / "benchmarks" / "belebele.yaml").write_text(BELEBELE)
+    """A copy of the project with two more benchmarks and a preset, added as CONTRIBUTING.md says."""
+    root = copy_project(tmp_path_factory.mktemp("checkout") / "calsweep")
+    follow("Add a benchmark", root)
+    follow("Add a dataset preset", root)
     (root / "study" / "benchmarks" / "listed.yaml").write_text(LISTED)
-    presets = root / "study" / "presets.py"
-    before = presets.read_text()
-    after = before.replace("Preset] = {\n", 'Preset] = {\n    "toy": Preset("org/toy"),\n')
-    assert after != before
-    presets.write_text(after)
     write_model(root / "m")
     return root
 

@@ -11,7 +11,6 @@ import io
 import json
 import math
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,18 +20,9 @@ import pytest
 
 from study.records import Prediction
 from tests.analysis.studies import StudyFolder, sweep
-from tests.sweeping import ROOT
+from tests.recipes import copy_project, follow
 from tests.waiting import HANG_S
 
-FUNCTION = """
-def _probability(scored: Scored, examples: PerExample) -> FloatArray:
-    return np.exp(examples.log_probs[np.arange(len(scored.label)), scored.label])
-
-
-METRICS:"""
-ENTRY = """
-    Metric("probability", "Probability", "prob.", (0.0, 1.0), "everywhere", None, _probability),
-    Metric("nll","""
 REPORT = """
 import sys
 from pathlib import Path
@@ -49,15 +39,8 @@ Run = Callable[..., str]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs Python in a copy of the packages that has the new metric; gives what it printed."""
-    copy = tmp_path_factory.mktemp("copy")
-    for package in ("analysis", "study"):
-        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-    file = copy / "analysis" / "reading" / "headline.py"
-    text = file.read_text(encoding="utf-8")
-    for place, new in (("\nMETRICS:", FUNCTION), ('\n    Metric("nll",', ENTRY)):
-        assert text.count(place) == 1
-        text = text.replace(place, new)
-    file.write_text(text, encoding="utf-8")
+    copy = copy_project(tmp_path_factory.mktemp("copy") / "calsweep")
+    follow("Add a headline metric", copy)
 
     def run(*arguments: str) -> str:
         done = subprocess.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.recipes import copy_project, follow
 from tests.sweeping import ROOT
 from tests.waiting import HANG_S
 
-FIELD = "max_grad_norm: float = 1.0\n"
-CHECK = 'require(positive(self.max_grad_norm), "max_grad_norm", "give a positive number")\n'
 GRID = """
 study: grown
 prepare: {tiny: {dataset: cldr-pretrain}}
@@ -34,15 +32,8 @@ with tempfile.TemporaryDirectory() as folder, quiet_hub(Path(folder)):
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, with one more hyperparameter."""
-    copy = tmp_path_factory.mktemp("grown") / "calsweep"
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "outputs", "shared")
-    shutil.copytree(ROOT, copy, ignore=left_out, symlinks=True)
-    specs = copy / "study" / "jobs" / "specs.py"
-    text = specs.read_text(encoding="utf-8")
-    assert text.count(FIELD) == text.count(CHECK) == 1
-    text = text.replace(FIELD, FIELD + "    z_loss: float = added(0.0)\n")
-    text = text.replace(CHECK, CHECK + '        require(self.z_loss >= 0, "z_loss", "give 0 or more")\n')
-    specs.write_text(text, encoding="utf-8")
+    copy = copy_project(tmp_path_factory.mktemp("grown") / "calsweep")
+    follow("Add a training option", copy)
     return copy
 
 
@@ -82,17 +73,17 @@ def test_the_neutral_value_changes_nothing_and_another_every_id_behind_it(
     grown: Path, tmp_path: Path
 ) -> None:
     before = ids(ROOT, tmp_path)
-    assert ids(grown, tmp_path, "train.z_loss=0") == before
-    after = ids(grown, tmp_path, "train.z_loss=1e-4")
+    assert ids(grown, tmp_path, "train.adam_epsilon=1e-8") == before
+    after = ids(grown, tmp_path, "train.adam_epsilon=1e-6")
     assert len(after) == len(before)
     # the model that is made from nothing and its own two evaluations are as they were
     assert len({*before} & {*after}) == 3
 
 
 def test_it_is_an_axis(grown: Path, tmp_path: Path) -> None:
-    found = tasks(grown, tmp_path, "grid.z_loss=[0,1e-4]")
+    found = tasks(grown, tmp_path, "grid.adam_epsilon=[1e-8,1e-6]")
     trained = [task["name"].split()[-1] for task in found if task["kind"] == "train"]
-    assert trained == ["z_loss=0", "z_loss=0.0001"] * 2
+    assert trained == ["adam_epsilon=1e-08", "adam_epsilon=1e-06"] * 2
     jobs = {job for task in found for job in task["jobs"]}
     assert len({*ids(ROOT, tmp_path)} - jobs) == 1  # the analysis, which has more to look at
 
@@ -101,10 +92,10 @@ def test_it_is_checked(grown: Path, tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(GRID)
     command = [sys.executable, "-m", "launcher.cli", "sweep", str(tmp_path / "grid.yaml"), "--dry-run"]
     done = subprocess.run(
-        [*command, "train.z_loss=-1"], cwd=grown, capture_output=True, text=True, timeout=HANG_S
+        [*command, "train.adam_epsilon=-1"], cwd=grown, capture_output=True, text=True, timeout=HANG_S
     )
     assert done.returncode == 2
-    assert done.stderr == "calsweep: command line: train.z_loss: out of range; give 0 or more\n"
+    assert done.stderr == "calsweep: command line: train.adam_epsilon: out of range; give a positive number\n"
 
 
 WRITE = """
@@ -125,7 +116,7 @@ from study.paths import StudyPaths
 paths = StudyPaths(Path(sys.argv[1]))
 plan = read_plan(paths)
 assert plan_to_dict(plan) == json.loads(paths.plan.read_text())
-print(*{job.spec.hyper.z_loss for job in plan.of_kind("train")}, len(plan.jobs))
+print(*{job.spec.hyper.adam_epsilon for job in plan.of_kind("train")}, len(plan.jobs))
 """
 
 
@@ -133,4 +124,16 @@ def test_a_plan_of_before_is_read_and_written_as_it_was(grown: Path, tmp_path: P
     (tmp_path / "grid.yaml").write_text(GRID)
     study = str(tmp_path / "study")
     python(ROOT, "-c", WRITE, str(tmp_path / "grid.yaml"), study)
-    assert python(grown, "-c", READ, study) == "0.0 10\n"
+    assert python(grown, "-c", READ, study) == "1e-08 10\n"
+
+
+OPTIMIZER = """
+from torch import nn
+from study.jobs.specs import Hyperparameters
+from training.engine.zero import _optimizer
+print(_optimizer(nn.Linear(2, 2), Hyperparameters(adam_epsilon=1e-6)).defaults["eps"])
+"""
+
+
+def test_it_reaches_the_optimizer(grown: Path) -> None:
+    assert python(grown, "-c", OPTIMIZER) == "1e-06\n"
