@@ -35,12 +35,10 @@ def write_gguf(
     leave_out: str = "",
     scaling: str = "",
 ) -> Path:
-    """A Llama with a byte-level tokenizer as llama.cpp's converter writes it, its weights in float32.
+    """Write a Llama with a byte-level tokenizer as llama.cpp's converter does, with float32 weights.
 
-    tokenizer: with tokens for both ends of a text.
-
-    leave_out: a tensor, by its name in the file. scaling: of the rotary embedding, as the metadata say it.
-    Skips the test where the package is missing.
+    tokenizer: must have BOS and EOS tokens. leave_out: the name in the file of a tensor to leave out.
+    scaling: of the rotary embedding, by its name in the metadata. Skips the test if the package is missing.
     """
     gguf = pytest.importorskip("gguf", reason="pip install -e '.[gguf]'")
     config = lm.config
@@ -79,6 +77,7 @@ def write_gguf(
 
 
 def _in_file(name: str) -> str:
+    """The name that llama.cpp gives to a tensor of transformers."""
     if name in NAMES:
         return NAMES[name]
     _, _, layer, rest = name.split(".", 3)
@@ -86,7 +85,7 @@ def _in_file(name: str) -> str:
 
 
 def _permuted(name: str, tensor: Tensor, lm: PreTrainedModel) -> Tensor:
-    """llama.cpp rotates neighbours where transformers rotates halves."""
+    """llama.cpp rotates neighbouring rows of a head, transformers its two halves."""
     heads = {"q_proj": lm.config.num_attention_heads, "k_proj": lm.config.num_key_value_heads}
     for part, count in heads.items():
         if part in name:

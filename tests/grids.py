@@ -1,4 +1,4 @@
-"""Small grids for tests: a file in a folder of its own, with local models that need no network."""
+"""Small grids for tests, each a file in a separate folder, with local models that need no network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def write_grid(folder: Path, text: str) -> Path:
 
 
 def write_model(folder: Path, content: str = "weights") -> Path:
-    """A folder that passes for a model: nothing here reads its weights."""
+    """A folder that looks like a model to the launcher, which never reads weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (folder / "model.safetensors").write_text(content)

@@ -1,4 +1,4 @@
-"""A loopback stand-in for the Hugging Face hub: as much of its API as its clients ask for.
+"""A Hugging Face hub on the loopback interface, with the part of its API that its clients use.
 
 It serves <root>/models/<org>/<name>/<files> and <root>/datasets/<org>/<name>/<files>. A repository has one
 commit, the hash of its files. `org/gated` answers 401, as the hub does to strangers.
@@ -20,7 +20,7 @@ GATED = "org/gated"
 
 
 class Hub(ThreadingHTTPServer):
-    """asked: every request, `METHOD path`. root: where the repositories lie."""
+    """asked: every request, as `METHOD path`. root: the folder of the repositories."""
 
     daemon_threads = True
 
@@ -36,7 +36,7 @@ class Hub(ThreadingHTTPServer):
 
 @contextmanager
 def serving(root: Path) -> Iterator[Hub]:
-    """A hub for as long as the block runs."""
+    """A hub that runs until the block ends."""
     hub = Hub(root)
     thread = threading.Thread(target=hub.serve_forever, daemon=True)
     thread.start()
@@ -49,7 +49,7 @@ def serving(root: Path) -> Iterator[Hub]:
 
 
 def commit_of(repository: Path) -> str:
-    """The one commit of a repository: 40 hex over names and contents."""
+    """The only commit of a repository: a hash of names and contents, 40 hex digits."""
     total = hashlib.sha1()
     for name in _names(repository):
         total.update(f"{name}\0".encode() + (repository / name).read_bytes())
@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Quiet; `Hub.asked` has it all."""
+        """Print nothing: `Hub.asked` has every request."""
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -101,8 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             if folder and not (repository / folder).is_dir():
                 self._error(404, "EntryNotFound")
                 return
-            found = list((repository / folder).glob("**/*" if deep else "*"))
-            self._json([_entry(path, repository) for path in sorted(found)])
+            paths = (repository / folder).glob("**/*" if deep else "*")
+            self._json([_entry(path, repository) for path in sorted(paths)])
         elif action == "paths-info":
             if self.headers.get("Content-Type", "").startswith("application/json"):
                 asked = json.loads(body)["paths"]
@@ -140,12 +140,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(part, "application/octet-stream")
 
     def _repository(self, kind: str, name: str, revision: str) -> Path | None:
-        """The folder of a repository at a revision that it has; answers itself when there is none."""
+        """The folder of a repository, or None after answering with an error if there is no such revision."""
         repository = self.server.root / kind / name
         if name == GATED:
             self._error(401, "GatedRepo")
         elif not repository.is_dir():
-            self._error(401, "RepoNotFound")  # to strangers the hub does not say what exists
+            self._error(401, "RepoNotFound")  # the hub does not tell strangers what exists
         elif revision not in ("main", commit_of(repository)):
             self._error(404, "RevisionNotFound")
         else:

@@ -1,4 +1,4 @@
-"""Running sweeps and commands as a user does: in processes of their own."""
+"""Runs sweeps and commands as a user does, each in a separate process."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def run(command: Sequence[str], *, cwd: Path = ROOT) -> subprocess.CompletedProc
 
 
 def status(study_dir: Path) -> dict[str, Any]:
-    """What `calsweep status --json` says."""
+    """The output of `calsweep status --json`."""
     done = run([sys.executable, "-m", "launcher.cli", "status", str(study_dir), "--json", "--fresh"])
     assert done.returncode in (0, 1), done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result

@@ -1,4 +1,4 @@
-"""Filters of runs, in MongoDB's words, as `wandb.Api().runs(filters=...)` takes them."""
+"""Filters of runs in MongoDB's syntax, as `wandb.Api().runs(filters=...)` takes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def matches(run: StoredRun, wanted: Mapping[str, Any]) -> bool:
-    """Whether a run passes a filter in MongoDB's words: values, `$and`, `$or`, `$in`, `$eq`, `$ne`."""
+    """Whether a run passes a filter made of values, `$and`, `$or`, `$in`, `$eq` and `$ne`."""
     for key, test in wanted.items():
         if key in ("$and", "$or"):
             if not (all if key == "$and" else any)(matches(run, part) for part in test):
@@ -18,13 +18,13 @@ def matches(run: StoredRun, wanted: Mapping[str, Any]) -> bool:
             continue
         value = _field(run, key)
         tests = test if isinstance(test, dict) else {"$eq": test}
-        for sign, other in tests.items():
+        for operator, operand in tests.items():
             values = value if isinstance(value, list) else [value]
             passed = {
-                "$eq": lambda v=values, o=other: o in v,
-                "$ne": lambda v=values, o=other: o not in v,
-                "$in": lambda v=values, o=other: any(one in o for one in v),
-            }[sign]()
+                "$eq": lambda v=values, o=operand: o in v,
+                "$ne": lambda v=values, o=operand: o not in v,
+                "$in": lambda v=values, o=operand: any(element in o for element in v),
+            }[operator]()
             if not passed:
                 return False
     return True

@@ -1,7 +1,8 @@
-"""What a W&B server knows of runs, and its answers to the GraphQL operations that the SDK asks for.
+"""The runs that a W&B server stores, and its answers to the GraphQL operations that the SDK sends.
 
-As much as the installed SDK uses for online runs, resumed runs, `wandb sync` and `wandb.Api()`. An operation
-is told by its name alone; an answer may hold more than was asked. tests/wandb_server.py serves it.
+Covers what the installed SDK uses for online runs, resumed runs, `wandb sync` and `wandb.Api()`. Operations
+are recognised by name alone; an answer may hold more fields than the query names. tests/wandb_server.py
+serves them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ Answer = dict[str, Any]
 
 @dataclass
 class StoredRun:
-    """One run. history: a row for each line, as the server keeps them.
+    """One run. history: one row for each line, as the server keeps them.
 
-    overwritten: lines that came again for a place that was taken, with another content: a correct client
-    never sends any. config: as `Api().runs()` shows it, without W&B's own entries. state: running | finished
-    | failed | preempting.
+    overwritten: rows that were replaced by a line with the same number and other content, which a correct
+    client never sends. config: as `Api().runs()` shows it, without W&B's own entries. state: running |
+    finished | failed | preempting.
     """
 
     entity: str
@@ -56,7 +57,7 @@ class StoredRun:
         return base64.b64encode(f"Run:v1:{self.name}:{self.project}:{self.entity}".encode()).decode()
 
     def take_stream(self, sent: Mapping[str, Any]) -> None:
-        """One call of the file stream: lines for files, each at its offset, and how the run ends."""
+        """Handle one call of the file stream: lines of files, with their offsets, and the end of the run."""
         for name, chunk in (sent.get("files") or {}).items():
             if name == "wandb-history.jsonl":
                 self._take_rows(chunk.get("offset", 0), [json.loads(line) for line in chunk["content"]])
@@ -73,15 +74,15 @@ class StoredRun:
         for place, row in enumerate(rows, start=offset):
             if place == len(self.history):
                 self.history.append(row)
-            elif self.history[place] != row:  # an answer that was lost has the same lines sent again
+            elif self.history[place] != row:  # the same line comes again if our answer was lost
                 self.overwritten.append(self.history[place])
                 self.history[place] = row
 
 
 class Store:
-    """All runs, by (entity, project, run id), and views, by id (tests/wandb_views.py).
+    """All runs, by (entity, project, run id), and all views, by id (tests/wandb_views.py).
 
-    more: operations besides those of runs. unknown: those that nobody here knows how to answer.
+    more: operations other than those of runs. unknown: names of operations that have no answer here.
     """
 
     def __init__(
@@ -97,18 +98,18 @@ class Store:
         self.unknown: list[str] = []
 
     def run(self, name: str) -> StoredRun:
-        """The one run with this id."""
-        (found,) = [run for run in self.runs.values() if run.name == name]
-        return found
+        """The only run with this id."""
+        (run,) = [run for run in self.runs.values() if run.name == name]
+        return run
 
     def answer(self, query: str, variables: Mapping[str, Any]) -> Answer:
-        """The `data` of an operation's answer; raises KeyError when it is not known."""
-        found = re.search(r"(?:query|mutation)\s+(\w+)", query)
-        operation = found.group(1) if found else query[:40]
+        """The `data` of an operation's answer; raises KeyError for an unknown operation."""
+        match = re.search(r"(?:query|mutation)\s+(\w+)", query)
+        operation = match.group(1) if match else query[:40]
         self.operations.append(operation)
         if operation not in self.known:
             self.unknown.append(operation)
-            raise KeyError(f"{operation}: this server does not know it: {query}")
+            raise KeyError(f"{operation}: unknown to this server: {query}")
         return self.known[operation](self, variables)
 
     def asked_run(self, variables: Mapping[str, Any]) -> StoredRun | None:
@@ -127,7 +128,7 @@ def _now() -> str:
 
 
 def paged(nodes: Sequence[Answer], first: int = 0, size: int = 0) -> Answer:
-    """Some of `nodes` as a page; its cursor is the number of the next one."""
+    """A page of `nodes`; its cursor is the number of the next node."""
     last = min(len(nodes), first + size) if size else len(nodes)
     edges = [
         {"node": node, "cursor": str(number)} for number, node in enumerate(nodes[first:last], first + 1)
@@ -205,7 +206,7 @@ def _resume_status(store: Store, variables: Mapping[str, Any]) -> Answer:
 
 
 def _upsert(store: Store, variables: Mapping[str, Any]) -> Answer:
-    """Create a run, or change one: by its name when it starts, by its node id afterwards."""
+    """Create or change a run, which has a name when it starts and is known by its node id afterwards."""
     run = next((run for run in store.runs.values() if run.node_id == variables.get("id")), None)
     known = run is not None
     key = (*place(variables), str(variables.get("name") or variables.get("id")))
@@ -245,12 +246,12 @@ def _one_run(store: Store, variables: Mapping[str, Any]) -> Answer:
 def _runs(store: Store, variables: Mapping[str, Any]) -> Answer:
     entity, project = place(variables)
     wanted = json.loads(variables.get("filters") or "{}")
-    found = [run for key, run in store.runs.items() if key[:2] == (entity, project) and matches(run, wanted)]
+    runs = [run for key, run in store.runs.items() if key[:2] == (entity, project) and matches(run, wanted)]
     if not any(key[:2] == (entity, project) for key in store.runs):
         return {"project": None}
     first, size = int(variables.get("cursor") or 0), int(variables.get("perPage") or 0)
-    found_page = paged([_run(run) for run in found], first, size)
-    return {"project": project_of(entity, project, runCount=len(found), runs=found_page)}
+    page = paged([_run(run) for run in runs], first, size)
+    return {"project": project_of(entity, project, runCount=len(runs), runs=page)}
 
 
 def _history_keys(store: Store, variables: Mapping[str, Any]) -> Answer:
@@ -274,8 +275,8 @@ def _files(store: Store, variables: Mapping[str, Any]) -> Answer:
         }
         for name, content in run.files.items() if not named or name in named
     ]  # fmt: skip
-    found = {**_run(run), "fileCount": len(nodes), "files": paged(nodes)}
-    return {"project": project_of(*place(variables), run=found)}
+    with_files = {**_run(run), "fileCount": len(nodes), "files": paged(nodes)}
+    return {"project": project_of(*place(variables), run=with_files)}
 
 
 def _history_page(store: Store, variables: Mapping[str, Any]) -> Answer:
@@ -306,7 +307,7 @@ def _full_history(store: Store, variables: Mapping[str, Any]) -> Answer:
 
 
 def _parquet_history(store: Store, variables: Mapping[str, Any]) -> Answer:
-    """No export in Parquet files: all rows are live."""
+    """All rows are live: this server exports no Parquet files."""
     run = store.asked_run(variables)
     assert run is not None
     live = {"parquetUrls": [], "liveData": [{"_step": row["_step"]} for row in run.history]}

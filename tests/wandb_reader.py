@@ -2,7 +2,7 @@
 
 The file is a 7-byte header, then blocks of 32 KiB in LevelDB's log format: chunks of
 (checksum uint32, length uint16, type uint8, payload), where a record too long for its block is split into a
-first, some middle and a last chunk. A record is a protobuf message of the SDK's own.
+first, some middle and a last chunk. A record is one of the SDK's protobuf messages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class WandbRun:
-    """What one run file says. exit_code: None when the run was killed before it could say."""
+    """The content of one run file. exit_code: None if the run was killed before it could record one."""
 
     run_id: str = ""
     group: str = ""
@@ -43,7 +43,7 @@ class WandbRun:
 
 
 def read_run(path: Path) -> WandbRun:
-    """Everything in a run file up to its end, or to where a kill tore it."""
+    """Everything in a run file, up to its end or to the record that a kill tore."""
     from wandb.proto import wandb_internal_pb2 as messages
 
     run = WandbRun()
@@ -61,7 +61,7 @@ def read_run(path: Path) -> WandbRun:
             row: dict[str, Any] = {}
             _update(row, record.history.item)
             run.history.append(row)
-            # the server derives the summary from the history; only explicit values have records
+            # only explicit values have summary records: the server derives the rest from the history
             run.summary.update(row)
         elif kind == "summary":
             _update(run.summary, record.summary.update)
@@ -75,9 +75,9 @@ def read_run(path: Path) -> WandbRun:
 
 
 def read_finished_run(path: Path, *, timeout_s: float = HANG_S) -> WandbRun:
-    """A run that has been finished: offline, `finish` may return before its file is complete.
+    """A finished run, once its file is complete: offline, `finish` may return before that.
 
-    Raises TimeoutError when no exit record comes.
+    Raises TimeoutError if no exit record comes.
     """
     deadline = time.monotonic() + timeout_s
     while (run := read_run(path)).exit_code is None:
@@ -88,7 +88,7 @@ def read_finished_run(path: Path, *, timeout_s: float = HANG_S) -> WandbRun:
 
 
 def run_files(folder: Path) -> list[Path]:
-    """The run files of the offline runs below a folder, oldest first."""
+    """The files of the offline runs in a folder, oldest first."""
     return sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
 
 

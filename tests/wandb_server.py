@@ -1,4 +1,6 @@
-"""A loopback W&B server for the real SDK, in threads of this process. It can be slow, broken and down.
+"""A W&B server on the loopback interface for the real SDK, in threads of this process.
+
+It can be made slow, broken or unreachable:
 
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
@@ -6,8 +8,8 @@
         ...
         assert server.run("some-id").history == [...]
 
-It keeps runs, reports and workspaces in memory (tests/wandb_protocol.py, tests/wandb_views.py). Not here:
-artifacts, Parquet exports of histories.
+It keeps runs, reports and workspaces in memory (tests/wandb_protocol.py, tests/wandb_views.py). It has no
+artifacts and no Parquet exports of histories.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ SET_BY_TRACKING = (
 
 
 class WandbServer:
-    """delay_s: before each answer. failing: answer 500 to everything. refuse: 401, as for a wrong key.
-    on_request: called with each request's `METHOD path` before it is answered. broken: answer 500 to those.
+    """delay_s: wait this long before each answer. failing: answer 500 to every request. refuse: answer 401,
+    as for a wrong key. on_request: called with each request's `METHOD path` before the answer. broken:
+    requests, chosen by their `METHOD path`, to answer with 500.
     """
 
     def __init__(self) -> None:
@@ -70,14 +73,14 @@ class WandbServer:
             return list(self.store.runs.values())
 
     def up(self) -> None:
-        """Listen: on a free port the first time, on the same one after `down`."""
+        """Listen, on a free port the first time and on the same port after `down`."""
         assert self._http is None
         self._http = _Http(self, self.port)
         self.port = self._http.server_port
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
 
     def down(self) -> None:
-        """Close the port and every connection, as a server that died; the runs are kept."""
+        """Close the port and every connection, as if the server had died; the runs are kept."""
         if self._http is not None:
             http, self._http = self._http, None
             http.shutdown()
@@ -85,7 +88,7 @@ class WandbServer:
             http.cut_connections()
 
     def wait_for(self, true: Callable[[], object], timeout_s: float = HANG_S) -> None:
-        """Raises TimeoutError when it does not come true."""
+        """Wait until `true()` returns something true; raises TimeoutError if it never does."""
         deadline = time.monotonic() + timeout_s
         while True:
             with self.lock:
@@ -97,7 +100,7 @@ class WandbServer:
 
 
 def forget_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the SDK's settings away; what `study.tracking.runs` sets for its process ends with the test."""
+    """Remove the SDK's settings; those that `study.tracking.runs` makes for its process end with the test."""
     for name in {*(name for name in os.environ if name.startswith("WANDB")), *SET_BY_TRACKING}:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -105,7 +108,7 @@ def forget_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def serving() -> Iterator[WandbServer]:
-    """A server for as long as the block runs."""
+    """A server that runs until the block ends."""
     server = WandbServer()
     server.up()
     try:
@@ -137,11 +140,11 @@ class _Http(ThreadingHTTPServer):
         for connection in list(self._connections):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:  # closed by the other side already
+            except OSError:  # the client has closed it already
                 continue
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):  # the client went, or we cut it off
+        if not isinstance(sys.exc_info()[1], OSError):  # the client is gone, or `down` cut it off
             super().handle_error(request, client_address)
 
 
@@ -159,19 +162,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Quiet; `WandbServer.requests` has it all."""
+        """Print nothing: `WandbServer.requests` has every request."""
 
     def _answer(self) -> None:
         owner = self.server.owner
         body = self._body()
         path = unquote(urlsplit(self.path).path)
-        told = f"{self.command} {path}"
-        owner.requests.append(told)
+        request = f"{self.command} {path}"
+        owner.requests.append(request)
         if owner.on_request is not None:
-            owner.on_request(told)
+            owner.on_request(request)
         if owner.delay_s:
             time.sleep(owner.delay_s)
-        broken = owner.failing or (owner.broken is not None and owner.broken(told))
+        broken = owner.failing or (owner.broken is not None and owner.broken(request))
         if broken or owner.refuse:
             self._send({"errors": [{"message": "out of order"}]}, 401 if owner.refuse else 500)
             return

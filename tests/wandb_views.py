@@ -1,7 +1,7 @@
-"""Reports and workspaces, which are views to a W&B server: a type, a name, and a spec that it does not read.
+"""Reports and workspaces. To a W&B server both are views: a type, a name, and a spec that it does not read.
 
-As much as wandb-workspaces uses. A view is changed when it comes with its id; without one it is another view,
-whatever its name or title.
+Covers what wandb-workspaces uses. A request that has the id of a view changes that view; a request without an
+id adds a view, even if there is already one with the same name and title.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def _view(view: Mapping[str, Any]) -> Answer:
 def _project_views(store: Store, variables: Mapping[str, Any]) -> Answer:
     entity, project = place({**variables, "project": variables.get("project") or variables.get("name")})
     kind, name = variables.get("viewType") or REPORT, variables.get("viewName")
-    found = [
+    views = [
         _view(view)
         for view in store.views.values()
         if (view["entity"], view["projectName"], view["type"]) == (entity, project, kind)
         and name in (None, view["name"])
     ]
     first, size = int(variables.get("reportCursor") or 0), int(variables.get("reportLimit") or 0)
-    return {"project": project_of(entity, project, allViews=paged(found, first, size))}
+    return {"project": project_of(entity, project, allViews=paged(views, first, size))}
 
 
 def _projects(store: Store, variables: Mapping[str, Any]) -> Answer:

@@ -134,7 +134,7 @@ def metrics_and_replicates(num_items: int) -> Times:
 
 
 def metrics_of_models(models: list[int], share: float) -> Times:
-    """Case 2, for some of the models."""
+    """Case 2 for some of the models."""
     watch = Stopwatch()
     for model in models:
         for (num_languages, num_items), options in ((GLOBAL_MMLU, 4), (MMLU_PROX, 10)):
@@ -208,7 +208,7 @@ def ece_table(num_items: int) -> None:
 
 
 def ece_table_with_replicates(cells: list[tuple[FloatArray, Any]]) -> Times:
-    """Ours, with the interval of every cell."""
+    """Our table, with the interval of every cell."""
     ids = [str(k) for k in range(len(cells[0][0]))]
     watch = Stopwatch()
     watch.start()

@@ -1,9 +1,9 @@
-"""`make bench`: the smoothed loss with its gradients against what users would call instead, side by side.
+"""`make bench`: the smoothed loss with its gradients, beside the functions that users would call instead.
 
-Each contender runs in turn, several rounds, so that a machine that slows down slows all of them; what counts
-is the ratio of the medians. The limit is the three matrix products that nobody can do without: logits, and
-the gradients of hidden states and head, alone. Memory is the peak of a separate process above that of the
-inputs.
+The contenders take turns for several rounds, so that a machine that slows down slows all of them; the result
+is the ratio of the medians. The limit is the time of the three matrix products that every implementation
+needs: the logits, and the gradients of hidden states and head. Memory is the peak of a separate process,
+minus the inputs.
 
     python -m tests.bench.loss                            # the default shapes: ten minutes
     python -m tests.bench.loss all                        # all shapes: half an hour
@@ -46,7 +46,7 @@ ALL_SHAPES: list[Shape] = [
 ]
 DEFAULT_SHAPES = ALL_SHAPES[:4]
 MOST_LOGITS_AT_ONCE = 2048 * 262_144
-"""With more, those that keep all logits, and several copies of them, need more memory than a laptop has."""
+"""Above this, contenders that keep several copies of all logits need more memory than a laptop has."""
 
 
 def ours(x: Tensor, w: Tensor, y: Tensor, eps: float = EPS) -> Tensor:
@@ -107,7 +107,7 @@ def step(name: str, x: Tensor, w: Tensor, y: Tensor) -> float:
 
 @torch.no_grad()
 def products(x: Tensor, w: Tensor, y: Tensor) -> float:
-    """CPU-seconds of the three matrix products alone, into memory that is there already."""
+    """CPU-seconds of the three matrix products alone, into memory that is already allocated."""
     x.grad = w.grad = None
     z = torch.zeros(len(x), len(w), dtype=x.dtype).fill_(1e-3)
     grad_x, grad_w = torch.zeros_like(x).fill_(0), torch.zeros_like(w).fill_(0)
@@ -124,15 +124,15 @@ def contenders(shape: Shape) -> list[str]:
 
 
 def peak_mib(name: str, shape: Shape) -> float:
-    """Peak memory of one step above the inputs, in a fresh process, the gradients included."""
+    """Peak memory of one step in a new process: with the gradients, without the inputs."""
     command = [sys.executable, "-m", "tests.bench.loss", "--peak", name, ",".join(map(str, shape))]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def measure_peak(name: str, shape: Shape) -> float:
-    step(name, *inputs((8, 8, 16, shape[3])))  # lazy start-up costs come before the mark
+    step(name, *inputs((8, 8, 16, shape[3])))  # before measuring, as the first call allocates more
     tensors = inputs(shape)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far was that of making the inputs
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak that creating the inputs had
     before = peak_kib()
     step(name, *tensors)
     return (peak_kib() - before) / 1024
@@ -155,7 +155,7 @@ def measure(shape: Shape, table: Table) -> None:
     for round_number in range(ROUNDS + 1):
         for name in names:
             if round_number != 1 and name in KEEP_ALL_LOGITS:
-                continue  # slow, and no close call
+                continue  # slow, and far from the others
             spent = step(name, *tensors)
             if round_number:  # the first warms up
                 seconds[name].append(spent)

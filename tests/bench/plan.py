@@ -1,6 +1,6 @@
-"""How long a big plan takes, and how much memory: `python -m tests.bench.plan`.
+"""Time and memory that a big plan takes: `python -m tests.bench.plan`.
 
-10,000 training cells x 71 languages, on one core, in a process of its own; and `--help`, as users wait.
+10,000 training cells x 71 languages, on one core, in a separate process; and the wall-clock time of `--help`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def write_big_grid(folder: Path) -> Path:
 
 
 def measure_plan(folder: Path) -> None:
-    """Plan in this process, and print each step's seconds."""
+    """Plan in this process and print the CPU-seconds of each step."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from launcher.planning.plan import build_plan, resolved
     from launcher.planning.tasks import missing_tasks
@@ -74,7 +74,7 @@ def measure_plan(folder: Path) -> None:
     lap("plan")
     paths = StudyPaths(grid.study_dir)
     tasks = missing_tasks(plan, paths, 1)
-    lap("what is missing")
+    lap("find missing tasks")
     write_plan(plan, resolved(grid), paths)
     lap("write plan.json")
     peak = unix_resource.getrusage(unix_resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,34 +1,35 @@
-"""`make bench`: our scorer against lm-evaluation-harness's HFLM, side by side on one model in bf16.
+"""`make bench`: our scorer beside lm-evaluation-harness's HFLM, on one model in bf16.
 
-Both get the same requests, contexts built before the clock runs, and take turns, several rounds, so that a
-machine that slows down slows both; what counts is the median over the rounds of the ratio of CPU-seconds an
-item. HFLM runs as it does by itself: sorted by length, logits of one context shared by answers of one token,
-batches of 8.
+Both get the same requests, with contexts built before timing starts, and take turns for several rounds, so
+that a machine that slows down slows both. The result is the median over the rounds of the ratio of
+CPU-seconds per item. HFLM runs with its defaults: requests sorted by length, logits of one context shared by
+answers of one token, batches of 8.
 
-Items are words of the embedded benchmark, as long as real ones. With 4 options they have the lengths of MMLU,
-which Global-MMLU translates: counted in its English test set, up to 200 questions of each of the 57 subjects
-weighted by the subject's size, where a question has 58 tokens on average, the median 24, and an option 8.8.
-With 10 options they have those of MMLU-Pro, which MMLU-ProX translates: its 9,981 English test questions with
-ten options have 66 and 10.7. Tokens are SmolLM2's; Gemma's are 2 to 3 in a hundred fewer. Shots are
-drawn from the same lengths; MMLU's own have 63 and 9.5. `question` and `option` are the means of what was
-scored.
+Items consist of words of the embedded benchmark and are as long as real ones. With 4 options they have the
+lengths of MMLU, which Global-MMLU translates. These were counted in its English test set: up to 200 questions
+of each of the 57 subjects, weighted by the subject's size; a question has 58 tokens on average (median 24)
+and an option 8.8. With 10 options they have the lengths of MMLU-Pro, which MMLU-ProX translates: 66 and 10.7
+in its 9,981 English test questions with ten options. Tokens are SmolLM2's; Gemma needs 2 to 3% fewer. Shots
+are drawn from the same lengths; MMLU's own have 63 and 9.5. `question` and `option` are the means of the
+scored items.
 
-All items are of one subject, as large as a subject of Global-MMLU with 5 shots, which its items share. HFLM
-shares nothing between items: it gets every so manieth by length, so that the benchmark ends today. `tokens`
-are those needed for an item, its part of the shots included.
+All items belong to one subject, as large as a subject of Global-MMLU, and share its 5 shots. HFLM shares
+nothing between items and gets only one item in `peer_every`, evenly spaced by length; all of them would take
+too long. `tokens` are the tokens needed for an item, including its part of the shots.
 
-The limit is the matrix products that nobody can do without, at the speed they have alone: every needed token
-once through the layers' weights (a token is the same in every request that begins with the same tokens), and
-the head where a token of an answer is predicted. Attention's own products are left out, so that the share
-reached is a little understated with 5 shots.
+The limit is the time of the matrix products that every implementation needs, run alone: every distinct token
+once through the layers' weights (requests that begin with the same tokens share them), and the head where a
+token of an answer is predicted. Attention's own products are left out, so the share of the limit is slightly
+understated with 5 shots.
 
-The bound is what HFLM would need of such products, with the head at every token of every request, over what
-nobody can do without: a ratio beyond it comes from attention, padding and Python alone. On SmolLM2 two bars
-without shots lie beyond: 1.4 of letters, where it is 1.3, and 4.0 of option_text with 4 options, where it is
-3.5, as real questions are no longer than seven options.
+The bound is the number of such products that HFLM needs, with the head at every token of every request, over
+the necessary number. A ratio above the bound comes from attention, padding and Python alone. On SmolLM2 two
+bars without shots are above the bound: 1.4 for letters, where it is 1.3, and 4.0 for option_text with 4
+options, where it is 3.5, because real questions are no longer than seven options.
 
-Differences are rounding; the largest are printed, in nats: between the two, and of each from our scorer on
-the same weights in float32, which tests hold to HFLM's. HFLM takes the log-softmax in bf16, too.
+Scores differ by rounding. The largest differences are printed in nats: between the two, and between each of
+them and our scorer on the same weights in float32, which tests compare with HFLM's. HFLM also computes the
+log-softmax in bf16.
 
     python -m tests.bench.score                   # SmolLM2-135M
     python -m tests.bench.score FOLDER|FILE.gguf  # others
@@ -65,22 +66,22 @@ from tests.real.weights import smollm2_135m
 
 ROUNDS = 3
 LIMIT_ROWS = 1024
-"""Tokens at once in the products of the limit: more are no faster."""
+"""Tokens per product when the limit is measured: more are no faster."""
 
 QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 LENGTHS = {
     4: ((5, 10, 14, 24, 70, 154, 233, 395), (1, 2, 4, 6, 12, 18, 23, 36)),
     10: ((5, 12, 21, 45, 83, 142, 198, 336), (1, 3, 5, 8, 14, 21, 27, 49)),
 }
-"""Tokens of a question and, on average, of its options, at the quantiles, by the number of options."""
+"""Number of options -> tokens of a question, and mean tokens of its options, each at QUANTILES."""
 WITHIN_ITEM = 0.28
-"""Options of an item are about equally long: the standard deviation of the logarithm."""
+"""Standard deviation of the logarithm of the lengths of an item's options: they are about equally long."""
 MOST_WORDS = 400
 """Words of a text before it is cut: a word is at least one token."""
 
 
 class Case(NamedTuple):
-    """peer_every: HFLM gets one item of so many. bar: the least ratio to HFLM."""
+    """peer_every: HFLM gets one in so many items. bar: the lowest acceptable ratio to HFLM."""
 
     protocol: str
     num_shots: int
@@ -103,15 +104,16 @@ CASES = [
 
 
 def made_items(tokenizer: PreTrainedTokenizerBase, num_options: int, count: int, seed: int) -> list[Item]:
-    """Items with questions and options as long as a benchmark's: one of each of `count` equal parts of its
-    distribution, so that few of them are like many.
+    """Items with questions and options as long as a benchmark's.
+
+    One item comes from each of `count` equal parts of the distribution, so that few items represent many.
     """
     draw = random.Random(seed)
     columns = ("question", *(f"option_{letter}" for letter in "abcd"))
     words = sorted({word for row in cldr.rows("en") for column in columns for word in row[column].split()})
 
     def text(num_tokens: float) -> str:
-        """Words of the embedded benchmark, cut to as many tokens, one at least."""
+        """Words of the embedded benchmark, cut to this many tokens, at least one."""
         long = " " + " ".join(draw.sample(words, MOST_WORDS))
         spans = tokenizer(long, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         end: int = spans[max(1, round(num_tokens)) - 1][1]
@@ -120,18 +122,18 @@ def made_items(tokenizer: PreTrainedTokenizerBase, num_options: int, count: int,
     of_questions, of_options = (lengths_in_parts(lengths, count) for lengths in LENGTHS[num_options])
     draw.shuffle(of_questions)
     draw.shuffle(of_options)
-    made = []
+    items = []
     for number, (of_question, mean) in enumerate(zip(of_questions, of_options, strict=True)):
         question = text(of_question)
         options = [text(mean * draw.lognormvariate(0, WITHIN_ITEM)) for _ in range(num_options)]
-        made.append(Item(str(number), "made", question, tuple(options), draw.randrange(num_options)))
-    return made
+        items.append(Item(str(number), "made", question, tuple(options), draw.randrange(num_options)))
+    return items
 
 
 def lengths_in_parts(lengths: Sequence[int], count: int) -> list[float]:
-    """Mean tokens in each of `count` equal parts of a distribution, shortest first; the mean stays.
+    """Mean tokens in each of `count` equal parts of a distribution, shortest first.
 
-    lengths: at QUANTILES; between them on a log scale.
+    lengths: at QUANTILES; in between they are interpolated on a log scale.
     """
     at = (np.arange(100 * count) + 0.5) / (100 * count)
     fine = np.exp(np.interp(at, QUANTILES, np.log(lengths)))
@@ -162,7 +164,7 @@ def mean_lengths(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> t
 
 
 def needed(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> tuple[int, int]:
-    """Tokens that must pass the layers, and those of them that must pass the head: each prefix once."""
+    """Tokens that must pass through the layers and, of those, through the head; each prefix counts once."""
     tree: dict[tuple[int, int], int] = {}
     read: set[int] = set()
     for query in queries:
@@ -177,7 +179,7 @@ def needed(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> tupl
 
 
 def needed_of_peer(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> int:
-    """Tokens that HFLM sends through layers and head: a request for each answer, or one for all letters."""
+    """Tokens that HFLM sends through layers and head: one request per answer, or one for all letters."""
     total = 0
     for query in queries:
         start = len(tokenizer(query.context)["input_ids"])
@@ -188,7 +190,7 @@ def needed_of_peer(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query])
 
 @torch.inference_mode()
 def products(weights: Sequence[torch.Tensor]) -> float:
-    """CPU-seconds a token of the products with these weights."""
+    """CPU-seconds per token of the products with these weights."""
     random_rows = {w.shape[1]: torch.randn(LIMIT_ROWS, w.shape[1], dtype=w.dtype) for w in weights}
     begin = time.process_time()
     for weight in weights:
@@ -219,19 +221,19 @@ class Contenders:
         return [one.scores for one in self.reference.score(queries)]
 
     def theirs(self, queries: Sequence[Query]) -> tuple[float, list[list[float]]]:
-        """As `ours`."""
+        """The same as `ours`."""
         begin = time.process_time()
         actual = log_scores(self.peer, queries)
         return time.process_time() - begin, actual
 
     def bound(self, queries: Sequence[Query], tokens: int, read: int) -> float:
-        """How many times the operations that are needed HFLM takes."""
+        """The operations that HFLM performs, over those that are needed."""
         layers, head = (sum(w.numel() for w in weights) for weights in (self.layers, self.head))
         of_peer = needed_of_peer(self.tokenizer, queries) * (layers + head)
         return of_peer / (tokens * layers + read * head)
 
     def limit(self, tokens: int, read: int) -> float:
-        """CPU-seconds of the products that nobody can do without."""
+        """CPU-seconds of the products that every implementation needs."""
         return products(self.layers) * tokens + products(self.head) * read
 
 

@@ -1,9 +1,9 @@
-"""`make bench`: whole optimizer steps against Hugging Face's Trainer with its label smoother, side by side.
+"""`make bench`: whole optimizer steps beside Hugging Face's Trainer with its label smoother.
 
-The model has the shape of Gemma-3 270M (vocabulary 262,144) and random weights, in bf16; lengths are as
-instruction data have them: log-normal, mean 200, at most 2048 tokens; an optimizer step is 128 examples. The
-contenders take steps in turn, so that a machine that slows down slows all of them. What counts is the ratio
-of target tokens per CPU-second. Before that: the same 16 examples give the same loss.
+The model has the shape of Gemma-3 270M (vocabulary 262,144) and random weights, in bf16. Lengths are those of
+instruction data: log-normal, mean 200, at most 2048 tokens. An optimizer step has 128 examples. The
+contenders take turns, so that a machine that slows down slows all of them. The result is the ratio of target
+tokens per CPU-second. The caption shows that the same 16 examples give the same loss.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NUM_EXAMPLES = 1024
 MEAN_LENGTH, MAX_LENGTH = 200, 2048
 ROUNDS = 3
 PEER_BATCH = 2
-"""Examples a forward pass of the Trainer: the logits of 2 x 2048 tokens and their copies take 9 GB."""
+"""Examples per forward pass of the Trainer: the logits of 2 x 2048 tokens and their copies take 9 GB."""
 RESOURCES = Resources(zero_stage=1, micro_batch_tokens=4096)
 HYPER = Hyperparameters(learning_rate=1e-6, label_smoothing=EPS, dtype="bf16", global_batch_size=GLOBAL_BATCH)
 CONFIG: dict[str, Any] = {
@@ -58,7 +58,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def examples() -> TokenDataset:
-    """Made-up tokens, of which an answer of 40 to 90 % has a loss."""
+    """Random tokens; the answer, 40 to 90% of each example, has a loss."""
     random = np.random.default_rng(0)
     sigma = 0.9
     drawn = random.lognormal(np.log(MEAN_LENGTH) - sigma**2 / 2, sigma, NUM_EXAMPLES)
@@ -90,7 +90,7 @@ def rows(dataset: TokenDataset, chosen: Indices) -> list[dict[str, list[int]]]:
 
 
 class Pad:
-    """Right padding as its collator does; it wants a tokenizer for nothing but this."""
+    """Right padding, the only thing that the Trainer's collator needs a tokenizer for."""
 
     padding_side = "right"
 
@@ -103,7 +103,7 @@ class Pad:
 
 
 class OneStep(TrainerCallback):
-    """CPU-seconds of the only optimizer step, without what the Trainer sets up before it."""
+    """CPU-seconds of the only optimizer step, without the Trainer's set-up."""
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.begin = time.process_time()
@@ -113,7 +113,7 @@ class OneStep(TrainerCallback):
 
 
 class Counting(DataCollatorForSeq2Seq):
-    """Counts what the step was given."""
+    """Counts the target tokens, tokens and padded tokens of a step."""
 
     targets = tokens = padded = 0
 
@@ -139,7 +139,7 @@ def peer_step(
     batch: int = PEER_BATCH,
     accumulation: int = GLOBAL_BATCH // PEER_BATCH,
 ) -> tuple[float, float, Counting]:
-    """One optimizer step of the Trainer: (CPU-seconds, the loss it logs, what it was given)."""
+    """One optimizer step of the Trainer: (CPU-seconds, the loss it logs, the collator with its counts)."""
     arguments = TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=batch,
@@ -188,7 +188,7 @@ class Ours:
 
 
 def measure(name: str, number: int, folder: str) -> dict[str, float]:
-    """Step `number` of a contender: target tokens per CPU-second, and the share of padding; or its loss."""
+    """Step `number` of a contender: target tokens per CPU-second and share of padding, or the loss."""
     dataset = examples()
     short = np.argsort(np.diff(dataset.offsets), kind="stable")[:16]
     if name == "loss of ours":
