@@ -156,7 +156,7 @@ def test_interrupt_ends_its_jobs_and_exits_130(
     os.killpg(launcher_process.pid, signal.SIGINT)
     out, _ = launcher_process.communicate(timeout=HANG_S)
     assert launcher_process.returncode == 130
-    assert "run the same command to go on" in out
+    assert "run the same command to continue" in out
     assert "Traceback" not in out
     counts = status(study.root)["counts"]
     assert (counts["running"], counts["failed"]) == (0, 0)  # no process is left, and nothing failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,9 +65,12 @@ def test_all_golden_ids_stay(grown: Path) -> None:
     assert json.loads(python(grown, "-c", IDS)) == golden
 
 
-def test_the_golden_plan_stays(grown: Path) -> None:
-    test = "tests/launcher/planning/test_plan.py::test_golden_plan"
-    assert "1 passed" in python(grown, "-m", "pytest", "-q", "-p", "no:cacheprovider", test)
+@pytest.mark.parametrize(
+    "test", ["launcher/planning/test_plan.py::test_golden_plan", "study/jobs/test_specs.py"]
+)
+def test_the_golden_plan_stays_and_specs_are_checked(grown: Path, test: str) -> None:
+    printed = python(grown, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{test}")
+    assert re.search(r"\d+ passed", printed)
 
 
 def test_the_neutral_value_changes_nothing_and_another_every_id_behind_it(
