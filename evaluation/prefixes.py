@@ -17,7 +17,7 @@ class Group(NamedTuple):
 class _Span(NamedTuple):
     """Neighbours in sorted order, from begin to end (excluded).
 
-    saved: the most tokens that sharing can save. groups: (begin, end, length) that save them.
+    saved: the tokens that its groups save. groups: (begin, end, length).
     """
 
     begin: int
@@ -27,8 +27,10 @@ class _Span(NamedTuple):
 
 
 def shared_prefixes(sequences: Sequence[list[int]], *, cost: int) -> list[Group]:
-    """Groups of sequences, every index in exactly one, that save the most tokens.
+    """Groups of sequences, every index in exactly one, that save at least as much as the best single group.
 
+    The most similar neighbours are joined first, which is not always the best cut: of three sequences that share
+    little, beside many that share more, each is compared with all the others and not with the other two.
     A prefix of P tokens shared by n sequences saves (n - 1) P tokens and costs `cost` tokens for a separate
     pass. At least one token of each sequence stays outside the prefix: its hidden state predicts the answer.
     Sequences that share too little come last, as one group of length 0.

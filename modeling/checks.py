@@ -16,9 +16,9 @@ HEAD_TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.0
 """Largest difference between two ways to compute a logit, as a share of the largest logit.
 
 In bf16 the model rounds a logit to 2**-9 of itself, and again in each step of a soft-cap, which we compute in
-float32: four roundings, 0.008 together. A mistake that changes logits less than rounding does is not noticed. In
-float32 only the order of additions may differ, below 1e-5; 1e-3 leaves room for kernels that multiply in TF32. (A
-float64 model has its norms and rotations in float32.)
+float32: four roundings, 0.008 together. A mistake that changes logits less than rounding does is not noticed.
+In float32 only the order of additions may differ, below 1e-5; 1e-3 leaves room for kernels that multiply in
+TF32. (A float64 model has its norms and rotations in float32.)
 """
 NUM_TOKENS = 64
 MASKABLE = ("sdpa", "eager")
