@@ -27,10 +27,10 @@ class _Span(NamedTuple):
 
 
 def shared_prefixes(sequences: Sequence[list[int]], *, cost: int) -> list[Group]:
-    """Groups of sequences, every index in exactly one, that save at least as much as the best single group.
+    """Groups of sequences, every index in exactly one, that save no less than the best single group.
 
-    The most similar neighbours are joined first, which is not always the best cut: of three sequences that share
-    little, beside many that share more, each is compared with all the others and not with the other two.
+    The most similar neighbours are joined first. That is not always the best cut: sequences that share little
+    join the whole group beside them or no group, never just each other.
     A prefix of P tokens shared by n sequences saves (n - 1) P tokens and costs `cost` tokens for a separate
     pass. At least one token of each sequence stays outside the prefix: its hidden state predicts the answer.
     Sequences that share too little come last, as one group of length 0.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SHORT = {"learning_rate": "lr", "label_smoothing": "smoothing"}
+SHORT = {"learning_rate": "lr", "label_smoothing": "ε"}
 NAMED_ALONE = ("model", "dataset")
 """Axes whose values say what they are: `Llama-3.1-8B` needs no `model=` before it."""
 
@@ -15,8 +15,9 @@ def axis_label(axis: str) -> str:
 
 
 def axis_title(axis: str) -> str:
-    """`learning rate`, where there is room."""
-    return axis.replace("_", " ")
+    """`learning rate`, where there is room; with a symbol, where the label is one."""
+    title = axis.replace("_", " ")
+    return f"{title} ε" if axis == "label_smoothing" else title
 
 
 def axis_text(axis: str, value: Any) -> str:

@@ -148,5 +148,5 @@ def smoke_outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = tmp_path_factory.mktemp("smoke")
     done = sweep(outputs)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "SFT smoothing=0.1" in done.stdout
+    assert "SFT ε=0.1" in done.stdout
     return outputs

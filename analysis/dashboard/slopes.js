@@ -18,7 +18,7 @@ function spread(wanted, gap, low, high) {
   return placed;
 }
 
-// `Swahili (sw): missing at SFT smoothing=0.1`, or the number of languages
+// `Swahili (sw): missing at SFT ε=0.1`, or the number of languages
 function missingTexts(view, codes) {
   return view.series.flatMap((item) => {
     const missing = codes.filter((code) => rowOf(view, item, code)?.missing);

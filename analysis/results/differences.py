@@ -31,7 +31,7 @@ class Contrast:
 
     @property
     def label(self) -> str:
-        """`SFT smoothing=0.1 - SFT smoothing=0`."""
+        """`SFT ε=0.1 - SFT ε=0`."""
         return f"{self.a.label} - {self.b.label}"
 
 
@@ -153,7 +153,7 @@ def difference_of_rows(a: Row, b: Row) -> dict[str, Difference]:
 
 
 def _why_missing(contrast: Contrast, a: Row | None, b: Row | None) -> Missing | None:
-    """`SFT smoothing=0.1: 1 of 3 missing`; missing too where the other side has other languages."""
+    """`SFT ε=0.1: 1 of 3 missing`; missing too where the other side has other languages."""
     reasons = [
         f"{item.label}: {'not planned' if side is None else side.missing}"
         for item, side in ((contrast.a, a), (contrast.b, b))

@@ -69,7 +69,7 @@ def settings(study: Study) -> list[Setting]:
 
 
 def trained_label(cell: Cell) -> str:
-    """`SFT smoothing=0.1`, or `SFT` where smoothing is not an axis."""
+    """`SFT ε=0.1`, or `SFT` where smoothing is not an axis."""
     smoothing = cell.get("label_smoothing")
     return "SFT" if smoothing is None else f"SFT {axis_text('label_smoothing', smoothing)}"
 

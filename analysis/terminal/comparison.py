@@ -90,7 +90,7 @@ def _print_tables(comparison: Comparison, console: Console, a_dir: Path, b_dir: 
 
 
 def _labels(cells: Sequence[Cell]) -> dict[Cell, str]:
-    """What sets cells apart: `m · lr=1e-05 · SFT smoothing=0.1`, `m · base`."""
+    """What sets cells apart: `m · lr=1e-05 · SFT ε=0.1`, `m · base`."""
     varied = [axis for axis in varied_axes(cells) if axis not in ("model", "label_smoothing")]
     all_base = all(cell.is_base for cell in cells)
     labels = {}

@@ -89,7 +89,7 @@ def _cells(diagnosis: Diagnosis, table: str) -> Iterator[tuple[str, list[Row]]]:
 def _changes(diagnosis: Diagnosis) -> Iterator[Line]:
     for name, rows in _cells(diagnosis, "decomposition"):
         for compared_with in dict.fromkeys(row["compared_with"] for row in rows):
-            line = [name, BASE if compared_with == BASE else "smoothing=0"]
+            line = [name, BASE if compared_with == BASE else "ε=0"]
             for kind in CONFIDENCES:
                 chosen = next(
                     row

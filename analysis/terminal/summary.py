@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 NAME_WIDTH = 15
-CELL_WIDTH = 5 * len(HEADLINE) + 1
+CELL_WIDTH = 5 * len(HEADLINE) - 1
 MAX_SETTINGS = 4
 """With more settings, languages would fill many screens: a line per cell instead."""
 
@@ -38,14 +38,13 @@ def print_summary(study_dir: Path, console: Console, *, study: Study | None = No
     all_settings = settings(study)
     console.print(Text(" · ".join([study.name, *constants(study)]), style="bold"))
     if len(all_settings) > MAX_SETTINGS:
-        console.print("", _overview(study, all_settings), sep="\n")
+        console.print(_overview(study, all_settings))
     else:
-        per_table = max(1, (console.width - NAME_WIDTH) // (CELL_WIDTH + 2))
+        per_table = max(1, (console.width - NAME_WIDTH - 3) // (CELL_WIDTH + 3))
         for setting in all_settings:
             for start in range(0, len(setting.series), per_table):
-                table = _by_language(study, setting, setting.series[start : start + per_table])
-                console.print("", table, sep="\n")
-    console.print(Text("\n" + note(study), style="dim"))
+                console.print(_by_language(study, setting, setting.series[start : start + per_table]))
+    console.print(Text(note(study), style="dim"))
 
 
 def note(study: Study) -> str:
@@ -71,7 +70,7 @@ def _by_language(study: Study, setting: Setting, series: Sequence[Series]) -> Ta
     headers = []
     for item in series:
         row = results.row(setting.test, item.cell)
-        seeds = f", {row.num_seeds} seeds" if row and row.num_seeds > 1 else ""
+        seeds = f" ({row.num_seeds} seeds)" if row and row.num_seeds > 1 else ""
         headers.append(_header(item.label + seeds))
     table = _table(setting.label or "language", headers)
 
@@ -104,7 +103,7 @@ def _table(first: str, headers: Sequence[Text]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column(first, no_wrap=True, vertical="bottom")
     for header in headers:
         table.add_column(header, no_wrap=True, width=CELL_WIDTH)

@@ -18,6 +18,7 @@ from rich.table import Table
 from launcher.cluster.local import children_import_from
 from launcher.planning.plan import SCRATCH, build_plan
 from launcher.planning.sites import load_site
+from study.axes import axis_label
 from study.errors import JobError, UserError
 from study.grid.config import load_grid
 from study.grid.sources import embedded_source
@@ -198,7 +199,7 @@ def _result_json(case: Case, checks: list[dict[str, Any]], cannot_be_checked: st
 
 def _print(results: Sequence[dict[str, Any]], console: Console) -> None:
     table = Table(box=None, header_style="bold")
-    for column in ("model", "dtype", "ZeRO", "smoothing", "check", "ranks"):
+    for column in ("model", "dtype", "ZeRO", axis_label("label_smoothing"), "check", "ranks"):
         table.add_column(column)
     for column in ("loss off by", "gradient off by", "tolerance"):
         table.add_column(column, justify="right")

@@ -57,7 +57,7 @@ class Job:
 
     @property
     def cell_name(self) -> str:
-        """Its cell for people: `cldr-tiny/cldr-instruct lr=0.001 smoothing=0.1 seed=0`."""
+        """Its cell for people: `cldr-tiny/cldr-instruct lr=0.001 ε=0.1 seed=0`."""
         named = [value_text(self.cell[axis]) for axis in NAMED_ALONE if axis in self.cell]
         axes = [axis_text(axis, value) for axis, value in self.cell.items() if axis not in NAMED_ALONE]
         return " ".join(["/".join(named), *axes]).strip() or self.kind

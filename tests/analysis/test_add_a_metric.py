@@ -99,13 +99,13 @@ def test_a_metric_with_its_interval_in_every_view(run: Run, study: StudyFolder) 
     (change,) = (
         one
         for one in changes
-        if (one["metric"], one["name"], one["contrast"]) == ("probability", "all", "SFT smoothing=0 - base")
+        if (one["metric"], one["name"], one["contrast"]) == ("probability", "all", "SFT ε=0 - base")
     )
     assert float(change["low"]) < float(change["value"]) < float(change["high"])
 
     (swahili,) = (line for line in printed.splitlines() if "Swahili" in line)
     assert swahili.split()[2 + 5] == short(value)  # behind accuracy, two confidences and two ECEs
-    assert [line.split()[6] for line in printed.splitlines() if line.startswith("language")] == ["pro"]
+    assert [line.split()[6] for line in printed.splitlines() if line.startswith(" language")] == ["pro"]
     assert run("-m", "analysis", "verify", root).startswith("right: ")
     assert "figures/slopes.png" in run("-m", "analysis", "figures", root, "--format", "png")
 

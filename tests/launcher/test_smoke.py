@@ -73,7 +73,7 @@ def test_second_run_recomputes_nothing(smoke_outputs: Path, study: StudyPaths) -
     done = sweep(smoke_outputs)
     assert done.returncode == 0
     assert "to do 0 in 0 tasks" in done.stdout
-    assert "SFT smoothing=0.1" in done.stdout
+    assert "SFT ε=0.1" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in study.root.glob("jobs/*/DONE")} == before
 
 
@@ -81,7 +81,7 @@ def test_one_more_value_plans_only_its_cell(smoke_outputs: Path) -> None:
     done = sweep(smoke_outputs, "grid.label_smoothing=[0.1,0.2]", "--dry-run", "--json")
     tasks = json.loads(done.stdout)["tasks"]
     assert [task["kind"] for task in tasks] == ["train", "evaluate", "analyse"]
-    assert "smoothing=0.2" in tasks[0]["name"]
+    assert "ε=0.2" in tasks[0]["name"]
 
 
 def test_tables_and_dashboard_come_from_records_alone(study: StudyPaths, tmp_path: Path) -> None:

@@ -92,8 +92,7 @@ def test_a_nan_is_refused_or_left_out(dtype: str) -> None:
         check_head(lm, replace(head, weight=nan), allow_nan=True)
     with torch.no_grad():
         embeddings[5] = float("nan")
-    with pytest.raises(JobError, match="computes logits that are not finite"):  # no row is left to compare
-        check_head(lm, head, allow_nan=True)
+    check_head(lm, head, allow_nan=True)  # no row is left to compare: scoring names the item with a nan
 
 
 def test_a_head_that_is_not_linear_is_refused() -> None:

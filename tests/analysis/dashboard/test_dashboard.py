@@ -161,8 +161,8 @@ def test_what_is_missing_is_listed(folder: StudyFolder) -> None:
     page = page_of(sweep(folder, skip=[(0.1, 0, "sw"), (0.0, 1, "de")]))
     text = " ".join(" ".join(page.text).split())
     assert "2 of 35 shards are missing" in text
-    assert "cldr-tiny · cldr-instruct · lr=0.001 · smoothing=0.1 · seed=0 Swahili (sw) failed" in text
-    assert "cldr-tiny · cldr-instruct · lr=0.001 · smoothing=0 · seed=1 German (de) not done" in text
+    assert "cldr-tiny · cldr-instruct · lr=0.001 · ε=0.1 · seed=0 Swahili (sw) failed" in text
+    assert "cldr-tiny · cldr-instruct · lr=0.001 · ε=0 · seed=1 German (de) not done" in text
     (swahili,) = (cell["languages"]["sw"] for cell in page.data["results"][0].values()
                   if "missing" in cell["languages"]["sw"])  # fmt: skip
     assert (swahili["missing"], swahili["done"], len(swahili["jobs"])) == ("1 of 3 missing", 2, 3)
@@ -225,7 +225,7 @@ def test_findings_say_what_changed(folder: StudyFolder) -> None:
     study = load_study(folder.root)
     said = findings(study, settings(study)[0])
     assert len(said) == 3 * 6
-    assert said[1].startswith("SFT smoothing=0 against base: Confidence (raw) rose by .")
+    assert said[1].startswith("SFT ε=0 against base: Confidence (raw) rose by .")
     assert said[1].endswith("; significantly up in 5 of 5 (Holm, .05).")
 
 

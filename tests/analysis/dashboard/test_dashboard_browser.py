@@ -137,18 +137,18 @@ def test_hover_and_arrow_keys_tell_n_interval_and_job(opened: Opened) -> None:
     x, y = opened.tab.run("""(() => {
       const place = document.getElementById("dots");
       const { xaxis, yaxis } = place._fullLayout;
-      const { x, y } = place.data.find(({ name }) => name === "SFT smoothing=0.1");
+      const { x, y } = place.data.find(({ name }) => name === "SFT ε=0.1");
       const box = place.getBoundingClientRect();
       return [box.x + xaxis._offset + xaxis.l2p(x[0]), box.y + yaxis._offset + yaxis.l2p(y[0])];
     })()""")
     opened.tab.point(x, y)
-    check_tooltip(tuned, "SFT smoothing=0.1")
+    check_tooltip(tuned, "SFT ε=0.1")
     opened.tab.run("document.getElementById('dots').focus()")
     opened.tab.press("Home")
     check_tooltip(base, "base")
     opened.tab.press("ArrowRight")
     opened.tab.press("ArrowRight")
-    check_tooltip(tuned, "SFT smoothing=0.1")
+    check_tooltip(tuned, "SFT ε=0.1")
     opened.tab.press("Escape")
     assert opened.texts("#tip") == [""]
     opened.tab.until("!document.querySelector('#dots .hovertext')")
@@ -214,7 +214,7 @@ def test_the_table_sorts_and_finds(opened: Opened) -> None:
         opened.tab.call("Input.insertText", text=text)
         return opened.texts(found)
 
-    assert find("Yoruba smoothing=0.1") == ["Yoruba (yo)"]
+    assert find("Yoruba ε=0.1") == ["Yoruba (yo)"]
     assert find(job) == ["Yoruba (yo)", "low, macro", "all, macro"]  # the rows that it is in
     assert find(job[1:]) == find("jobs") == find("failed") == []
 

@@ -31,7 +31,7 @@ def test_the_figures_are_the_tables(opened: Opened) -> None:
     metrics = ("accuracy", "confidence_raw", "ece_raw")
     axes: list[dict[str, Any]] = [{"model": "hub/small"}]
     axes += [axes[0] | {"dataset": "alpaca", "learning_rate": 1e-5, "label_smoothing": e} for e in SMOOTHING]
-    labels = ("base", "SFT smoothing=0", "SFT smoothing=0.1")
+    labels = ("base", "SFT ε=0", "SFT ε=0.1")
     codes = [code for code in opened.study.languages() if code in LANGUAGES]
     rows = {
         label: [opened.row(code, **cell) for code in codes] for label, cell in zip(labels, axes, strict=True)
@@ -63,9 +63,7 @@ def test_the_figures_are_the_tables(opened: Opened) -> None:
     ece, _, change, _ = opened.traces("heat")
     assert [line[0] for line in ece["z"]] == close_to([row["ece_raw"] for row in rows["base"]])
     found = [line[1] for line in change["z"]]
-    wanted = [
-        b["ece_raw"] - a["ece_raw"] for a, b in zip(rows["base"], rows["SFT smoothing=0.1"], strict=True)
-    ]
+    wanted = [b["ece_raw"] - a["ece_raw"] for a, b in zip(rows["base"], rows["SFT ε=0.1"], strict=True)]
     assert found == pytest.approx(wanted, abs=2e-6)
 
     for metric, trace in zip(metrics, opened.traces("by-smoothing", "lr=5e-05"), strict=True):
@@ -100,10 +98,7 @@ def test_missing_is_marked_with_its_reason_and_never_zero(opened: Opened) -> Non
             for y, line in enumerate(heat["z"]) for x, value in enumerate(line) if value is None
         ]  # fmt: skip
         ((x, y, tip),) = missing
-        assert (
-            tip
-            == f"<b>Swahili (sw) · tulu · lr=5e-05 · SFT smoothing=0.1</b><br>missing: failed<br>job {job}"
-        )
+        assert tip == f"<b>Swahili (sw) · tulu · lr=5e-05 · SFT ε=0.1</b><br>missing: failed<br>job {job}"
         assert (marks["x"], marks["y"]) == ([x], [y])
     for figure, expected in (("dots", 3), ("slopes", 0), ("by-rate", 3), ("by-smoothing", 3)):
         tooltips = [tip for tip in tips(opened.traces(figure, "missing")) if tip]
@@ -127,7 +122,7 @@ def test_slopes_name_the_outermost_and_list_what_is_missing(opened: Opened) -> N
         metric = ("accuracy", "confidence_raw", "ece_raw")[(int(axis[1:] or 1) - 1) // 3]
         assert start == close_to(opened.row(code, **cell)[metric])
     said = [text for text in opened.texts("#slopes .annotation-text") if "missing" in text]
-    assert said == ["Swahili (sw): missing at SFT smoothing=0.1"] * 3
+    assert said == ["Swahili (sw): missing at SFT ε=0.1"] * 3
 
 
 def test_rare_bins_are_faint_and_there(opened: Opened) -> None:

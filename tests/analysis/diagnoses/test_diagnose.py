@@ -56,7 +56,7 @@ def test_a_finished_study(folder: StudyFolder, capsys: pytest.CaptureFixture[str
     for words in (
         "ECE after temperature scaling",
         "cross-fitted in 5 folds",
-        "SFT smoothing=0.1",
+        "SFT ε=0.1",
         "Spearman",
     ):
         assert words in " ".join(printed.out.split())

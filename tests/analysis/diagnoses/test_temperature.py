@@ -142,6 +142,6 @@ def test_smoothing_stands_beside_it_and_seeds_are_averaged(folder: StudyFolder) 
     assert rows[-1]["n"] == 240
     text = (folder.root / "tables" / "temperature.md").read_text(encoding="utf-8")
     lines = [line.split(" | ")[:4] for line in text.splitlines() if line.startswith("| all")]
-    assert [line[1] for line in lines] == ["base", "SFT smoothing=0", "SFT smoothing=0.1"]
+    assert [line[1] for line in lines] == ["base", "SFT ε=0", "SFT ε=0.1"]
     assert lines[2][2:] == [f"{rows[-1]['ece_before']:.3f}", f"{rows[-1]['ece_after']:.3f}"]
     assert load_study(folder.root).tests() == [("cldr", "test", "letter")]

@@ -75,7 +75,7 @@ def test_twice_gives_one_report_one_workspace_and_one_run(server: WandbServer, f
     swahili = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| sw ")]
     found = [row for row in rows if row["name"] == "sw" and row["missing"] is None]
     assert [line[:2] for line in swahili] == [
-        ["sw Swahili", f"{x}"] for x in ("base", "SFT smoothing=0", "SFT smoothing=0.1")
+        ["sw Swahili", f"{x}"] for x in ("base", "SFT ε=0", "SFT ε=0.1")
     ]
     for row, (_, _, n, *numbers) in zip(found, swahili[:2], strict=True):
         expected = []

@@ -171,7 +171,7 @@ def test_all_missing(folder: StudyFolder) -> None:
 def test_a_missing_value_breaks_the_line_and_its_place_is_hatched() -> None:
     from matplotlib.patches import Rectangle
 
-    languages, labels = ("en", "sw"), ("base", "SFT smoothing=0", "SFT smoothing=0.1")
+    languages, labels = ("en", "sw"), ("base", "SFT ε=0", "SFT ε=0.1")
     matrix = Matrix(
         BY_NAME["accuracy"], languages, labels, (values(0.5, None, 0.4), values(0.3, 0.2, 0.1)), True, True
     )

@@ -77,7 +77,7 @@ def test_a_matrix_is_the_tables_language_rows(folder: StudyFolder) -> None:
     for metric in HEADLINE:
         matrix = prepare_matrix(study, setting, metric)
         assert matrix.languages == ("de", "en", "uk", "sw", "yo")
-        assert matrix.labels == ("base", "SFT smoothing=0", "SFT smoothing=0.1")
+        assert matrix.labels == ("base", "SFT ε=0", "SFT ε=0.1")
         for code, values in zip(matrix.languages, matrix.rows, strict=True):
             for item, value in zip(setting.series, values, strict=True):
                 (row,) = rows_of(study, rows, item.cell, level="language", name=code)
@@ -89,12 +89,12 @@ def test_changes_are_differences_of_rows_and_nothing_missing_becomes_0(folder: S
     study = load_study(sweep(folder, seeds=1, skip=[(0.1, 0, "sw")]).root)
     setting, rows = only_setting(study), table_rows(study)
     changes = prepare_changes(prepare_matrix(study, setting, BY_NAME["ece_raw"]))
-    assert changes.labels == ("SFT smoothing=0", "SFT smoothing=0.1")
+    assert changes.labels == ("SFT ε=0", "SFT ε=0.1")
     for code, values in zip(changes.languages, changes.rows, strict=True):
         (base,) = rows_of(study, rows, setting.series[0].cell, level="language", name=code)
         for item, value in zip(setting.series[1:], values, strict=True):
             (row,) = rows_of(study, rows, item.cell, level="language", name=code)
-            is_missing = item.label == "SFT smoothing=0.1" and code == "sw"
+            is_missing = item.label == "SFT ε=0.1" and code == "sw"
             assert value.value == (None if is_missing else row["ece_raw"] - base["ece_raw"])
             assert value.missing == (Missing("failed") if is_missing else None)
 
@@ -167,7 +167,7 @@ def test_responses_are_the_tables_macro_rows(folder: StudyFolder) -> None:
     for model, response in zip(("a/llama", "b/gemma"), responses, strict=True):
         assert response.axis == "learning_rate"
         assert response.x == (1e-5, 5e-5, 1e-4)
-        assert response.lines == ("SFT smoothing=0", "SFT smoothing=0.1")
+        assert response.lines == ("SFT ε=0", "SFT ε=0.1")
         assert response.groups == ("all", "high", "low")
         for (metric, group), lines in response.values.items():
             for smoothing, values in zip((0.0, 0.1), lines, strict=True):

@@ -284,7 +284,7 @@ def test_null_axes_are_absent(folder: StudyFolder) -> None:
 def test_settings_set_smoothing_side_by_side(folder: StudyFolder) -> None:
     study = load_study(sweep(folder).root)
     (setting,) = settings(study)
-    assert [item.label for item in setting.series] == ["base", "SFT smoothing=0", "SFT smoothing=0.1"]
+    assert [item.label for item in setting.series] == ["base", "SFT ε=0", "SFT ε=0.1"]
     assert setting.label == ""
     assert constants(study) == ["cldr-tiny", "cldr-instruct", "lr=0.001"]
 
@@ -315,7 +315,7 @@ def test_settings_split_by_what_varies(folder: StudyFolder) -> None:
         "mmlu_prox · b · lr=5e-06",
         "mmlu_prox · base models",
     ]
-    assert [item.label for item in found[0].series] == ["base", "SFT smoothing=0.1"]
+    assert [item.label for item in found[0].series] == ["base", "SFT ε=0.1"]
     assert [item.label for item in found[-1].series] == ["alone"]
     assert constants(study) == ["alpaca"]
 

@@ -86,7 +86,7 @@ def test_sentences(
 )
 def test_a_sentence_never_says_more_than_its_interval(ends: list[float], share: float, holm: float) -> None:
     low, high = ends
-    value = low + share * (high - low)
+    value = min(max(low + share * (high - low), low), high)  # rounding may leave the interval
     said = sentence(CONFIDENCE, change(value, low, high), "in 1 language", [language(0.2, holm)])
     assert ("rose" in said) == (low > 0)
     assert ("fell" in said) == (high < 0)
@@ -101,8 +101,8 @@ def test_claims_of_a_study(folder: StudyFolder) -> None:
     study = load_study(sweep(folder, seeds=1, skip=[(0.1, 0, "sw")]).root)
     found = claims(study, settings(study)[0])
     assert [claim.title for claim in found] == [
-        "SFT smoothing=0 against base", "SFT smoothing=0.1 against SFT smoothing=0",
-        "SFT smoothing=0.1 against base",
+        "SFT ε=0 against base", "SFT ε=0.1 against SFT ε=0",
+        "SFT ε=0.1 against base",
     ]  # fmt: skip
     assert set(found[0].sentences) == {"high", "mid", "low", "all"}
     assert all(len(said) == 6 for said in found[0].sentences.values())
@@ -111,7 +111,7 @@ def test_claims_of_a_study(folder: StudyFolder) -> None:
     # a missing member: the reason once, then of the languages that both have
     for level, count in (("low", 2), ("all", 5)):
         said = found[1].sentences[level]
-        assert said[0] == f"No mean over {count} languages (SFT smoothing=0.1: 1 of {count} missing)."
+        assert said[0] == f"No mean over {count} languages (SFT ε=0.1: 1 of {count} missing)."
         common = "in the 1 language" if level == "low" else "over the 4 languages"
         assert all(f"{common} that both have" in one and f"of {count - 1} tested" in one for one in said[1:7])
     assert len(found[1].sentences["high"]) == 6

@@ -97,8 +97,8 @@ def test_means_over_seeds_then_languages(both: tuple[StudyFolder, StudyFolder]) 
             assert change.a == pytest.approx(mean(0, languages, metric), abs=1e-6), metric
             assert change.b == pytest.approx(mean(1, languages, metric), abs=1e-6), metric
     assert sorted(found.rest) == [
-        "cldr · test · letter · m · d · smoothing=0.1 · seed=1: sw (B: not done)",
-        "cldr · test · letter · m · d · smoothing=0.1 · seed=1: yo (A: not done, B: not done)",
+        "cldr · test · letter · m · d · ε=0.1 · seed=1: sw (B: not done)",
+        "cldr · test · letter · m · d · ε=0.1 · seed=1: yo (A: not done, B: not done)",
     ]
 
 
@@ -118,14 +118,14 @@ def test_only_what_both_have(both: tuple[StudyFolder, StudyFolder]) -> None:
     where = "cldr · test · letter · m · d"
     *plain, unreadable = sorted(found.rest, key=lambda sentence: "unreadable" in sentence)
     assert set(plain) == {
-        "cldr · test · option_text · m · d · smoothing=0.1: en (only in B)",
-        "cldr · validation · letter · m · d · smoothing=0.1: en (only in B)",
-        f"{where} · smoothing=0.1: de, yo (only in A)",
-        f"{where} · smoothing=0.1: uk (only in B)",
-        f"{where} · smoothing=0.2: en (only in A)",
+        "cldr · test · option_text · m · d · ε=0.1: en (only in B)",
+        "cldr · validation · letter · m · d · ε=0.1: en (only in B)",
+        f"{where} · ε=0.1: de, yo (only in A)",
+        f"{where} · ε=0.1: uk (only in B)",
+        f"{where} · ε=0.2: en (only in A)",
     }
     assert unreadable.startswith(
-        f"{where} · smoothing=0.1: sw (B: unreadable: jobs/{broken}/predictions/part-000000-"
+        f"{where} · ε=0.1: sw (B: unreadable: jobs/{broken}/predictions/part-000000-"
     )
 
 
@@ -216,13 +216,11 @@ def test_the_command_fits_a_terminal(
     a, b = swept
     assert main(["compare", str(a.root), str(b.root)]) == 0
     printed = capsys.readouterr()
-    assert printed.err == "not compared: cldr · test · letter · m · d · smoothing=0.1: yo (only in A)\n"
+    assert printed.err == "not compared: cldr · test · letter · m · d · ε=0.1: yo (only in A)\n"
     lines = printed.out.splitlines()
     assert max(map(len, lines)) <= width
     titles = [line for line in lines if "letter: " in line]
-    assert titles == [
-        f"cldr, test, letter: m · {label}" for label in ("base", "SFT smoothing=0", "SFT smoothing=0.1")
-    ]
+    assert titles == [f"cldr, test, letter: m · {label}" for label in ("base", "SFT ε=0", "SFT ε=0.1")]
     row = found_row_of(compare(a.root, b.root), "sw", 0.1)
     expected = []
     for change in row.changes.values():

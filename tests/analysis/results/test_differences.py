@@ -39,10 +39,10 @@ def test_contrasts_of_a_setting(folder: StudyFolder) -> None:
                 folder.add({**cell, "seed": seed}, "en", None)
     found = contrasts(load_study(folder.root))
     labels = [
-        "SFT smoothing=0.1 - base",
-        "SFT smoothing=0.1 - SFT smoothing=0",
-        "SFT smoothing=0.2 - SFT smoothing=0",
-        "SFT smoothing=0.2 - base",
+        "SFT ε=0.1 - base",
+        "SFT ε=0.1 - SFT ε=0",
+        "SFT ε=0.2 - SFT ε=0",
+        "SFT ε=0.2 - base",
     ]
     assert [contrast.label for contrast in found] == labels * 2
     assert {contrast.a.cell.get("learning_rate") for contrast in found[:4]} == {1e-5}
@@ -62,20 +62,20 @@ def test_one_smoothing_factor_is_set_against_its_base_once(folder: StudyFolder) 
     sweep(folder, seeds=1)
     study = load_study(folder.root)
     assert [c.label for c in contrasts(study)] == [
-        "SFT smoothing=0 - base",
-        "SFT smoothing=0.1 - SFT smoothing=0",
-        "SFT smoothing=0.1 - base",
+        "SFT ε=0 - base",
+        "SFT ε=0.1 - SFT ε=0",
+        "SFT ε=0.1 - base",
     ]
     folder.jobs = [job for job in folder.jobs if job["cell"].get("label_smoothing") != 0.1]
     folder.write_plan()
-    assert [c.label for c in contrasts(load_study(folder.root))] == ["SFT smoothing=0 - base"]
+    assert [c.label for c in contrasts(load_study(folder.root))] == ["SFT ε=0 - base"]
 
 
 def test_values_and_intervals_of_a_language(folder: StudyFolder) -> None:
     """One seed: the mean of paired differences in each replicate."""
     sweep(folder, seeds=1)
     ids = [f"item-{k}" for k in range(60)]
-    row = find(difference_rows(load_study(folder.root)), "SFT smoothing=0.1 - base", "sw", "accuracy")
+    row = find(difference_rows(load_study(folder.root)), "SFT ε=0.1 - base", "sw", "accuracy")
     (a,), (b,) = row.job_ids_a, row.job_ids_b
     each = right_ones(folder.records[a]) - right_ones(folder.records[b])
     draws = weights(ids, ids) @ each / 60
@@ -91,7 +91,7 @@ def test_means_over_seeds_and_languages(folder: StudyFolder) -> None:
     sweep(folder, languages=["sw", "yo"])
     ids = [f"item-{k}" for k in range(60)]
     study = load_study(folder.root)
-    row = find(difference_rows(study), "SFT smoothing=0.1 - base", "low", "accuracy")
+    row = find(difference_rows(study), "SFT ε=0.1 - base", "low", "accuracy")
     assert (row.level, row.n, row.num_seeds, len(row.job_ids_a), len(row.job_ids_b)) == (
         "bucket",
         120,
@@ -146,7 +146,7 @@ def test_a_language_of_one_item_ends_no_macro_test(folder: StudyFolder) -> None:
 def test_holm_runs_over_the_languages_of_a_contrast_and_metric(folder: StudyFolder) -> None:
     study = load_study(sweep(folder, seeds=1, skip=[(0.1, 0, "yo")]).root)
     rows = difference_rows(study)
-    for label in ("SFT smoothing=0 - base", "SFT smoothing=0.1 - base"):
+    for label in ("SFT ε=0 - base", "SFT ε=0.1 - base"):
         for metric in METRICS:
             chosen = [r for r in rows if (r.contrast, r.metric, r.level) == (label, metric, "language")]
             assert len(chosen) == 5
@@ -164,7 +164,7 @@ def test_missing_shards_are_rows_with_a_reason(folder: StudyFolder) -> None:
     reasons = {"sw": "2 of 3", "low": "2 of 6", "all": "2 of 15"}
     for row in rows:
         if row.name in reasons and "0.1" in row.contrast:
-            assert row.missing == f"SFT smoothing=0.1: {reasons[row.name]} missing"
+            assert row.missing == f"SFT ε=0.1: {reasons[row.name]} missing"
             assert (row.value, row.low, row.high, row.p_value, row.holm, row.n) == (None,) * 6
             assert row.job_ids_a
         else:

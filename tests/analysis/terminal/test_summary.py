@@ -26,7 +26,7 @@ def test_summary_of_the_demo_fits_100_columns(folder: StudyFolder) -> None:
     assert max(len(line.rstrip()) for line in lines) <= 100
     assert lines[0].strip() == "tiny · cldr-tiny · cldr-instruct · lr=0.001"
     (header,) = (line for line in lines if "SFT" in line)
-    assert header.split() == "base SFT smoothing=0, 3 seeds SFT smoothing=0.1, 3 seeds".split()
+    assert header.split() == "base SFT ε=0 (3 seeds) SFT ε=0.1 (3 seeds)".split()
 
     rows = table_rows(load_study(folder.root))
     expected = []
@@ -36,7 +36,9 @@ def test_summary_of_the_demo_fits_100_columns(folder: StudyFolder) -> None:
         expected += [f"{row[name]:.3f}".lstrip("0") for name in names]
     (swahili,) = (line for line in lines if "Swahili" in line)
     assert swahili.split() == ["sw", "Swahili", *expected]
-    totals = [line.strip().split("  ")[0] for line in lines if line.startswith(("high", "mid", "low", "all"))]
+    totals = [
+        line.strip().split("  ")[0] for line in lines if line.startswith((" high", " mid", " low", " all"))
+    ]
     assert totals == ["high (2)", "mid (1)", "low (2)", "all (5)"]
     assert "n = 60 a language" in text
     assert "0 of 35 shards missing." in " ".join(text.split())
@@ -63,6 +65,6 @@ def test_summary_of_many_settings_is_one_line_a_cell(folder: StudyFolder) -> Non
         folder.add(cell, "en", random_letters(f"{rate}", 20, 1.0, 0.5, 0.9))
     text = printed(folder)
     assert "lr=5e-06" in text
-    assert text.count("SFT smoothing=0") == 5
+    assert text.count("SFT ε=0") == 5
     assert "[bold]m" in text
     assert "English" not in text

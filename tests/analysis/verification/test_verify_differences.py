@@ -29,7 +29,7 @@ def test_a_changed_row_of_differences_is_found(written: StudyFolder, column: str
     place = next(i for i, row in enumerate(rows) if (row["name"], row["metric"]) == ("yo", "ece_raw"))
     edit_csv(path, place, column, value)
     (sentence,) = verify(written.root).differences
-    cell = f"{CELL} label_smoothing=0.0 contrast=SFT smoothing=0 - base level=language name=yo metric=ece_raw"
+    cell = f"{CELL} label_smoothing=0.0 contrast=SFT ε=0 - base level=language name=yo metric=ece_raw"
     assert sentence.startswith(f"differences.csv: {cell}: {column} is {value or 'empty'}, the records give ")
 
 

@@ -103,10 +103,7 @@ def test_retry_waits_until_the_failed_task_has_left_the_queue(
     fake.answer(squeue=queue_of("7_0 COMPLETING"))
     monkeypatch.setattr(retrying, "ENDING_POLL_S", 0.0)
     assert main(["retry", STUDY]) == 2
-    assert (
-        "smoothing=0 seed=42: SLURM is still ending its task; try again in a minute"
-        in capsys.readouterr().err
-    )
+    assert "ε=0 seed=42: SLURM is still ending its task; try again in a minute" in capsys.readouterr().err
     assert resubmitted(paths, half) == []
 
     class Clock:

@@ -126,10 +126,7 @@ def test_explain_a_job_and_what_blocks_it(
     fail(paths, ids[0], "no data")
     assert main(["explain", STUDY, ids[2]]) == 0
     out = capsys.readouterr().out
-    assert (
-        f"it needs train m/cldr-instruct lr=1e-05 smoothing=0 seed=42 ({ids[0]}), which is failed: no data"
-        in out
-    )
+    assert f"it needs train m/cldr-instruct lr=1e-05 ε=0 seed=42 ({ids[0]}), which is failed: no data" in out
     assert out.count("failed, user error: no data") == 1  # the job that blocks it is explained too
     assert main(["explain", STUDY, ids[2], "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -103,8 +103,8 @@ def test_two_datasets_that_are_one_and_two_prepared_models_that_are_one(folder: 
         (folder / name).write_text("{}\n")
     said = mistake(folder, BASE_ALONE, "grid.dataset=[a.jsonl,b.jsonl]")
     assert said == (
-        "grid.yaml: grid: 'm/a.jsonl lr=1e-05 smoothing=0 seed=42' and "
-        "'m/b.jsonl lr=1e-05 smoothing=0 seed=42' are the same job; remove one"
+        "grid.yaml: grid: 'm/a.jsonl lr=1e-05 ε=0 seed=42' and "
+        "'m/b.jsonl lr=1e-05 ε=0 seed=42' are the same job; remove one"
     )
     twins = GRID.replace("grid:\n  model: [tiny]", "  twin: {dataset: cldr-pretrain}\ngrid:\n  model: [tiny]")
     assert len(plan_of(folder, twins).of_kind("prepare")) == 1  # no cell uses the other

@@ -74,8 +74,8 @@ def test_key_order_in_the_file_does_not_matter(job: Job) -> None:
 
 
 def test_names() -> None:
-    assert TRAIN.name == "model/cldr-instruct lr=0.001 smoothing=0.1 seed=0"
-    assert EVALUATE.name == "model/cldr-instruct lr=0.001 smoothing=0.1 seed=0 · cldr sw"
+    assert TRAIN.name == "model/cldr-instruct lr=0.001 ε=0.1 seed=0"
+    assert EVALUATE.name == "model/cldr-instruct lr=0.001 ε=0.1 seed=0 · cldr sw"
     assert dataclasses.replace(EVALUATE, cell={"model": "/data/tiny/"}).name == "tiny · cldr sw"
     assert Job("analyse", AnalyseSpec(()), (), {}).name == "analyse"
 
