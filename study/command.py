@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,9 @@ def run_command(name: str, command: Callable[[], int]) -> int:
     reader of the output is gone (as shells report a process that SIGPIPE ended). Unexpected exceptions are
     raised. name: the first word of an error message.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # job names have an ε, which not every terminal can show
+            stream.reconfigure(errors="replace")
     try:
         code = command()
         if sys.stdout is not None:  # it is None where it was closed

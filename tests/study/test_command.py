@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from typing import NoReturn
 
@@ -9,6 +11,8 @@ import pytest
 
 from study.command import run_command
 from study.errors import BudgetError, RecordError, UserError
+from tests.sweeping import ROOT
+from tests.waiting import HANG_S
 
 
 @pytest.mark.parametrize(
@@ -63,3 +67,12 @@ def test_an_unexpected_error_is_raised(error: Exception) -> None:
 
 def test_a_command_has_its_own_code() -> None:
     assert run_command("calsweep", lambda: 1) == 1
+
+
+def test_a_terminal_that_cannot_show_an_epsilon() -> None:
+    program = "from study.command import run_command; run_command('x', lambda: print('ε=0.1') or 0)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True, timeout=HANG_S,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"?=0.1\n"), done.stderr
