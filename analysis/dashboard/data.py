@@ -49,6 +49,7 @@ def page_data(study: Study) -> dict[str, Any]:
         "num_bins": NUM_BINS,
         "confidences": CONFIDENCES,
         "metrics": VALUES,
+        "squared": [metric.name for metric in METRICS if metric.is_squared],
         "headlines": [_described(metric) for metric in HEADLINE],
         "columns": columns(),
         "languages": {code: _language(code) for code in study.languages()},
@@ -101,7 +102,7 @@ def _described(metric: Metric) -> dict[str, Any]:
         "title": metric.long_heading,
         "confidence": metric.confidence,
         "ends": [end if math.isfinite(end) else None for end in metric.ends],
-        "floor": metric.floor_name if metric.has_floor else None,
+        "squared": metric.is_squared,
     }
 
 

@@ -24,11 +24,12 @@ function tipOf(row, metric, name, label) {
   return lines;
 }
 
-// accuracy and confidence have their full range; an ECE, and a metric without an upper end, the range of these rows
-function rangeOfAxis({ name, ends: [least, most], floor }, rows) {
-  if (!floor && most !== null) return [least, most];
-  const highest = rows.flatMap((row) => [valueOf(row, name) ?? 0, rangeOf(row, name)?.[1] ?? 0]);
-  return [least, Math.min(most ?? Infinity, Math.max(0.05, ...highest) * 1.05)];
+// accuracy and confidence have their full range; an L2 ECE, and a metric without an upper end, the range of these rows
+function rangeOfAxis({ name, ends: [least, most], squared }, rows) {
+  if (!squared && most !== null) return [least, most];
+  const shown = rows.flatMap((row) => [valueOf(row, name) ?? 0, ...(rangeOf(row, name) ?? [])]);
+  const lowest = squared ? Math.min(0, ...shown) * 1.05 : least;
+  return [lowest, Math.min(most ?? Infinity, Math.max(0.05, ...shown) * 1.05)];
 }
 
 // how many earlier cells are missing at each key, counted in `seen`, so that their words do not overlap
@@ -92,7 +93,7 @@ function dots(view, width) {
     const range = rangeOfAxis(metric, rowsOf(view));
     const yaxis = { range: [height, 0], tickvals, ticktext, tickfont: { color: colour("ink") } };
     addPanel(layout, at, boxes[at], metric.title, { range, nticks: 6 }, yaxis);
-    const apart = (range[1] * Math.min(46, boxes[at].w / view.series.length)) / boxes[at].w;
+    const apart = ((range[1] - range[0]) * Math.min(46, boxes[at].w / view.series.length)) / boxes[at].w;
     const seen = {};
     for (const [number, { label }] of view.series.entries()) {
       const rows = view.codes.map((code) => rowOf(view, view.series[number], code));
@@ -103,13 +104,6 @@ function dots(view, width) {
         at, along: "x", positions, rows, metric, names, number, name: label, mode: "markers",
         edges: missingBefore(seen, view.codes, rows).map((count) => range[1] - count * apart),
       }));
-      if (!metric.floor) continue;
-      const tick = { symbol: "line-ns-open", size: 6, line: { width: 1.5 } };
-      traces.push({
-        ...on(at), ...paint(seriesColour(number), tick), type: "scatter", mode: "markers",
-        x: rows.map((row) => valueOf(row, metric.floor) ?? null), y: positions,
-        legendgroup: label, hoverinfo: "skip", name: "floor",
-      });
     }
   }
   return { traces, layout, byPoint: true };

@@ -14,7 +14,7 @@ function cellsOfModel(view) {
   return [...cells.values()].sort((a, b) => data.cells[b.cell].base - data.cells[a.cell].base);
 }
 
-// the maps of a view: the ECE, and its change where there is one base model. `of(cell, language)` gives {row, value},
+// the maps of a view: the L2 ECE, and its change where there is one base model. `of(cell, language)` gives {row, value},
 // {row, why} where the value is missing, and undefined where the cell was not planned in that language
 function mapsOf(view, metric) {
   const items = cellsOfModel(view);
@@ -41,7 +41,7 @@ function tellTile({ row, value, why }, map, metric, name, label) {
 }
 
 function heat(view, width) {
-  const metric = metricsOf(view).find(({ floor }) => floor);
+  const metric = metricsOf(view).find(({ squared }) => squared);
   const maps = mapsOf(view, metric);
   const { items } = maps[0];
   const room = widest(view.codes.map(nameOf)) + 12;

@@ -89,7 +89,7 @@ function showHeadline(view) {
   }
   $("headline-scope").textContent = `Macro means over ${languagesText(view.codes)}, then over seeds, with `
     + `95% intervals${state.script === "all" ? "" : " (not for a choice of scripts)"}. Last: difference to `
-    + `${view.series[0].label}. An ECE is biased upward by its bins; its interval is not: it can lie below.`;
+    + `${view.series[0].label}.`;
 }
 
 function showTable(view) {

@@ -68,7 +68,10 @@ function groupOf(view, item, level = view.level) {
   if (num_missing) return { jobs, seeds, missing: members.length === 1 ? missing : all };
   const mean = (at) => {
     const column = members.map((row) => row.values[at]);
-    return column.includes(null) ? null : sumOf(column, Number) / column.length;
+    if (column.includes(null)) return null;
+    if (!data.squared.includes(data.metrics[at])) return sumOf(column, Number) / column.length;
+    const square = sumOf(column, (value) => value * Math.abs(value)) / column.length;
+    return Math.sign(square) * Math.sqrt(Math.abs(square));
   };
   return {
     jobs, seeds, n: sumOf(members, (row) => row.n), values: data.metrics.map((_, at) => mean(at)),

@@ -37,15 +37,11 @@ if TYPE_CHECKING:
 
 SHOWN = ("slopes", "reliability-buckets", "response")
 """The figures that are published, by how their names begin; the dashboard has all."""
-HEADINGS = [
-    heading
-    for metric in HEADLINE
-    for heading in (metric.long_heading, *(["floor"] if metric.has_floor else []))
-]
+HEADINGS = [metric.long_heading for metric in HEADLINE]
 """The columns of the report's tables behind n."""
 TABLE_NOTE = (
-    "In brackets 95% intervals. An ECE is biased upward by its bins; its interval is not: it can lie below. "
-    "Floor: about the ECE of a perfectly calibrated model."
+    "In brackets 95% intervals. L2 ECE: the root-mean-square calibration error over bins, without the bias "
+    "of the ECE; below 0 where a model shows less than noise alone would."
 )
 MAX_TITLE = 128
 
@@ -264,7 +260,7 @@ def _charts(content: _Content) -> list[Any]:
 
 
 def _panels() -> list[Any]:
-    """For each kind of confidence, a plot of the accuracy against it, and one of the ECE."""
+    """For each kind of confidence, a plot of the accuracy against it, and one of the L2 ECE."""
     import wandb_workspaces.reports.v2 as wr
 
     panels: list[Any] = []
@@ -277,8 +273,8 @@ def _panels() -> list[Any]:
             layout=wr.Layout(x=0, y=10 * row, w=12, h=10),
         )
         bars = wr.BarPlot(
-            title=f"ECE, {kind}",
-            metrics=[wr.Metric(f"ece_{kind}")],
+            title=f"L2 ECE, {kind}",
+            metrics=[wr.Metric(f"ece_l2_{kind}")],
             layout=wr.Layout(x=12, y=10 * row, w=12, h=10),
         )
         panels += [scatter, bars]
@@ -319,7 +315,6 @@ def _fields(row: Row | None) -> list[str]:
         number = row[metric.name]
         within = "" if number.low is None else f" [{number.low:.3f}, {number.high:.3f}]"
         texts.append("-" if number.value is None else f"{number.value:.3f}{within}")
-        texts += [f"{number.floor:.3f}"] if metric.has_floor else []
     return texts
 
 

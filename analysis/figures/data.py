@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.reading.headline import HEADLINE, Metric
+from analysis.reading.headline import HEADLINE, Metric, has
 from analysis.reading.shards import Cell, Study, Test
 from analysis.results.settings import Setting, settings, trained_label
 from analysis.results.table import NOT_PLANNED, Level, LongTable, Number, Row, long_table
@@ -72,6 +72,7 @@ class Response:
     """`all`, then the buckets."""
     lines: tuple[str, ...]
     """Labels of the smoothing factors."""
+    metrics: tuple[Metric, ...]
     values: dict[tuple[str, str], tuple[tuple[Number, ...], ...]]
     """By metric and group: lines x points."""
     base: dict[tuple[str, str], Number]
@@ -155,7 +156,8 @@ def _response(table: LongTable, members: Sequence[Setting]) -> Response:
         label = trained_label(cell) if axis == "learning_rate" else "SFT"
         by_line.setdefault(label, {})[cell.get(axis)] = cell
     groups = _groups(table, test, [*base, *cells])
-    keys = [(metric.name, group) for metric in HEADLINE for group in groups]
+    metrics = tuple(metric for metric in HEADLINE if has(test[2], metric))
+    keys = [(metric.name, group) for metric in metrics for group in groups]
     rate = axis_text("learning_rate", cells[0].get("learning_rate"))
     return Response(
         test=test,
@@ -164,6 +166,7 @@ def _response(table: LongTable, members: Sequence[Setting]) -> Response:
         x=x,
         groups=groups,
         lines=tuple(by_line),
+        metrics=metrics,
         values={
             (metric, group): tuple(
                 tuple(table.number(test, line[at], group, metric) if at in line else NOT_PLANNED for at in x)

@@ -18,7 +18,7 @@ from analysis.figures.data import (
 )
 from analysis.figures.style import PNG_DPI, house_style
 from analysis.figures.values import plot_heat_map, plot_response, plot_slopes
-from analysis.reading.headline import ECE, HEADLINE
+from analysis.reading.headline import ECE, HEADLINE, has
 from analysis.reading.loading import load_study
 from analysis.reading.scored import CONFIDENCES
 from analysis.reading.shards import Study
@@ -65,7 +65,7 @@ def write_figures(
 def _figures(study: Study, setting: Setting, shown: tuple[str, ...]) -> dict[str, Figure]:
     """The figures of a setting whose names begin with one of `shown`."""
     names = ["confidence", "slopes"]
-    for kind in CONFIDENCES:
+    for kind in (kind for kind in CONFIDENCES if has(setting.test[2], ECE[kind])):
         names += [f"reliability-languages-{kind}", f"reliability-buckets-{kind}", f"heatmap-ece-{kind}"]
     return {name: _draw(study, setting, name) for name in names if name.startswith(shown)}
 
@@ -80,7 +80,9 @@ def _draw(study: Study, setting: Setting, name: str) -> Figure:
         errors = prepare_matrix(study, setting, ECE[kind])
         return plot_heat_map(errors, prepare_changes(errors) if errors.has_base else None)
     if name == "slopes":
-        return plot_slopes([prepare_matrix(study, setting, metric) for metric in HEADLINE])
+        return plot_slopes(
+            [prepare_matrix(study, setting, metric) for metric in HEADLINE if has(setting.test[2], metric)]
+        )
     return plot_histograms(*(prepare_diagrams(study, setting, kind, "bucket") for kind in CONFIDENCES))
 
 

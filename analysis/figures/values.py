@@ -22,7 +22,7 @@ from analysis.figures.style import (
     legend_height,
     panels,
 )
-from analysis.reading.headline import HEADLINE, Metric
+from analysis.reading.headline import Metric
 from analysis.reading.shards import bucket_of
 from analysis.results.names import decimal, group_title, language_text
 from analysis.results.table import NOT_PLANNED, Number
@@ -51,7 +51,6 @@ def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
         for place, label in enumerate(labels)
     ]
     marks += [(Line2D([], [], color=BUCKET_COLOURS[b], linewidth=2), group_title(b)) for b in buckets]
-    marks.append((Line2D([], [], color=GREY, linewidth=1.2), "ECE if calibrated"))
     marks.append(_interval_mark())
     if _some_missing(value for matrix in matrices for row in matrix.rows for value in row):
         marks.append((Patch(**MISSING), "missing"))
@@ -74,12 +73,8 @@ def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
             _draw_points(axes, x, values, colour=colour, markers=markers, room=room)
             if matrix.is_trained:
                 _join(axes, x, values, colour=colour)
-            for at, value in zip(x, values, strict=True):
-                if value.floor is not None:
-                    reach = 0.3 / len(labels)
-                    axes.plot(
-                        [at - reach, at + reach], [value.floor] * 2, color=GREY, linewidth=1.2, zorder=1
-                    )
+        if matrix.metric.is_squared:
+            axes.axhline(0.0, color=GREY, linewidth=0.7, zorder=1)
         for edge in range(1, len(languages)):
             if bucket_of(languages[edge]) != bucket_of(languages[edge - 1]):
                 axes.axvline(edge - 0.5, color=GREY, linewidth=0.5)
@@ -184,10 +179,10 @@ def plot_response(response: Response) -> Figure:
     is_rate = response.axis == "learning_rate"
     is_steep = len(response.x) > 3
     figure, grid = panels(
-        len(HEADLINE), len(response.groups), width=width, panel_height=1.1,
+        len(response.metrics), len(response.groups), width=width, panel_height=1.1,
         top=legend_height(names, width) + 0.2, bottom=0.65 if is_steep else 0.45, gap=(0.1, 0.1), left=0.6,
     )  # fmt: skip
-    for row, metric in enumerate(HEADLINE):
+    for row, metric in enumerate(response.metrics):
         for column, group in enumerate(response.groups):
             axes = grid[row][column]
             if is_rate:
@@ -208,7 +203,9 @@ def plot_response(response: Response) -> Figure:
                 _join(axes, x, values, colour=colour)
             axes.set_xticks(
                 response.x,
-                [f"{x:g}" for x in response.x] if row == len(HEADLINE) - 1 else [""] * len(response.x),
+                [f"{x:g}" for x in response.x]
+                if row == len(response.metrics) - 1
+                else [""] * len(response.x),
             )
             axes.tick_params(axis="x", labelrotation=90 if is_steep else 0)
             axes.tick_params(axis="y", labelleft=column == 0)
@@ -303,24 +300,23 @@ def _draw_heat(axes: Axes, bar: Axes, matrix: Matrix, *, is_change: bool) -> Non
 
 
 def _share_limits(axes: Sequence[Axes], matrices: Sequence[Matrix]) -> None:
-    """Accuracy and confidences on one scale, both ECEs on another that begins at 0; others have their own."""
+    """Accuracy and confidences on one scale, both L2 ECEs on another; others have their own."""
     scales: dict[object, tuple[Metric, list[Axes]]] = {}
     for panel, metric in zip(axes, (matrix.metric for matrix in matrices), strict=True):
-        scale = (metric.has_floor, metric.ends if metric.ends == (0.0, 1.0) else metric.name)
+        scale = metric.ends if metric.ends == (0.0, 1.0) else metric.kind
         scales.setdefault(scale, (metric, []))[1].append(panel)
     for metric, members in scales.values():
         _same_limits(members, metric)
 
 
 def _same_limits(axes: Sequence[Axes], metric: Metric) -> None:
-    """One scale for panels of a metric; an ECE begins at 0."""
+    """One scale for panels of a metric."""
     limits = [panel.get_ylim() for panel in axes]
     bottom, top = min(limit[0] for limit in limits), max(limit[1] for limit in limits)
     pad, (least, most) = 0.08 * (top - bottom), metric.ends
     # intervals over two or three seeds may reach far beyond what a metric can be
-    low = 0.0 if metric.has_floor else max(bottom - pad, least - 0.08)
     for panel in axes:
-        panel.set_ylim(low, min(top + pad, most + 0.04))
+        panel.set_ylim(max(bottom - pad, least - 0.08), min(top + pad, most + 0.04))
 
 
 def _pad_x(axes: Axes, x: Sequence[float], *, is_log: bool) -> None:
@@ -339,11 +335,10 @@ def _marker(place: int) -> dict[str, Any]:
 
 
 def _interval_mark() -> tuple[Any, str]:
-    """The interval of an ECE is without the upward bias of its value, which may lie above the interval."""
     from matplotlib.lines import Line2D
 
     upright = Line2D([], [], color=GREY, linewidth=0.7, marker="|", markersize=7, linestyle="")
-    return upright, "95% (ECE: debiased)"
+    return upright, "95%"
 
 
 def _some_missing(numbers: Iterable[Number]) -> bool:

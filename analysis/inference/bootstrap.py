@@ -11,25 +11,13 @@ number in that replicate (a ratio estimator). Where a replicate holds none of th
 examples, it is the mean of the cell. Shards that are compared item by item must have the same items;
 `analysis.reading.loading` refuses others.
 
-Binned errors need more than resampling. Their estimate is biased upward, a replicate's again, and near 0
-`|d_b|` has no derivative: percentile intervals of a plain bootstrap miss the true ECE most of the time there.
-So a replicate keeps the sign that every bin's difference has in the sample (the delta method: the ECE is then
-a mean of signed residuals, (sign d_b) (correct - confidence)), and the bias of a folded normal,
-E|N(d, s^2)| - |d| with each bin's own s, is subtracted. The interval begins at 0 where a calibrated model
-would show such an ECE by chance. In simulations (15 bins, N = 400 and 2,850, true ECE from 0 to 0.29) 95%
-intervals cover 92 to 96%, where percentiles of a plain bootstrap cover 0 to 96%, BC 0 to 95% and basic
-intervals 54 to 95%. For means this is the percentile interval.
-
-Near the floor about half of the bias cannot be known from one sample. In one cell it is hidden by the noise;
-over 42 languages the noise averages out and the bias does not. So means and differences allow for the bias
-that would be left if each bin's error were smaller by its own s: coverage is then nominal well above the
-floor and 97 to 100% close to it, where it would otherwise fall to 0.
+A binned error is not a mean: see `analysis.inference.squared`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,22 +25,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.inference.estimates import Estimate, unseen
-from study.bins import (
-    NUM_BINS,
-    Bins,
-    FloatArray,
-    assign_bins,
-    bin_predictions,
-    check_finite,
-    check_predictions,
-    error_over_bins,
-    merge_bins,
-)
+from analysis.inference.squared import BinnedSums, Expansion, bin_rows, estimate_of, expand
+from study.bins import NUM_BINS, FloatArray, check_finite, check_predictions
 
 Key = tuple[str, str | None]
-"""A metric and its kind of confidence: ("ece", "raw"), ("accuracy", None)."""
+"""A metric and its kind of confidence: ("ece_l2", "raw"), ("accuracy", None)."""
 ACCURACY: Key = ("accuracy", None)
-SUMMED_HERE = ("accuracy", "confidence", "gap", "ece")
+SUMMED_HERE = ("accuracy", "confidence", "gap", "ece_l2")
 """Metrics that `estimates` needs for each other, so `sum_rows` sums them from the predictions."""
 
 NUM_REPLICATES = 1000
@@ -95,17 +74,6 @@ class Resamples:
 
 
 @dataclass(frozen=True, eq=False)
-class BinnedSums:
-    """What the interval of a binned error needs; U example ids, B bins."""
-
-    bins: Bins
-    residual: FloatArray
-    """(B, U) sums of correct - confidence."""
-    by_chance: FloatArray
-    """(B, U) sums of sqrt(c (1 - c)), the deviation of a row's residual if confidence c were calibrated."""
-
-
-@dataclass(frozen=True, eq=False)
 class Sums:
     """Sums per example id over the rows of one shard or several; divided once, later."""
 
@@ -117,16 +85,10 @@ class Sums:
     """By kind of confidence; each has separate bins."""
 
     def __add__(self, other: Sums) -> Sums:
-        """The sums over the rows of both; a mean that one of them lacks is left out.
-
-        Raises ValueError where the edges of bins differ, as those of "equal_mass" do.
-        """
-        errors = {}
-        for kind, a in self.errors.items():
-            b = other.errors[kind]
-            errors[kind] = BinnedSums(
-                merge_bins([a.bins, b.bins]), a.residual + b.residual, a.by_chance + b.by_chance
-            )
+        """The sums over the rows of both; what one of them lacks is left out."""
+        errors = {
+            kind: self.errors[kind] + other.errors[kind] for kind in self.errors if kind in other.errors
+        }
         means = {key: self.means[key] + other.means[key] for key in self.means if key in other.means}
         return Sums(self.size + other.size, means, errors)
 
@@ -173,18 +135,10 @@ def sum_rows(
         conf, hit = check_predictions(values, correct)
         if rows.shape != conf.shape:
             raise ValueError(f"rows has shape {rows.shape} but confidence {conf.shape}.")
-        bins = bin_predictions(conf, hit, num_bins=num_bins, scheme=scheme)
         columns |= {ACCURACY: hit, ("confidence", kind): conf}
-        index, _ = assign_bins(conf, num_bins=num_bins, scheme=scheme)  # the bins of `bin_predictions`
-        place = index * num_ids + rows
-        residual, by_chance = (
-            np.asarray(np.bincount(place, of_row, minlength=num_ids * num_bins), dtype=np.float64)
-            for of_row in (hit - conf, np.sqrt(conf * (1.0 - conf)))
-        )
-        shape = (num_bins, num_ids)
-        errors[kind] = BinnedSums(bins, residual.reshape(shape), by_chance.reshape(shape))
+        errors[kind] = bin_rows(rows, num_ids, conf, hit, num_bins=num_bins, scheme=scheme)
     for key, values in means.items():
-        if key[0] in SUMMED_HERE:
+        if key in columns:
             raise ValueError(f"means has {key[0]!r}, which is computed here.")
         columns[key] = check_finite(values, key[0], num_dims=1)
         if columns[key].shape != rows.shape:
@@ -199,41 +153,43 @@ def sum_rows(
 def estimates(
     resamples: Resamples, several: Sequence[Sums], ends: Mapping[Key, tuple[float, float]]
 ) -> list[dict[Key, Estimate]]:
-    """The estimates of each cell: every mean and ECE of its `Sums`, each confidence's gap to accuracy.
+    """The estimates of each cell: every mean and L2 ECE of its `Sums`, each confidence's gap to accuracy.
 
     ends: what a metric cannot be below or above: with few seeds, Student's tails reach far.
     Several cells at once are faster than one by one, with the same result.
     """
-    columns: dict[tuple[int, Key], FloatArray] = {}
-    for cell, sums in enumerate(several):
-        columns[cell, ("size", None)] = sums.size
-        columns |= {(cell, key): column for key, column in sums.means.items()}
-        columns |= {(cell, ("ece", kind)): _signed(bins.residual) for kind, bins in sums.errors.items()}
-    totals = dict(zip(columns, resamples.totals(np.stack(list(columns.values()), axis=1)).T, strict=True))
-    return [
-        _of_cell(sums, {key: total for (c, key), total in totals.items() if c == cell}, ends)
-        for cell, sums in enumerate(several)
-    ]
+    columns: list[FloatArray] = []
+    expansions: list[dict[str, Expansion]] = []
+    for sums in several:
+        expansions.append({kind: expand(binned) for kind, binned in sums.errors.items()})
+        columns += [sums.size[:, None], *(column[:, None] for column in sums.means.values())]
+        columns += [expansion.columns for expansion in expansions[-1].values()]
+    widths = np.cumsum([column.shape[1] for column in columns])[:-1]
+    totals = iter(np.split(resamples.totals(np.concatenate(columns, axis=1)), widths, axis=1))
+    return [_of_cell(sums, of_cell, totals, ends) for sums, of_cell in zip(several, expansions, strict=True)]
 
 
 def _of_cell(
-    sums: Sums, totals: Mapping[Key, FloatArray], ends: Mapping[Key, tuple[float, float]]
+    sums: Sums,
+    expansions: Mapping[str, Expansion],
+    totals: Iterator[FloatArray],
+    ends: Mapping[Key, tuple[float, float]],
 ) -> dict[Key, Estimate]:
-    """totals: (R,) over each replicate."""
-    size, num_rows = totals["size", None], float(sums.size.sum())
+    """totals: (R, k) over each replicate, in the order of the columns of `estimates`."""
+    size, num_rows = next(totals)[:, 0], float(sums.size.sum())
     rows = sums.size.astype(np.uint16)  # kept with each cell, and passed between processes
     estimates: dict[Key, Estimate] = {}
     for key, column in sums.means.items():
         value = float(column.sum()) / num_rows
-        draws = _divided(totals[key], size, value)
+        draws = _divided(next(totals)[:, 0], size, value)
         estimates[key] = Estimate(value, draws, rows, ends=ends.get(key, (-math.inf, math.inf)))
     accuracy = estimates[ACCURACY]
     # where all answers are right, the confidence varies and hides how little is known about the accuracy
     below, above = (reach > 0.0 for reach in unseen(accuracy))
-    for kind, binned in sums.errors.items():
-        signed_mean = float(np.abs(binned.residual.sum(axis=1)).sum()) / num_rows
-        error = _error(binned, rows, _divided(totals["ece", kind], size, signed_mean))
-        estimates["ece", kind] = replace(error, hides=(below or above,) * 2)
+    for kind in sums.errors:
+        error = estimate_of(expansions[kind], next(totals), rows)
+        if error is not None:
+            estimates["ece_l2", kind] = replace(error, hides=(below or above,) * 2)
         confidence = estimates["confidence", kind]
         estimates["gap", kind] = Estimate(
             confidence.value - accuracy.value,
@@ -245,50 +201,6 @@ def _of_cell(
     return estimates
 
 
-def _signed(residual: FloatArray) -> FloatArray:
-    """(U,) sums of residuals, each with the sign that its bin's difference has in the sample."""
-    signs = np.sign(residual.sum(axis=1))
-    return np.asarray(np.einsum("b,bu->u", signs, residual), dtype=np.float64)
-
-
 def _divided(totals: FloatArray, size: FloatArray, otherwise: float) -> FloatArray:
     means: FloatArray = np.divide(totals, size, out=np.full(len(size), otherwise), where=size > 0.0)
     return means
-
-
-def _error(binned: BinnedSums, rows: NDArray[np.uint16], draws: FloatArray) -> Estimate:
-    """The estimate of a binned error, from replicates of the mean of signed residuals."""
-    num_rows = float(rows.sum())
-    total = binned.residual.sum(axis=1)
-    difference = np.abs(total)
-    # the deviation of each bin's sum of residuals over draws of example ids
-    spread = np.sqrt(((binned.residual - np.outer(total / num_rows, rows)) ** 2).sum(axis=1))
-    # the same for a calibrated model; the rows of one example are right or wrong together
-    by_chance = np.sqrt((binned.by_chance**2).sum(axis=1))
-    bias = _folding_bias(difference, spread)
-    more = _folding_bias(np.maximum(difference - spread, 0.0), spread)  # if all errors were smaller
-    value = error_over_bins(binned.bins)
-    return Estimate(
-        value,
-        draws - bias / num_rows,
-        rows,
-        ends=(0.0, 1.0),
-        may_be_lowest=value <= _null_high(by_chance) / num_rows,
-        bias_left=(more - bias) / num_rows,
-    )
-
-
-def _folding_bias(difference: FloatArray, spread: FloatArray) -> float:
-    """Sum over bins of E|N(d, s^2)| - d, for d of 0 or more, in units of d."""
-    total = 0.0
-    for d, s in zip(difference, spread, strict=True):
-        if s > 0.0:
-            total += s * math.sqrt(2.0 / math.pi) * math.exp(-0.5 * (d / s) ** 2)
-            total -= d * math.erfc(d / s / math.sqrt(2.0))
-    return total
-
-
-def _null_high(spread: FloatArray) -> float:
-    """The 95% quantile of the sum of |N(0, s^2)| over bins, by a normal approximation."""
-    mean = math.sqrt(2.0 / math.pi) * float(spread.sum())
-    return mean + 1.645 * math.sqrt((1.0 - 2.0 / math.pi) * float((spread**2).sum()))

@@ -2,7 +2,7 @@
 
 To add a metric that is a mean over examples, write a function from a shard's examples to (N,) values and an
 entry in `METRICS`. It then has a value and a 95% interval in every table, figure and report that its `shown`
-names. ECE and gap are computed from the bins and the confidences (`analysis/reading/measure.py`).
+names. Gap, ECE and L2 ECE are computed from the bins and the confidences (`analysis/reading/measure.py`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Literal
 
 import numpy as np
 
+from analysis.metrics.ranking import auroc_values
 from analysis.reading.scored import CONFIDENCES, PerExample, Scored
 from study.bins import FloatArray
 
 SHORT_CONFIDENCES = {"raw": "raw", "renormalised": "ren."}
-Shown = Literal["everywhere", "differences", "tables", "files"]
-"""`everywhere`: in every view. `differences`: in the tables for people and in differences. `tables`: in the
-tables for people, without differences. `files`: in CSV and Parquet alone."""
+Shown = Literal["everywhere", "claims", "differences", "tables"]
+"""`everywhere`: in every view. `claims`: in tables, differences and the sentences about them. `differences`:
+in tables and differences. `tables`: in tables alone."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,13 @@ class Metric:
     confidence: str | None = None
     """One of CONFIDENCES."""
     of_examples: Callable[[Scored, PerExample], FloatArray | None] | None = None
-    """(N,) values whose mean is the metric, None where the protocol has none; None for ECE and gap."""
+    """(N,) values whose mean is the metric, None where the protocol has none; None for those that are
+    computed from bins."""
     has_interval: bool = True
     has_floor: bool = False
     """About what a perfectly calibrated model with the same confidences would show on average."""
+    is_squared: bool = False
+    """It is the root of what is averaged over languages and seeds."""
 
     @property
     def name(self) -> str:
@@ -108,10 +112,17 @@ def _of_confidence(kind: str) -> tuple[Metric, ...]:
     def confidence(scored: Scored, examples: PerExample) -> FloatArray:
         return examples.confidence[kind]
 
+    def auroc(scored: Scored, examples: PerExample) -> FloatArray | None:
+        if examples.correct.all() or not examples.correct.any():
+            return None
+        return auroc_values(examples.confidence[kind], examples.correct)
+
     return (
         Metric("confidence", "Confidence", "conf.", (0.0, 1.0), "everywhere", kind, confidence),
-        Metric("gap", "Gap", "gap", (-1.0, 1.0), "files", kind),
-        Metric("ece", "ECE", "ECE", (0.0, 1.0), "everywhere", kind, has_floor=True),
+        Metric("gap", "Gap", "gap", (-1.0, 1.0), "claims", kind),
+        Metric("ece", "ECE", "ECE", (0.0, 1.0), "differences", kind, has_interval=False, has_floor=True),
+        Metric("ece_l2", "L2 ECE", "L2 ECE", (-1.0, 1.0), "everywhere", kind, is_squared=True),
+        Metric("auroc", "AUROC", "AUROC", (0.0, 1.0), "differences", kind, auroc),
     )
 
 
@@ -119,13 +130,26 @@ METRICS: tuple[Metric, ...] = (
     Metric("chance", "Chance", "chance", (0.0, 1.0), "tables", None, _chance, has_interval=False),
     Metric("accuracy", "Accuracy", "accuracy", (0.0, 1.0), "everywhere", None, _accuracy),
     *(metric for kind in CONFIDENCES for metric in _of_confidence(kind)),
-    Metric("nll", "NLL", "NLL", (0.0, math.inf), "differences", None, _nll),
-    Metric("brier", "Brier score", "Brier", (0.0, 2.0), "tables", None, _brier),
+    Metric("nll", "NLL", "NLL", (0.0, math.inf), "claims", None, _nll),
+    Metric("brier", "Brier score", "Brier", (0.0, 2.0), "differences", None, _brier),
     Metric("option_mass", "Option mass", "mass", (0.0, 1.0), "tables", None, _option_mass),
 )
 """In the order of the columns of CSV and Parquet. `chance` is the accuracy of a guess, `gap` the mean
-confidence minus the accuracy, `option_mass` the mean probability on the option letters; NLL in nats."""
+confidence minus the accuracy, `ece` the plug-in ECE, which is biased upward and so has a floor instead of an
+interval, `ece_l2` the root of the squared error without bias (`analysis/inference/squared.py`), `option_mass`
+the mean probability on the option letters; NLL in nats. AUROC over all examples together is the mean over
+languages, by their numbers of examples."""
 BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def has(protocol: str, metric: Metric) -> bool:
+    """Whether the protocol has this metric.
+
+    Under option_text, raw confidence is the probability of an average token of the answer, 1 / perplexity.
+    It is no probability to be right, so it has neither gap nor ECE.
+    """
+    per_token = protocol == "option_text" and metric.confidence == "raw"
+    return not (per_token and metric.kind in ("gap", "ece", "ece_l2"))
 
 
 def _by_kind(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
@@ -136,6 +160,9 @@ def _by_kind(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
 
 
 HEADLINE = _by_kind(metric for metric in METRICS if metric.shown == "everywhere")
-WITH_DIFFERENCES = _by_kind(metric for metric in METRICS if metric.shown in ("everywhere", "differences"))
-IN_TABLES = _by_kind(metric for metric in METRICS if metric.shown != "files" and metric.has_interval)
-ECE = {metric.confidence: metric for metric in METRICS if metric.kind == "ece"}
+CLAIMED = _by_kind(metric for metric in METRICS if metric.shown in ("everywhere", "claims"))
+WITH_DIFFERENCES = _by_kind(metric for metric in METRICS if metric.shown != "tables")
+IN_TABLES = _by_kind(metric for metric in METRICS if metric.kind != "chance")
+ECE, L2_ECE = (
+    {metric.confidence: metric for metric in METRICS if metric.kind == kind} for kind in ("ece", "ece_l2")
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,8 @@ from analysis.inference import bootstrap
 from analysis.inference.bootstrap import SUMMED_HERE, Resamples, Sums, sum_rows
 from analysis.inference.estimates import Estimate
 from analysis.metrics.binned import floor
-from analysis.reading.headline import METRICS
+from analysis.metrics.squared import l2_ece
+from analysis.reading.headline import METRICS, Metric
 from analysis.reading.scored import PerExample, Scored
 from analysis.reading.shards import Metrics
 from study.bins import Bins, bin_predictions, error_over_bins
@@ -23,18 +24,28 @@ def measure(scored: Scored, examples: PerExample) -> tuple[Metrics, dict[str, Bi
     Raises ValueError where a score is above 0 (a probability above 1).
     """
     bins = {kind: bin_predictions(values, examples.correct) for kind, values in examples.confidence.items()}
-    accuracy = float(np.mean(examples.correct))
     numbers: dict[str, float | None] = {}
     for metric in METRICS:
         if metric.of_examples is not None:
             values = metric.of_examples(scored, examples)
             numbers[metric.name] = None if values is None else float(np.mean(values))
-        elif metric.kind == "gap" and metric.confidence is not None:
-            numbers[metric.name] = float(np.mean(examples.confidence[metric.confidence])) - accuracy
-        elif metric.kind == "ece" and metric.confidence is not None:
-            numbers[metric.name] = error_over_bins(bins[metric.confidence])
-            numbers[metric.floor_name] = floor(bins[metric.confidence])
+        elif metric.confidence is not None:
+            is_probability = scored.is_probability(metric.confidence)
+            numbers[metric.name] = _calibration(metric, bins, examples) if is_probability else None
+            if metric.has_floor:
+                numbers[metric.floor_name] = floor(bins[metric.confidence]) if is_probability else None
     return Metrics(len(examples.correct), numbers), bins
+
+
+def _calibration(metric: Metric, bins: Mapping[str, Bins], examples: PerExample) -> float | None:
+    """Gap, ECE or L2 ECE; None for an L2 ECE without two examples in any bin."""
+    assert metric.confidence is not None
+    confidence = examples.confidence[metric.confidence]
+    if metric.kind == "gap":
+        return float(np.mean(confidence)) - float(np.mean(examples.correct))
+    if metric.kind == "ece":
+        return error_over_bins(bins[metric.confidence])
+    return l2_ece(confidence, examples.correct) if (bins[metric.confidence].count >= 2).any() else None
 
 
 def sum_examples(resamples: Resamples, rows: NDArray[np.int64], scored: Scored, examples: PerExample) -> Sums:
@@ -42,10 +53,18 @@ def sum_examples(resamples: Resamples, rows: NDArray[np.int64], scored: Scored, 
     means = {
         (metric.kind, metric.confidence): values
         for metric in METRICS
-        if metric.has_interval and metric.kind not in SUMMED_HERE and metric.of_examples is not None
+        if metric.has_interval and metric.of_examples is not None and not _is_summed(metric, scored)
         if (values := metric.of_examples(scored, examples)) is not None
     }
-    return sum_rows(resamples, rows, examples.confidence, examples.correct, means)
+    confidences = {kind: v for kind, v in examples.confidence.items() if scored.is_probability(kind)}
+    return sum_rows(resamples, rows, confidences, examples.correct, means)
+
+
+def _is_summed(metric: Metric, scored: Scored) -> bool:
+    """`sum_rows` sums it from the confidences and answers that it is given."""
+    return metric.kind in SUMMED_HERE and (
+        metric.confidence is None or scored.is_probability(metric.confidence)
+    )
 
 
 def estimates(resamples: Resamples, several: Sequence[Sums]) -> list[dict[str, Estimate]]:

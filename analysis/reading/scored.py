@@ -22,7 +22,8 @@ from study.bins import FloatArray, check_probabilities
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CONFIDENCES = ("raw", "renormalised")
+CONFIDENCES = ("renormalised", "raw")
+"""The kinds, that of the claims first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,12 @@ class Scored:
     """(N, C) nats, of the option (letter) or per token (option_text); -inf where there is no option."""
     option_mass: FloatArray | None
     """(N,), 0..1; None where no record has one."""
+    is_per_token: bool = False
+    """Raw confidence is that of an average token of the answer: not a probability to be right."""
+
+    def is_probability(self, kind: str) -> bool:
+        """Whether this kind of confidence can be compared with the accuracy."""
+        return not (kind == "raw" and self.is_per_token)
 
 
 def read_scored(table: pa.Table, protocol: str) -> Scored:
@@ -67,7 +74,7 @@ def read_scored(table: pa.Table, protocol: str) -> Scored:
     score[np.arange(score.shape[1]) < num_options[:, None]] = flat
     option_mass = _option_mass(table["option_mass"])
     ids = table["example_id"].to_numpy().astype(np.str_)
-    scored = Scored(ids, label, num_options, score, option_mass)
+    scored = Scored(ids, label, num_options, score, option_mass, protocol == "option_text")
     rotation = table["rotation"].to_numpy().astype(np.int64)
     if not rotation.any():
         return scored

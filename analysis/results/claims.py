@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.reading.headline import WITH_DIFFERENCES, Metric
+from analysis.reading.headline import CLAIMED, Metric
 from analysis.reading.shards import Study, bucket_of
+from analysis.results.contrasts import Contrast
 from analysis.results.differences import (
     SIGNIFICANT,
-    Contrast,
     Difference,
     DifferenceRow,
     difference_of_rows,
@@ -22,9 +22,8 @@ from analysis.results.names import decimal
 from analysis.results.settings import Setting
 from analysis.results.table import summarise
 
-BIAS_NOTE = (
-    "The bins of an ECE bias its change, here {directions}; the interval is without that bias, so it need "
-    "not hold the value."
+ONE_SEED = (
+    "One training seed: this compares two checkpoints, not two methods. Another seed may change as much."
 )
 
 
@@ -72,13 +71,15 @@ def _sentences(study: Study, mean: DifferenceRow, rows: Sequence[DifferenceRow])
         common = [row.name for row in members if row.missing is None]
         differences = _over_common(study, mean.contrast, common)
         over = _over(len(common), "the ") + " that both have"
-    directions: set[str] = set()
-    for metric in WITH_DIFFERENCES:
+    for metric in CLAIMED:
         change = differences.get(metric.name)
         said.append(sentence(metric, change, over, [row.differences.get(metric.name) for row in members]))
-        if metric.has_floor and change is not None:
-            directions |= _bias(change)
-    return [*said, BIAS_NOTE.format(directions=" and ".join(sorted(directions)))] if directions else said
+    return [*said, ONE_SEED] if has_one_seed(mean) else said
+
+
+def has_one_seed(row: DifferenceRow) -> bool:
+    """Whether a trained side of a contrast has one training seed, so that nothing says how seeds differ."""
+    return any(side is not None and not side.cell.is_base and side.num_seeds == 1 for side in (row.a, row.b))
 
 
 def _over_common(study: Study, contrast: Contrast, languages: Sequence[str]) -> Mapping[str, Difference]:
@@ -89,14 +90,7 @@ def _over_common(study: Study, contrast: Contrast, languages: Sequence[str]) -> 
         summarise([s for s in study.select(contrast.test, item.cell) if s.language in languages])
         for item in (contrast.a, contrast.b)
     )
-    return difference_of_rows(a, b)
-
-
-def _bias(change: Difference) -> set[str]:
-    """Which way bins bias the change of an ECE, where its value lies beyond its interval."""
-    if change.low is None or change.high is None:
-        return set()
-    return {"downward"} if change.value < change.low else {"upward"} if change.value > change.high else set()
+    return difference_of_rows(a, b, paired_seeds=contrast.shares_data_order)
 
 
 def sentence(
@@ -115,11 +109,11 @@ def sentence(
         start = f"{name} did not change {over}"
     elif low is None or high is None:
         start = f"{name} changed by {decimal(value, sign=True)} {over}, without an interval"
-    elif low > 0.0 and value > 0.0:
+    elif low > 0.0:
         start = f"{name} rose by {decimal(value)} [{decimal(low)}, {decimal(high)}] {over}"
-    elif high < 0.0 and value < 0.0:
+    elif high < 0.0:
         start = f"{name} fell by {decimal(-value)} [{decimal(-high)}, {decimal(-low)}] {over}"
-    else:  # also where a binned ECE changed one way, and the ECE without its bias the other
+    else:
         ends = f"[{decimal(low)}, {decimal(high)}]"
         start = f"{name} did not clearly change {over}: {decimal(value, sign=True)} {ends}"
     return f"{start}; {counts}."

@@ -4,9 +4,9 @@ A cell is a model under the same values of every axis, on the same benchmark, sp
 Differences are B - A. A language's numbers are means over the seeds that both have of it, those of a bucket
 and of all languages macro means over those languages. What only one has is listed, and takes no part.
 
-A difference has a 95% interval and a p-value from bootstrap replicates that both studies share. Seeds are
-paired as well: a seed's difference is one number, and their spread enters as Student's t. So a row whose
-languages have different seeds has neither.
+A difference has a 95% interval and a p-value from bootstrap replicates that both studies share, by the same
+rule as in one study (`analysis/inference/changes.py`): the axes of a cell are the same, so its seeds are
+paired. A row whose languages have different seeds has neither.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.inference.estimates import Estimate, difference, mean, over_seeds
-from analysis.reading.headline import HEADLINE, METRICS
+from analysis.inference.changes import change
+from analysis.inference.estimates import Estimate, mean, over_seeds
+from analysis.metrics.squared import signed_root
+from analysis.reading.headline import METRICS, WITH_DIFFERENCES, Metric
 from analysis.reading.loading import load_studies
 from analysis.reading.shards import Cell, Shard, Test, resource_order
 from analysis.results.aggregate import by_seed
-from analysis.results.differences import Difference, corrected, paired
+from analysis.results.differences import Difference, corrected, inferred
 from analysis.results.table import Level, Row, groups, summarise
 from study.axes import axis_text
 from study.errors import UserError
@@ -32,12 +34,12 @@ from study.paths import StudyPaths
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COMPARED = [metric for metric in METRICS if metric in HEADLINE]
+COMPARED = [metric for metric in METRICS if metric in WITH_DIFFERENCES]
 MAX_NAMED_ITEMS = 3
 
 
 @dataclass(frozen=True)
-class Change:
+class Compared:
     """One metric in A and in B."""
 
     a: float
@@ -57,7 +59,7 @@ class ComparedRow:
     """Items, of one seed; over several languages their sum."""
     num_seeds: int
     """The fewest that a language of this row has."""
-    changes: Mapping[str, Change]
+    changes: Mapping[str, Compared]
     """By metric, where the protocol has it."""
     job_ids_a: list[str]
     job_ids_b: list[str]
@@ -195,28 +197,34 @@ def _with_holm(rows: Sequence[ComparedRow]) -> Iterator[ComparedRow]:
 
 def _changes(
     languages: Sequence[tuple[Row, Row]], members: Sequence[Shard], pairs: Mapping[Shard, Shard]
-) -> dict[str, Change]:
+) -> dict[str, Compared]:
     """languages: of A and B over their seeds, whose means are those of the row. members: shards of A."""
+    sides = (members, [pairs[shard] for shard in members])
     changes = {}
     for metric in COMPARED:
         values = [(a.value(metric.name), b.value(metric.name)) for a, b in languages]
         known = [(a, b) for a, b in values if a is not None and b is not None]
         if len(known) == len(values):
-            a, b = np.mean(known, axis=0).tolist()
-            estimate = _paired_by_seed(metric.name, len(languages), members, pairs)
-            changes[metric.name] = Change(a, b, paired(b - a, estimate))
+            a, b = (_mean(metric, side) for side in zip(*known, strict=True))
+            estimates = [_over_seeds(metric.name, len(languages), side) for side in sides]
+            of_value = None
+            if estimates[0] is not None and estimates[1] is not None:
+                of_value = change(estimates[1], estimates[0])
+            changes[metric.name] = Compared(a, b, inferred(b - a, of_value))
     return changes
 
 
-def _paired_by_seed(
-    metric: str, num_languages: int, members: Sequence[Shard], pairs: Mapping[Shard, Shard]
-) -> Estimate | None:
-    """B - A: of each seed over languages, then over seeds; None where languages have different seeds."""
-    differences = []
-    for of_seed in by_seed(members):
-        a = mean([(shard.estimates or {}).get(metric) for shard in of_seed])
-        b = mean([(pairs[shard].estimates or {}).get(metric) for shard in of_seed])
-        if a is None or b is None or len(of_seed) != num_languages:
+def _mean(metric: Metric, values: Sequence[float]) -> float:
+    if metric.is_squared:
+        return signed_root(float(np.mean([value * abs(value) for value in values])))
+    return float(np.mean(values))
+
+
+def _over_seeds(metric: str, num_languages: int, shards: Sequence[Shard]) -> Estimate | None:
+    """Over languages, then over seeds; None where languages have different seeds."""
+    estimates = {}
+    for seed, of_seed in by_seed(shards).items():
+        if len(of_seed) != num_languages:
             return None
-        differences.append(difference(b, a))
-    return over_seeds(differences)
+        estimates[seed] = mean([(shard.estimates or {}).get(metric) for shard in of_seed])
+    return over_seeds(estimates)

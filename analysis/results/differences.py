@@ -11,28 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from analysis.inference import estimates
-from analysis.inference.estimates import Estimate, holm, interval, p_value
+from analysis.inference.changes import Change, change, equivalence_p, false_discovery, holm
 from analysis.reading.headline import WITH_DIFFERENCES
-from analysis.reading.shards import Cell, Missing, Study, Test
-from analysis.results.settings import Series, settings
+from analysis.reading.shards import Missing, Study
+from analysis.results.contrasts import Contrast, contrasts
 from analysis.results.table import Level, Row, long_table
 
 SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Two cells of one setting; differences are a - b."""
-
-    test: Test
-    a: Series
-    b: Series
-
-    @property
-    def label(self) -> str:
-        """`SFT ε=0.1 - SFT ε=0`."""
-        return f"{self.a.label} - {self.b.label}"
+EQUIVALENCE_MARGIN = 0.01
+"""A change below this counts as none, in an equivalence test."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +34,10 @@ class Difference:
     """Two-sided, that there is no difference."""
     holm: float | None = None
     """The p-value after Holm's correction over languages; None for buckets and all languages."""
+    false_discovery: float | None = None
+    """The p-value adjusted over all tests of the study (Benjamini and Hochberg)."""
+    equivalence: float | None = None
+    """The p-value of two one-sided tests that the difference is at least `EQUIVALENCE_MARGIN` either way."""
 
     @property
     def is_significant(self) -> bool:
@@ -71,11 +62,17 @@ class DifferenceRow:
     """By metric; empty where they are missing."""
 
 
-def paired(value: float, estimate: Estimate | None) -> Difference:
+def has_seeds(row: DifferenceRow) -> bool:
+    """Whether both sides have several training seeds."""
+    return all(side is not None and side.num_seeds > 1 for side in (row.a, row.b))
+
+
+def inferred(value: float, of_value: Change | None) -> Difference:
     """A difference with what its paired replicates say."""
-    if estimate is None:
+    if of_value is None:
         return Difference(value, None, None, None)
-    return Difference(value, *interval(estimate), p_value(estimate))
+    equivalence = equivalence_p(of_value.estimate, EQUIVALENCE_MARGIN)
+    return Difference(of_value.value, of_value.low, of_value.high, of_value.p_value, equivalence=equivalence)
 
 
 def corrected(
@@ -92,38 +89,24 @@ def corrected(
     return result
 
 
-def contrasts(study: Study) -> list[Contrast]:
-    """The contrasts of each setting, in the order of the settings and without doubles.
-
-    In each setting: the first trained cell against the base model; every smoothing factor against the least;
-    and the most against the base model.
-    """
-    distinct: dict[tuple[Test, Cell, Cell], Contrast] = {}
-    for setting in settings(study):
-        base = [item for item in setting.series if item.cell.is_base]
-        trained = [item for item in setting.series if not item.cell.is_base]
-        smoothed = sorted(
-            (item for item in trained if item.cell.get("label_smoothing") is not None), key=_smoothing
-        )
-        pairs = [(trained[0], base[0])] if base and trained else []
-        pairs += [(item, smoothed[0]) for item in smoothed[1:]]
-        pairs += [(smoothed[-1], base[0])] if base and smoothed else []
-        for a, b in pairs:
-            distinct.setdefault((setting.test, a.cell, b.cell), Contrast(setting.test, a, b))
-    return list(distinct.values())
-
-
-def _smoothing(item: Series) -> float:
-    return float(item.cell.get("label_smoothing"))
-
-
 @lru_cache(maxsize=2)
 def difference_rows(study: Study) -> tuple[DifferenceRow, ...]:
     """All differences, by contrast, then level, then name; kept, since every view of a study has them.
 
     All shards of a language asked the same items: `load_study` refuses others.
     """
-    return tuple(row for contrast in contrasts(study) for row in _rows(study, contrast))
+    rows = [row for contrast in contrasts(study) for row in _rows(study, contrast)]
+    adjusted = iter(false_discovery([d.p_value for row in rows for d in row.differences.values()]))
+    return tuple(
+        replace(
+            row,
+            differences={
+                metric: replace(difference, false_discovery=next(adjusted))
+                for metric, difference in row.differences.items()
+            },
+        )
+        for row in rows
+    )
 
 
 def _rows(study: Study, contrast: Contrast) -> list[DifferenceRow]:
@@ -132,7 +115,9 @@ def _rows(study: Study, contrast: Contrast) -> list[DifferenceRow]:
     for level, name in table.places(contrast.test, cells):
         a, b = (table.row(contrast.test, cell, name) for cell in cells)
         missing = _why_missing(contrast, a, b)
-        differences = difference_of_rows(a, b) if a and b and missing is None else {}
+        differences = {}
+        if a and b and missing is None:
+            differences = difference_of_rows(a, b, paired_seeds=contrast.shares_data_order)
         rows.append(DifferenceRow(contrast, level, name, a, b, missing, differences))
     languages = {row.name: row.differences for row in rows if row.level == "language"}
     holm_corrected = corrected(languages, [metric.name for metric in WITH_DIFFERENCES])
@@ -141,14 +126,15 @@ def _rows(study: Study, contrast: Contrast) -> list[DifferenceRow]:
     ]
 
 
-def difference_of_rows(a: Row, b: Row) -> dict[str, Difference]:
-    """a - b for each metric; neither is missing."""
+def difference_of_rows(a: Row, b: Row, *, paired_seeds: bool) -> dict[str, Difference]:
+    """a - b for each metric; neither is missing. paired_seeds: see `analysis.inference.changes`."""
     differences = {}
     for metric in WITH_DIFFERENCES:
         ours, theirs = a.estimate(metric.name), b.estimate(metric.name)
         values = a.value(metric.name), b.value(metric.name)
-        if ours is not None and theirs is not None and values[0] is not None and values[1] is not None:
-            differences[metric.name] = paired(values[0] - values[1], estimates.difference(ours, theirs))
+        if values[0] is not None and values[1] is not None:
+            of_value = change(ours, theirs, paired_seeds=paired_seeds) if ours and theirs else None
+            differences[metric.name] = inferred(values[0] - values[1], of_value)
     return differences
 
 

@@ -24,14 +24,19 @@ from study.bins import NUM_BINS
 BINS = {"num_bins": NUM_BINS, "bin_scheme": "equal_width", "bin_edges": "(lo, hi]"}
 BINS_NOTE = f"Bins of the ECE: {NUM_BINS} of equal width, (lo, hi], 0 in the first."
 INTERVALS = (
-    f"Intervals: 95%, from {NUM_REPLICATES:,} bootstrap replicates, paired by example id over all cells; "
-    "seeds add their spread by Student's t; of an ECE without its upward bias, which the ECE itself has: it "
-    "may lie above its interval, most where it is near its floor. Where the answers of a cell, or of every "
-    "cell of a mean, are all right, or all wrong, accuracy, gap and ECE have Clopper and Pearson's room."
+    "Intervals: 95%, the estimate plus and minus t standard errors, questions from "
+    f"{NUM_REPLICATES:,} bootstrap replicates paired by example id over all cells, training seeds from their "
+    "spread. L2 ECE: the root-mean-square calibration error over the bins, without the bias that the ECE "
+    "has; "
+    "below 0 where a model shows less than noise alone would; interval by score. Where the answers of a "
+    "cell, "
+    "or of every cell of a mean, are all right, or all wrong, accuracy, gap and L2 ECE have Clopper and "
+    "Pearson's room."
 )
 NOTE = (
     f"{BINS_NOTE} raw: probability over the full "
-    "vocabulary; renormalised (ren.): over the options. ECE floor: about the ECE of a perfectly calibrated "
+    "vocabulary; renormalised (ren.): over the options (option_text: raw is per token of the answer, 1 / "
+    "perplexity, and has no ECE). ECE floor: about the ECE of a perfectly calibrated "
     f"model with the same confidences. {INTERVALS} macro: mean over languages; micro: over examples. n: "
     "examples, of one seed. NLL in nats. A dash: missing, or an axis that the cell does not have."
 )
@@ -92,11 +97,10 @@ def for_people(study: Study, rows: Sequence[Fields]) -> Document:
         if name not in NOT_FOR_PEOPLE
     ]
     for metric in METRICS:
-        if metric.shown != "files":
-            columns.append(Column(metric.heading, True, [_number_text(row, metric) for row in rows]))
-            if metric.has_floor:
-                floors = [_decimals(row[metric.floor_name]) for row in rows]
-                columns.append(Column(metric.floor_heading, True, floors))
+        columns.append(Column(metric.heading, True, [_number_text(row, metric) for row in rows]))
+        if metric.has_floor:
+            floors = [_decimals(row[metric.floor_name]) for row in rows]
+            columns.append(Column(metric.floor_heading, True, floors))
     columns += [column(name, [row[name] for row in rows]) for name in BINS]
     origins = [f"records {row['record_hash'] or '-'} of jobs {' '.join(row['job_ids'])}" for row in rows]
     return Document(study, NOTE, by_level([row["level"] for row in rows], columns), origins)

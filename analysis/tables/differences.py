@@ -11,7 +11,13 @@ from dataclasses import asdict
 
 from analysis.reading.headline import WITH_DIFFERENCES
 from analysis.reading.shards import Study
-from analysis.results.differences import SIGNIFICANT, DifferenceRow, difference_rows
+from analysis.results.differences import (
+    EQUIVALENCE_MARGIN,
+    SIGNIFICANT,
+    DifferenceRow,
+    difference_rows,
+    has_seeds,
+)
 from analysis.results.names import signed
 from analysis.results.settings import axis_names
 from analysis.tables.calibration import BINS, BINS_NOTE, INTERVALS, Fields, column_heading
@@ -20,12 +26,14 @@ from analysis.tables.typesetting import Column, Document, by_level, column
 NOTE = (
     "Differences a - b of the two cells of a contrast, over the same examples. "
     f"{BINS_NOTE} raw: probability over the full vocabulary; ren.: renormalised over the options. NLL in "
-    f"nats. Buckets and all: macro means over languages. {INTERVALS} Intervals of differences of ECEs allow "
-    "for what bias may be left on either side. Differences have no room for what answers that are all right "
-    "do not show, but of accuracies of -1 or 1. No p is below that of the sign test of as many examples, or "
-    "below .05 where the interval holds 0. *: p below .05 that there is no difference, two-sided, over "
-    "languages after Holm's correction within a contrast and metric; for buckets and all languages as it is. "
-    "n: examples, of one seed; n seeds: of a."
+    f"nats. Buckets and all: macro means over languages. {INTERVALS} A difference of ECEs has no "
+    "interval, since "
+    "the ECE of the better calibrated cell is biased more: read that of the L2 ECEs. Seeds that share the "
+    "order of the data are paired, others are not (Welch). One seed on a side compares checkpoints, not "
+    "methods. *: p below .05 that there is no difference, two-sided, over languages after Holm's correction "
+    "within a contrast and metric; for buckets and all languages as it is. false_discovery: p adjusted over "
+    "all tests of this study (Benjamini and Hochberg). equivalence: p of two one-sided tests that the "
+    f"difference is {EQUIVALENCE_MARGIN:g} or more either way. n: examples, of one seed; n seeds: of a."
 )
 
 
@@ -33,7 +41,8 @@ def table_columns(study: Study) -> list[str]:
     """The names of all columns."""
     return [
         *_names(study),
-        *("metric", "missing", "value", "low", "high", "p_value", "holm", "n", *BINS),
+        *("metric", "missing", "value", "low", "high", "p_value", "holm", "false_discovery", "equivalence"),
+        *("n", "paired_seeds", *BINS),
         *("job_ids_a", "job_ids_b", "record_hash_a", "record_hash_b"),
     ]
 
@@ -65,6 +74,7 @@ def _fields(row: DifferenceRow) -> list[Fields]:
         "level": row.level,
         "name": row.name,
         "missing": None if row.missing is None else str(row.missing),
+        "paired_seeds": contrast.shares_data_order if has_seeds(row) else None,
         **BINS,
     }
     for side, of_side in (("a", row.a), ("b", row.b)):
@@ -107,6 +117,8 @@ def _difference_text(row: Fields) -> str:
     """`+.012 [+.003, +.021] *`."""
     if row["value"] is None:
         return "-"
+    if row["low"] is None:
+        return signed(row["value"])
     p = row["holm"] if row["level"] == "language" else row["p_value"]
     mark = " *" if p < SIGNIFICANT else ""
     return f"{signed(row['value'])} [{signed(row['low'])}, {signed(row['high'])}]{mark}"

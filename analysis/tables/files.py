@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NUMBERS = {
     *(name for metric in METRICS for name in number_columns(metric)),
-    *("value", "low", "high", "p_value", "holm"),
+    *("value", "low", "high", "p_value", "holm", "false_discovery", "equivalence"),
 }
 """Columns that are float64 in Parquet even where every number is missing."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.reading.shards import Cell
-from analysis.results.compare import COMPARED, Change, ComparedRow, Comparison, compare
+from analysis.results.compare import COMPARED, Compared, ComparedRow, Comparison, compare
 from analysis.results.names import crop, language_name, short, signed
 from analysis.results.settings import trained_label, varied_axes
 from analysis.tables.files import to_csv
@@ -82,8 +82,9 @@ def _print_tables(comparison: Comparison, console: Console, a_dir: Path, b_dir: 
     note = (
         f"n = {sizes[0]}{f' to {sizes[-1]}' if len(sizes) > 1 else ''} items a language, the same in both. "
         "raw: probability over the full vocabulary; ren.: renormalised over the options. ECE: "
-        f"{NUM_BINS} bins of equal width, (lo, hi]. Bucket rows and all: macro means over the languages that "
-        "both have; seeds are averaged. *: p < .05 that there is no difference, paired by example and seed; "
+        f"{NUM_BINS} bins of equal width, (lo, hi]; L2 ECE: root mean square, without the bias of the ECE. "
+        "Bucket rows and all: macro means over the languages that both have; seeds are averaged. *: p < "
+        ".05 that there is no difference, paired by example and seed; "
         "of languages after Holm's correction."
     )
     console.print(Text(note, style="dim"))
@@ -124,7 +125,7 @@ def _print_table(console: Console, title: str, rows: Sequence[tuple[str, Compare
         console.print(table)
 
 
-def _field(change: Change | None) -> str:
+def _field(change: Compared | None) -> str:
     """A, B and their difference, with a star where it is significant."""
     if change is None:
         return f"{'-':>4}"

@@ -59,7 +59,9 @@ def note(study: Study) -> str:
     why = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     return (
         f"{size}raw: probability over the full vocabulary; ren: renormalised over the options. "
-        f"ECE: {NUM_BINS} bins of equal width, (lo, hi]. Bucket rows: macro mean over languages. "
+        f"L2 ECE: root-mean-square calibration error in {NUM_BINS} bins, without bias. Bucket rows: "
+        "macro mean "
+        "over languages. "
         f"{len(study.missing)} of {len(study.shards)} shards missing{f' ({why})' if why else ''}."
     )
 

@@ -1,0 +1,97 @@
+"""Which cells of a study are compared: the contrasts of its settings, and of every axis that varies.
+
+In each setting, the first trained cell against the base model, every smoothing factor against the least, and
+the most against the base model. Then every other axis that varies: each of its values against the first, all
+else equal; the model is one of them, for base models and trained ones alike. At last the contrasts that the
+grid declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from analysis.reading.shards import Cell, Study, Test
+from analysis.results.settings import COMPARED, Series, settings, varied_axes
+from study.axes import axis_text
+
+CHANGES_DATA = (
+    *("model", "dataset", "num_examples", "exclude_sources", "global_batch_size"),
+    *("max_length_tokens", "template"),
+)
+"""Axes whose values train on other rows, or in another order."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two cells of one test; differences are a - b."""
+
+    test: Test
+    a: Series
+    b: Series
+
+    @property
+    def label(self) -> str:
+        """`SFT ε=0.1 - SFT ε=0`."""
+        return f"{self.a.label} - {self.b.label}"
+
+    @property
+    def shares_data_order(self) -> bool:
+        """Whether equal training seeds of both saw the same rows in the same order, and so are paired."""
+        return all(self.a.cell.get(axis) == self.b.cell.get(axis) for axis in CHANGES_DATA)
+
+
+@lru_cache(maxsize=2)
+def contrasts(study: Study) -> tuple[Contrast, ...]:
+    """All contrasts, each once."""
+    distinct: dict[tuple[Test, Cell, Cell], Contrast] = {}
+    for contrast in (*_of_settings(study), *_of_axes(study)):
+        distinct.setdefault((contrast.test, contrast.a.cell, contrast.b.cell), contrast)
+    return tuple(distinct.values())
+
+
+def _of_settings(study: Study) -> Iterator[Contrast]:
+    for setting in settings(study):
+        base = [item for item in setting.series if item.cell.is_base]
+        trained = [item for item in setting.series if not item.cell.is_base]
+        smoothed = sorted(
+            (item for item in trained if item.cell.get("label_smoothing") is not None), key=_smoothing
+        )
+        pairs = [(trained[0], base[0])] if base and trained else []
+        pairs += [(item, smoothed[0]) for item in smoothed[1:]]
+        pairs += [(smoothed[-1], base[0])] if base and smoothed else []
+        for a, b in pairs:
+            yield Contrast(setting.test, a, b)
+
+
+def _smoothing(item: Series) -> float:
+    return float(item.cell.get("label_smoothing"))
+
+
+def _of_axes(study: Study) -> Iterator[Contrast]:
+    for test in study.tests():
+        cells = [cell for cell in study.groups() if study.select(test, cell)]
+        trained = [cell for cell in cells if not cell.is_base]
+        for of_kind in ([cell for cell in cells if cell.is_base], trained):
+            for axis in varied_axes(of_kind):
+                if axis not in COMPARED:
+                    yield from _of_axis(test, of_kind, axis)
+
+
+def _of_axis(test: Test, cells: Iterable[Cell], axis: str) -> Iterator[Contrast]:
+    """Each value of an axis against the first, all else equal."""
+    cells = list(cells)
+    names = varied_axes(cells)
+    alike: dict[Cell, list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault(cell.without(axis), []).append(cell)
+    for first, *others in alike.values():
+        for cell in others:
+            yield Contrast(test, Series(cell, _label(cell, names)), Series(first, _label(first, names)))
+
+
+def _label(cell: Cell, names: Iterable[str]) -> str:
+    """`SFT lr=2e-05 ε=0.1`: what varies over the study's trained cells; a base model by its name."""
+    texts = [axis_text(axis, cell.get(axis)) for axis in names if cell.get(axis) is not None]
+    return " ".join(texts if cell.is_base else ["SFT", *texts])
