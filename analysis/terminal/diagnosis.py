@@ -196,6 +196,28 @@ def _select(diagnosis: Diagnosis, console: Console) -> None:
         if selection.chosen:
             cell = " ".join(axis_text(axis, value) for axis, value in selection.cell.axes)
             _say(console, f"{cell}: {selection.chosen:g}, {selection.reason}")
+    header = ("cell", "criterion", "chosen", "in replicates", "next", "in replicates", "difference", "95%")
+    _print(console, "How sure the choice is, by each criterion", header, list(_choices(diagnosis)))
+
+
+def _choices(diagnosis: Diagnosis) -> Iterator[Line]:
+    """The chosen learning rate and the one that most other replicates choose."""
+    for selection in (*diagnosis.selections, *diagnosis.other_selections):
+        if selection.chosen is None or selection.candidates[0].share_chosen is None:
+            continue
+        (chosen,) = (one for one in selection.candidates if one.learning_rate == selection.chosen)
+        others = [one for one in selection.candidates if one is not chosen]
+        other = max(others, key=lambda one: (one.share_chosen or 0.0, -abs(one.difference or 0.0)))
+        yield [
+            " ".join(axis_text(axis, value) for axis, value in selection.cell.axes),
+            selection.metric,
+            f"{chosen.learning_rate:g}",
+            f"{chosen.share_chosen:.0%}",
+            f"{other.learning_rate:g}",
+            f"{other.share_chosen:.0%}",
+            _signed(other.difference),
+            f"[{_signed(other.difference_low)}, {_signed(other.difference_high)}]",
+        ]
 
 
 def _say(console: Console, text: str) -> None:
