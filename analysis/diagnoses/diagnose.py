@@ -98,10 +98,10 @@ def diagnose(study_dir: Path, *, read: StudyPass | None = None, select_by: str =
     diagnosis = diagnosed(study_dir, read or read_study(study_dir), select_by=select_by)
     folder = StudyPaths(Path(study_dir)).tables
     filled = {name: content for name, content in diagnosis.contents.items() if content}
-    for name in diagnosis.contents.keys() - filled:  # from an earlier plan
-        (folder / name).unlink(missing_ok=True)
     for name, content in filled.items():
         write_atomic(folder / name, content)
+    for name in diagnosis.contents.keys() - filled:  # from an earlier plan
+        (folder / name).unlink(missing_ok=True)
     encoded = {name: content.encode() for name, content in filled.items()}
     write_json(folder / MANIFEST_NAME, manifest(study_dir, diagnosis.study, diagnosis.selections, encoded))
     return replace(diagnosis, written=tuple(folder / name for name in [*filled, MANIFEST_NAME]))
