@@ -62,15 +62,17 @@ def _parser() -> argparse.ArgumentParser:
         "diagnose",
         help="write every metric, temperature scaling, causes of changes, slices, correlations, and the "
         "choice of learning rates",
-        description="Write tables/{metrics,temperature,decomposition,diagnostics,slices,correlations}.csv "
-        "and tables/manifest.json, and print summaries.",
+        description="Write tables/{metrics,temperature,decomposition,diagnostics,slices,correlations}.csv, "
+        "selection.csv where learning rates can be chosen on a validation split, and manifest.json, "
+        "and print summaries.",
     )
     diagnose.add_argument("study_dir", type=Path, metavar="STUDY_DIR", help="the folder <outputs>/<study>")
     diagnose.add_argument(
         "--select-by",
         choices=("macro", "english"),
         default="macro",
-        help="choose learning rates by the NLL on validation splits: mean over languages, or English alone",
+        help="choose learning rates by the NLL on validation splits: mean over languages, or English alone "
+        "(selection.csv has both, and accuracy and Brier)",
     )
     exchange.add_commands(commands)
     return parser

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.diagnoses.rows import Row, Table, language_rows, with_macro
 from analysis.metrics import confidence_gap, ece
 from analysis.metrics.diagnostics import decompose_change
-from analysis.reading.cell_records import Answers, CellRecords
+from analysis.reading.cell_records import CellRecords, paired_rows
 from analysis.reading.scored import CONFIDENCES
 from analysis.reading.shards import Shard
 from study.bins import FloatArray
@@ -50,7 +49,7 @@ def _numbers(records: CellRecords, name: str, kind: str, metric: Metric, languag
         return f"{name}: {shard.missing if shard else 'not planned'}"
     start, end = (
         (answers.examples.confidence[kind][rows], answers.examples.correct.astype(np.float64)[rows])
-        for answers, rows in ((before, slice(None)), (after, _paired_rows(before, after)))
+        for answers, rows in ((before, slice(None)), (after, paired_rows(before, after)))
     )
     change = decompose_change(start, end, metric)
     return {
@@ -61,16 +60,6 @@ def _numbers(records: CellRecords, name: str, kind: str, metric: Metric, languag
         "from_confidence": change.from_confidence,
         "from_accuracy": change.from_accuracy,
     }
-
-
-def _paired_rows(before: Answers, after: Answers) -> slice | NDArray[np.int64]:
-    """The rows of `after` in the order in which `before` has their items."""
-    # both asked the same items: a shard that asked others was refused
-    ids_before, ids = before.scored.example_ids, after.scored.example_ids
-    if np.array_equal(ids_before, ids):  # almost always
-        return slice(None)
-    order = np.argsort(ids)
-    return np.asarray(order[np.searchsorted(ids, ids_before, sorter=order)], dtype=np.int64)
 
 
 TABLE = Table(

@@ -14,7 +14,13 @@ from pathlib import Path
 from analysis.diagnoses import answers, correlations, decomposition, metrics, slices, temperature
 from analysis.diagnoses.manifest import MANIFEST_NAME, manifest
 from analysis.diagnoses.rows import Row, Table, hashes_of, with_hashes
-from analysis.diagnoses.selection import MACRO, Selection, select_learning_rates
+from analysis.diagnoses.selection import (
+    MACRO,
+    METRICS,
+    Selection,
+    select_learning_rates,
+    selection_rows,
+)
 from analysis.reading.cell_records import CellRecords, reported
 from analysis.reading.loading import Visited, visit_study
 from analysis.reading.shards import Study
@@ -38,7 +44,7 @@ FILES = (
     *(f"{table.name}.md" for table in TABLES if table.to_markdown),
     *(f"{table.name}.csv" for table in TABLES if table.is_shown),
 )
-"""The tables that are written, beside the manifest."""
+"""The tables that are written, beside the manifest and, where there is a choice, selection.csv."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,9 @@ class Diagnosis:
     rows: Mapping[str, list[Row]]
     """By table; of a long table just the rows that are shown."""
     selections: tuple[Selection, ...]
+    """By the NLL."""
+    other_selections: tuple[Selection, ...]
+    """By the other metrics, where there is a validation split."""
     contents: Mapping[str, str]
     """The tables as text, by file name; empty where the study has no row for one."""
     notes: Mapping[str, str]
@@ -89,10 +98,10 @@ def diagnose(study_dir: Path, *, read: StudyPass | None = None, select_by: str =
     diagnosis = diagnosed(study_dir, read or read_study(study_dir), select_by=select_by)
     folder = StudyPaths(Path(study_dir)).tables
     filled = {name: content for name, content in diagnosis.contents.items() if content}
-    for name in diagnosis.contents.keys() - filled:  # from an earlier plan
-        (folder / name).unlink(missing_ok=True)
     for name, content in filled.items():
         write_atomic(folder / name, content)
+    for name in diagnosis.contents.keys() - filled:  # from an earlier plan
+        (folder / name).unlink(missing_ok=True)
     encoded = {name: content.encode() for name, content in filled.items()}
     write_json(folder / MANIFEST_NAME, manifest(study_dir, diagnosis.study, diagnosis.selections, encoded))
     return replace(diagnosis, written=tuple(folder / name for name in [*filled, MANIFEST_NAME]))
@@ -124,8 +133,10 @@ def diagnosed(study_dir: Path, read: StudyPass, *, select_by: str = MACRO) -> Di
             lines = rows[table.name]
             contents[f"{table.name}.md"] = table.to_markdown(study, lines) if lines else ""
     contents |= {f"{table.name}.csv": _joined(long[table.name]) for table in TABLES if table.is_shown}
+    contents["selection.csv"] = _csv(with_hashes(selection_rows(study_dir, study), hashes))
     notes = {f"{table.name}.md": table.note for table in TABLES}
-    return Diagnosis(study, rows, tuple(select_learning_rates(study_dir, study, select_by)), contents, notes)
+    first, *others = (tuple(select_learning_rates(study_dir, study, select_by, by)) for by in METRICS)
+    return Diagnosis(study, rows, first, sum(others, ()), contents, notes)
 
 
 def _cell_tables(axes: Sequence[str], records: CellRecords) -> Mapping[str, CellTable] | RecordError:

@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from analysis.metrics.clustered import mean_over_seeds
 from analysis.reading.cell_records import CellRecords
 from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test, bucket_of
 from analysis.results.aggregate import combined_hash
 from analysis.tables.calibration import BINS
 
 Row = dict[str, Any]
+COUNTS = ("n", "agreeing")
+"""Columns that are summed over languages."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Table:
     """The rows of all cells on one test, each with its cell."""
     over_seeds: bool = False
     """Whether means over seeds follow the rows."""
+    intervals: tuple[str, ...] = ()
+    """Columns whose 95% interval is in the columns `<name>_low` and `<name>_high`."""
     is_shown: Callable[[Row], bool] | None = None
     """If given, the table is long: only these rows stay in memory, all others just as text."""
     to_markdown: Callable[[Study, Sequence[Row]], str] | None = None
@@ -63,7 +68,8 @@ class Table:
         groups: dict[tuple[Any, ...], list[Row]] = {}
         for row in rows:
             groups.setdefault(tuple(row[name] for name in names), []).append(row)
-        return [*rows, *(_seed_mean(group, self.columns) for group in groups.values() if len(group) > 1)]
+        several = [group for group in groups.values() if len(group) > 1]
+        return [*rows, *(_seed_mean(group, self.columns, self.intervals) for group in several)]
 
 
 def finished(keys: Row, numbers: Row | str, job_ids: Iterable[str]) -> Row:
@@ -95,7 +101,7 @@ def language_rows(
 def with_macro(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[Row]:
     """The rows of languages, then the means over each resource bucket and over all languages.
 
-    rows: from one cell, and different in `name`, the language, alone. `n` is summed.
+    rows: from one cell, and different in `name`, the language, alone. COUNTS are summed.
     """
     yield from rows
     for bucket in BUCKETS:
@@ -138,9 +144,18 @@ def by_group(rows: Iterable[Row], axes: Sequence[str]) -> dict[tuple[Test, Cell]
     }
 
 
-def _seed_mean(rows: Sequence[Row], columns: Sequence[str]) -> Row:
+def _seed_mean(rows: Sequence[Row], columns: Sequence[str], intervals: Sequence[str]) -> Row:
     mean = _mean(rows, columns, {"seed": None, "num_seeds": len(rows)})
-    return mean if mean["missing"] or "n" not in columns else {**mean, "n": rows[0]["n"]}
+    if mean["missing"]:
+        return mean
+    counts = [name for name in COUNTS if mean.get(name) is not None]
+    mean |= {name: rows[0]["n"] if name == "n" else mean[name] / len(rows) for name in counts}
+    for name in intervals:
+        if mean[f"{name}_low"] is not None:
+            ends = [(row[f"{name}_low"], row[f"{name}_high"]) for row in rows]
+            low, high = mean_over_seeds([row[name] for row in rows], ends)
+            mean |= {f"{name}_low": low, f"{name}_high": high}
+    return mean
 
 
 def _mean(rows: Sequence[Row], columns: Sequence[str], changed: Row) -> Row:
@@ -151,15 +166,20 @@ def _mean(rows: Sequence[Row], columns: Sequence[str], changed: Row) -> Row:
         numbers = lacking[0]["missing"] if len(rows) == 1 else f"{len(lacking)} of {len(rows)} missing"
     else:
         numbers = {column: _column_mean([row.get(column) for row in rows], column) for column in columns}
-        if "n" in columns:
-            numbers["n"] = sum(row["n"] for row in rows)
     keys = {**rows[0], **dict.fromkeys(columns), **changed}
     return finished(keys, numbers, (job_id for row in rows for job_id in row["job_ids"]))
 
 
-def _column_mean(values: Sequence[float | None], column: str) -> float | None:
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values):
+def _column_mean(values: Sequence[Any], column: str) -> Any:
+    """The mean of a column; the sum of a count; of reasons, how many there are, or the only one."""
+    present = [value for value in values if value is not None]
+    if column.endswith("_missing"):
+        one = present[0] if len(set(present)) == 1 and len(present) == len(values) else None
+        return one or (f"{len(present)} of {len(values)} missing" if present else None)
+    if len(present) < len(values):
         return None
+    if column in COUNTS:
+        return sum(present)
     # a temperature acts as a factor
-    return float(np.exp(np.mean(np.log(numbers))) if column == "temperature" else np.mean(numbers))
+    is_factor = column.startswith("temperature")
+    return float(np.exp(np.mean(np.log(present))) if is_factor else np.mean(present))

@@ -6,12 +6,17 @@ confidence. Scaling acts on the softmax over the options, so there is no `raw` c
 
 Schemes: `global`, one T for all languages; `english`, the T of English for all, as if there were no other
 data; `per_language`.
+
+Without labels (`label_free`, after DACA, arXiv 2505.16690): where a trained model and its base choose the
+same option, T brings the trained model's probabilities closest to those of the base, by the Kullback-Leibler
+divergence. Where they choose differently the base's low confidence would say nothing of the other choice, and
+T would be too warm, so these items are left out. A base that is not calibrated is copied as it is.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -25,6 +30,8 @@ Scheme = Literal["global", "english", "per_language"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 COLDEST, HOTTEST = 0.01, 100.0
 NUM_FOLDS = 5
+MIN_AGREEING = 50
+"""Items on which both models agree; fewer fit no T."""
 MAX_TURNS = 400
 TOLERANCE, EDGE = 1e-10, 1e-8
 """Precision of log T, and how close to an end of the range it counts as the end."""
@@ -55,16 +62,24 @@ class Scaled:
     """Over several folds the geometric mean."""
 
 
-def _prepared(score: ArrayLike, label: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """(C, N) scores minus the best score of the example, and (N,) the one of the label."""
+Part = tuple[FloatArray, FloatArray]
+"""(C, N) scores minus the best score of the example, and (N,) the one of the label, or the one to expect."""
+
+
+def _prepared(score: ArrayLike, label: ArrayLike) -> Part:
     s, y = _check(score, label)
+    shifted = _shifted(s)
+    return shifted, shifted[y, np.arange(len(y))]
+
+
+def _shifted(score: FloatArray) -> FloatArray:
     # not -inf, which times a weight of 0 is NaN; its square is finite, and exp(-1e100 / T) is 0 for any T
-    shifted = np.maximum(s - s.max(axis=1, keepdims=True), -1e100)
+    shifted = np.maximum(score - score.max(axis=1, keepdims=True), -1e100)
     # transposed: sums over few options are slow along the last axis
-    return np.ascontiguousarray(shifted.T), shifted[np.arange(len(y)), y]
+    return np.ascontiguousarray(shifted.T)
 
 
-def _fit(parts: Sequence[tuple[FloatArray, FloatArray]]) -> float:
+def _fit(parts: Sequence[Part]) -> float:
     """T with the least NLL: it is convex in 1 / T. Newton steps in log(1 / T), bisection where one leaves the
     bracket.
     """
@@ -72,13 +87,13 @@ def _fit(parts: Sequence[tuple[FloatArray, FloatArray]]) -> float:
     def slope(log_inverse: float) -> tuple[float, float]:
         """The derivatives of the summed NLL in 1 / T: E[score] - score of the label, and the variance."""
         first = second = 0.0
-        for shifted, of_label in parts:
+        for shifted, wanted in parts:
             weight = np.exp(shifted * np.exp(log_inverse))
             weight /= weight.sum(axis=0)
             weight *= shifted
             mean = weight.sum(axis=0)
             weight *= shifted
-            first += float((mean - of_label).sum())
+            first += float((mean - wanted).sum())
             second += float((weight.sum(axis=0) - mean**2).sum())
         return first, second
 
@@ -117,13 +132,64 @@ def fit_temperatures(
     that is not an option, and an unknown scheme; NotFittedError if a language that the scheme fits on has no
     example.
     """
+    needed = _needed([code for code in samples if len(samples[code].label)], samples, languages, scheme)
+    parts = {code: _prepared(samples[code].score, samples[code].label) for code in needed}
+    return _by_language(parts, languages, scheme)
+
+
+def agreement(score: ArrayLike, base_score: ArrayLike) -> NDArray[np.bool_]:
+    """(N,) whether a model and its base choose the same option; the first option wins a tie.
+
+    score, base_score: (N, C) nats, of the same items in the same order; -inf where there is no option. Raises
+    ValueError as the fit does, NotFittedError where an item has other options in one of them.
+    """
+    ours, theirs = _check_score(score), _check_score(base_score)
+    if ours.shape != theirs.shape or not np.array_equal(np.isfinite(ours), np.isfinite(theirs)):
+        raise NotFittedError("the base was asked other options")
+    return np.asarray(ours.argmax(axis=1) == theirs.argmax(axis=1))
+
+
+def label_free(
+    pairs: Mapping[str, tuple[FloatArray, FloatArray]], languages: Sequence[str], scheme: str
+) -> dict[str, float]:
+    """T for each of `languages`, without labels, from (score, base_score) by language code.
+
+    Each T minimises the divergence of softmax(score / T) from softmax(base_score) over the items on which
+    both agree. Otherwise as `fit_temperatures`; raises NotFittedError, too, where they agree on fewer than
+    MIN_AGREEING items.
+    """
+    needed = _needed(list(pairs), pairs, languages, scheme)
+    parts = {}
+    for code in needed:
+        agree = agreement(*pairs[code])
+        score, base = (np.asarray(of_model, dtype=np.float64)[agree] for of_model in pairs[code])
+        shifted = _shifted(score)
+        target = np.exp(scaled_log_probs(base, 1.0)).T if agree.any() else shifted
+        parts[code] = (shifted, (target * shifted).sum(axis=0))
+    for group in [[code] for code in needed] if scheme == "per_language" else [needed]:
+        count, total = (
+            sum(parts[code][1].size for code in group),
+            sum(len(pairs[code][0]) for code in group),
+        )
+        if count < MIN_AGREEING:
+            raise NotFittedError(
+                f"agrees with the base on {count} of {total} items, {MIN_AGREEING} are needed"
+            )
+    return _by_language(parts, languages, scheme)
+
+
+def _needed(usable: Sequence[str], given: Iterable[str], languages: Sequence[str], scheme: str) -> list[str]:
+    """The languages that a scheme fits on, all of them usable."""
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, not {scheme!r}.")
-    needed = {"global": list(samples), "english": ["en"], "per_language": list(languages)}[scheme]
-    lacking = [code for code in needed if code not in samples or len(samples[code].label) == 0]
+    needed = {"global": list(given), "english": ["en"], "per_language": list(languages)}[scheme]
+    lacking = [code for code in needed if code not in usable]
     if lacking or not needed:
         raise NotFittedError(f"{scheme} temperatures need examples of {', '.join(lacking) or 'a language'}")
-    parts = {code: _prepared(samples[code].score, samples[code].label) for code in needed}
+    return needed
+
+
+def _by_language(parts: Mapping[str, Part], languages: Sequence[str], scheme: str) -> dict[str, float]:
     if scheme == "per_language":
         return {code: _fit([parts[code]]) for code in languages}
     return dict.fromkeys(languages, _fit(list(parts.values())))

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from analysis.metrics.temperature import Sample
 from analysis.reading.scored import PerExample, Scored
 from analysis.reading.shards import Cell, Metrics, Shard, Study, Test
@@ -63,6 +66,16 @@ class CellRecords:
     def missing(self) -> list[str]:
         """Languages without records."""
         return [code for code in self.shards if code not in self.answers]
+
+
+def paired_rows(before: Answers, after: Answers) -> slice | NDArray[np.int64]:
+    """The rows of `after` in the order in which `before` has their items."""
+    # both asked the same items: a shard that asked others was refused
+    ids_before, ids = before.scored.example_ids, after.scored.example_ids
+    if np.array_equal(ids_before, ids):  # almost always
+        return slice(None)
+    order = np.argsort(ids)
+    return np.asarray(order[np.searchsorted(ids, ids_before, sorter=order)], dtype=np.int64)
 
 
 def validation_of(study: Study, test: Test) -> Test | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.diagnoses.diagnose import Diagnosis
 from analysis.diagnoses.rows import Row, by_group
-from analysis.diagnoses.temperature import comparisons
+from analysis.diagnoses.temperature import comparisons, gains, uncalibrated_bases, without_labels
 from analysis.reading.cell_records import BASE
 from analysis.reading.scored import CONFIDENCES
 from analysis.reading.shards import BUCKETS
@@ -43,6 +43,32 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
             f"own: one T for each language. T is fitted on: {fitted}. To compare smoothing with scaling, set "
             "its row as is beside the row without smoothing after scaling.",
         )
+    changed, free = (
+        [
+            [" · ".join(filter(None, [title, cell])), *numbers]
+            for title, body in shown(diagnosis.study, diagnosis.rows["temperature"], ("all",))
+            for _, cell, *numbers in body
+        ]
+        for shown in (gains, without_labels)
+    )
+    _print(
+        console,
+        "What the label-fitted T changes; macro over all languages",
+        ("cell", "global: ΔNLL", "95%", "ΔECE", "own: ΔNLL", "95%", "ΔECE"),
+        changed,
+    )
+    _print(
+        console,
+        "ECE with a T from the base, without labels (free); macro over all languages",
+        (
+            *("cell", "agreeing", "T global", "as is", "free, global", "fitted, global", "free, own"),
+            *("fitted, own", "base", "floor"),
+        ),
+        free,
+    )
+    if free:
+        caveats = uncalibrated_bases(diagnosis.rows["temperature"])
+        _say(console, " ".join(["agreeing: items on which a cell and its base choose alike.", *caveats]))
     _print(
         console,
         "Change of the ECE, and its parts from confidence and accuracy; macro over all languages",
@@ -170,6 +196,28 @@ def _select(diagnosis: Diagnosis, console: Console) -> None:
         if selection.chosen:
             cell = " ".join(axis_text(axis, value) for axis, value in selection.cell.axes)
             _say(console, f"{cell}: {selection.chosen:g}, {selection.reason}")
+    header = ("cell", "criterion", "chosen", "in replicates", "next", "in replicates", "difference", "95%")
+    _print(console, "How sure the choice is, by each criterion", header, list(_choices(diagnosis)))
+
+
+def _choices(diagnosis: Diagnosis) -> Iterator[Line]:
+    """The chosen learning rate and the one that most other replicates choose."""
+    for selection in (*diagnosis.selections, *diagnosis.other_selections):
+        if selection.chosen is None or selection.candidates[0].share_chosen is None:
+            continue
+        (chosen,) = (one for one in selection.candidates if one.learning_rate == selection.chosen)
+        others = [one for one in selection.candidates if one is not chosen]
+        other = max(others, key=lambda one: (one.share_chosen or 0.0, -abs(one.difference or 0.0)))
+        yield [
+            " ".join(axis_text(axis, value) for axis, value in selection.cell.axes),
+            selection.metric,
+            f"{chosen.learning_rate:g}",
+            f"{chosen.share_chosen:.0%}",
+            f"{other.learning_rate:g}",
+            f"{other.share_chosen:.0%}",
+            _signed(other.difference),
+            f"[{_signed(other.difference_low)}, {_signed(other.difference_high)}]",
+        ]
 
 
 def _say(console: Console, text: str) -> None:
@@ -183,10 +231,10 @@ def _print(console: Console, title: str, header: Sequence[str], lines: Sequence[
     from rich.table import Table
     from rich.text import Text
 
-    if not lines:
+    shown = [k for k in range(len(header)) if k < 1 or any(line[k] != "-" for line in lines)]
+    if len(shown) == 1:
         return
     console.print(Text(title.strip(), style="bold"))
-    shown = [k for k in range(len(header)) if k < 1 or any(line[k] != "-" for line in lines)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for place in shown:
         is_name = place == 0

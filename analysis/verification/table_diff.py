@@ -15,7 +15,10 @@ from study.errors import RecordError
 
 TOLERANCE = 1e-12
 """For numbers: another machine's exp may differ in its last place."""
-SEARCHED = ("temperature", "confidence_after", "ece_after", "ece_floor_after", "nll_after")
+SEARCHED = (
+    *("temperature", "confidence_after", "ece_after", "ece_floor_after", "nll_after", "ece_change"),
+    *("nll_change", "nll_change_low", "nll_change_high", "temperature_label_free", "ece_after_label_free"),
+)
 """Columns that follow from a T, whose search ends within 1e-10 of the best one."""
 SEARCH_TOLERANCE = 1e-9
 P_VALUES = ("p_value", "holm")

@@ -8,8 +8,8 @@ from typing import Any
 
 from evaluation import prompts
 from launcher.planning.cells import cells
-from study.benchmarks.definition import columns_of
-from study.benchmarks.sources import benchmark_source, chosen_languages, may_have_shots
+from study.benchmarks.definition import columns_of, definition_of
+from study.benchmarks.sources import benchmark_source, chosen_languages
 from study.errors import UserError, nearest
 from study.files import digest
 from study.grid.config import EvaluateConfig, Grid, checked_section
@@ -127,6 +127,8 @@ def _shards(grid: Grid) -> list[EvalSpec]:
         where = f"{grid.path.name}: evaluate.benchmarks[{index}]"
         benchmark = benchmark_source(config, grid, where)
         codes = chosen_languages(config, benchmark, where)
+        if evaluate.num_shots:
+            _refuse_shots(grid, benchmark, where)
         # how many items there are, or where they lie, makes no other test: tables would average both
         again = [code for code in codes if (benchmark.name, benchmark.split, code) in listed]
         if again:
@@ -147,10 +149,27 @@ def _shards(grid: Grid) -> list[EvalSpec]:
     return result
 
 
+def _refuse_shots(grid: Grid, benchmark: Benchmark, where: str) -> None:
+    """Raise UserError where shots cannot come from another split than the one evaluated.
+
+    With local files only the job can see that.
+    """
+    if benchmark.source.kind == "local":
+        return
+    split = definition_of(benchmark.name).shot_split
+    if split is None:
+        place = f"{grid.path.name}: evaluate.num_shots"
+        raise UserError(f"{benchmark.name} has no split for shots", where=place, remedy="write 0")
+    if split == benchmark.split:
+        raise UserError(
+            f"is '{split}', from which the shots of {benchmark.name} come",
+            where=f"{where}.split",
+            remedy="leave it out, or write evaluate.num_shots: 0",
+        )
+
+
 def _shard(evaluate: EvaluateConfig, benchmark: Benchmark, language: str) -> EvalSpec:
     """One language of a benchmark, for any model. Raises UserError for a value out of range."""
-    if evaluate.num_shots and not may_have_shots(benchmark):
-        raise UserError(f"{benchmark.name} has no split for shots", where="num_shots", remedy="write 0")
     prompting = Prompting(
         evaluate.scaffold,
         evaluate.num_shots,

@@ -59,11 +59,6 @@ def benchmark_languages(benchmark: Benchmark) -> list[str]:
     return definition_of(benchmark.name).codes
 
 
-def may_have_shots(benchmark: Benchmark) -> bool:
-    """Whether it has a split that shots come from; with local files, only the job can see that."""
-    return benchmark.source.kind == "local" or definition_of(benchmark.name).shot_split is not None
-
-
 def chosen_languages(config: BenchmarkConfig, benchmark: Benchmark, where: str) -> list[str]:
     """The languages of a benchmark that the grid asks for.
 

@@ -58,7 +58,7 @@ train: {num_examples: 64, exclude_sources: [b, a], num_epochs: 1, num_steps: 8, 
 evaluate:
   benchmarks:
     - {name: cldr_lite, languages: [low, en, Cyrillic]}
-    - {name: cldr, split: dev, languages: [sw], num_items: 7}
+    - {name: cldr, split: validation, languages: [sw], num_items: 7}
   scaffold: native
   num_shots: 2
   option_order: cyclic

@@ -93,7 +93,7 @@ def test_the_manifest_says_what_entered(folder: StudyFolder) -> None:
     assert selection["cell"] == {"model": "m", "dataset": "d", "label_smoothing": 0.0}
     for name, sha256 in found["tables"].items():
         assert hashlib.sha256((folder.root / "tables" / name).read_bytes()).hexdigest() == sha256
-    assert set(found["tables"]) == {*TABLES, "temperature.md"}
+    assert set(found["tables"]) == {*TABLES, "temperature.md", "selection.csv"}
     main(["diagnose", str(folder.root), "--select-by", "english"])
     (selection,) = manifest(folder)["learning_rates"]
     assert selection["chosen"] == 1e-5
@@ -153,7 +153,10 @@ def test_only_a_validation_split(folder: StudyFolder, capsys: pytest.CaptureFixt
     assert "0.0001, lowest NLL over the options on the validation splits" in " ".join(
         capsys.readouterr().out.split()
     )
-    assert {path.name for path in (folder.root / "tables").iterdir()} == {"manifest.json"}
+    assert {path.name for path in (folder.root / "tables").iterdir()} == {
+        "manifest.json",
+        "selection.csv",
+    }
 
 
 Compared = tuple[dict[str, Cell], tuple[str, ...]]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
+from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.selection import Selection, select_learning_rates
 from analysis.reading.loading import load_study
+from analysis.verification.verify import verify
 from study.records import Prediction
 from tests.analysis.studies import StudyFolder, letter
 from tests.analysis.validation_studies import trained
 
+stats = pytest.importorskip("scipy.stats")
 RATES = (5e-6, 1e-5, 5e-5)
 
 
@@ -187,3 +192,103 @@ def test_where_nothing_but_the_test_split_exists_nothing_is_selected(folder: Stu
     assert selection.chosen is None
     assert "no training in the plan" in selection.reason
     assert selection.reason.startswith("nothing was selected: no last training NLL")
+
+
+# --- by other criteria, and how sure
+# ---------------------------------------------------------------------------------------------------
+
+
+def answered(rate: float, count: int = 400) -> list[Prediction]:
+    """Two options, the first of which is right: the higher rates choose it more often, and are surer."""
+    rng = np.random.default_rng(int(rate * 1e7))
+    right = rng.random(count) < {RATES[0]: 0.70, RATES[1]: 0.73, RATES[2]: 0.75}[rate]
+    sure = {RATES[0]: 0.65, RATES[1]: 0.68, RATES[2]: 0.97}[rate]
+    return [letter([sure, 1.0 - sure] if hit else [1.0 - sure, sure], 0, k) for k, hit in enumerate(right)]
+
+
+def table(folder: StudyFolder) -> dict[tuple[str, str, float], dict[str, str]]:
+    diagnose(folder.root)
+    with (folder.root / "tables" / "selection.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {(row["languages"], row["criterion"], float(row["learning_rate"])): row for row in rows}
+
+
+def test_each_criterion_chooses_and_its_uncertainty_is_that_of_the_normal_approximation(
+    folder: StudyFolder,
+) -> None:
+    """One language, so that each criterion is a mean over questions, and its differences are paired."""
+    answers = {rate: answered(rate) for rate in RATES}
+    for rate, predictions in answers.items():
+        folder.add(trained(learning_rate=rate), "en", predictions, split="validation")
+    found = table(folder)
+    assert [key[1] for key in found][:3] == ["nll"] * 3
+    p = {rate: np.exp([row.scores[row.label] for row in rows]) for rate, rows in answers.items()}
+    of_items = {
+        "nll": {rate: -np.log(values) for rate, values in p.items()},
+        "accuracy": {rate: np.asarray(values > 0.5, dtype=float) for rate, values in p.items()},
+        "brier": {rate: 2.0 * (1.0 - values) ** 2 for rate, values in p.items()},
+    }
+    chosen = {}
+    for metric, values in of_items.items():
+        rows = {rate: found["macro", metric, rate] for rate in RATES}
+        means = {rate: float(np.mean(values[rate])) for rate in RATES}
+        best = (max if metric == "accuracy" else min)(means, key=lambda rate: means[rate])
+        (chosen[metric],) = (rate for rate in RATES if rows[rate]["is_chosen"] == "True")
+        assert chosen[metric] == best
+        for rate in RATES:
+            difference = values[rate] - values[best]
+            assert float(rows[rate]["value"]) == pytest.approx(means[rate], abs=1e-6)
+            assert float(rows[rate]["difference"]) == pytest.approx(np.mean(difference), abs=1e-6)
+            ends = [float(rows[rate][f"difference_{end}"]) for end in ("low", "high")]
+            deviation = float(stats.sem(difference))
+            expected = np.mean(difference) + 1.96 * deviation * np.array([-1.0, 1.0])
+            assert ends == pytest.approx(expected, abs=0.2 * deviation)
+        # how often each would be the best, if the means had a normal distribution
+        deviations = np.cov([values[rate] for rate in RATES]) / len(p[RATES[0]])
+        normal = stats.multivariate_normal([means[rate] for rate in RATES], deviations, seed=0).rvs(20000)
+        winner = (np.argmax if metric == "accuracy" else np.argmin)(normal, axis=1)
+        shares = [float(rows[rate]["share_chosen"]) for rate in RATES]
+        assert math.fsum(shares) == pytest.approx(1.0)
+        # 1,000 replicates: four deviations of a share are .06
+        assert shares == pytest.approx([np.mean(winner == k) for k in range(3)], abs=0.07)
+    assert chosen["accuracy"] == RATES[2] != chosen["nll"]  # the surest is right most often, and pays for it
+    assert verify(folder.root).is_right
+
+
+def test_questions_are_drawn_together_over_languages(folder: StudyFolder) -> None:
+    """The same answers in three languages, one of them with two seeds, are known no better than in one."""
+    both = {rate: answered(rate) for rate in RATES[:2]}
+    for rate, rows in both.items():
+        folder.add(trained(learning_rate=rate), "en", rows, split="validation")
+    alone = table(folder)["macro", "nll", RATES[0]]
+    for seed in (0, 1):
+        for rate, rows in both.items():
+            for language in ("sw", "yo") if seed == 0 else ("en", "sw", "yo"):
+                cell = trained(learning_rate=rate, seed=seed)
+                folder.add(cell, language, rows, split="validation")
+    together = table(folder)["macro", "nll", RATES[0]]
+    for column in ("value", "share_chosen", "difference", "difference_low", "difference_high"):
+        assert float(together[column]) == pytest.approx(float(alone[column]))
+    assert len(together["job_ids"].split()) == 6
+
+
+def test_what_cannot_be_chosen_has_a_reason_in_the_table(folder: StudyFolder) -> None:
+    found = table(study(folder, {RATES[0]: {"en": 0.9, "sw": 0.9}, RATES[1]: {"en": 0.8, "sw": None}}))
+    complete, lacking = (found["macro", "brier", rate] for rate in RATES[:2])
+    assert complete["missing"].startswith("nothing was selected: no Brier score on the validation splits")
+    assert float(complete["value"]) == pytest.approx(2 * 0.1**2, abs=1e-6)
+    assert (lacking["missing"], lacking["value"]) == ("1 of 2 validation shards missing", "")
+    assert {row["share_chosen"] for row in (complete, lacking)} == {""}
+    english = found["english", "accuracy", RATES[0]]  # a tie: the lower rate, in every replicate
+    assert (english["is_chosen"], float(english["share_chosen"])) == ("True", 1.0)
+    with pytest.raises(ValueError, match="nll, accuracy, brier"):
+        select_learning_rates(folder.root, load_study(folder.root), metric="ece")
+
+
+def test_without_a_validation_split_there_is_no_table(folder: StudyFolder) -> None:
+    log(folder, RATES[0], [1.0])
+    log(folder, RATES[1], [0.5])
+    (selection,) = diagnose(folder.root).selections
+    assert selection.chosen == RATES[1]
+    assert {candidate.share_chosen for candidate in selection.candidates} == {None}
+    assert not (folder.root / "tables" / "selection.csv").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,14 @@ import pytest
 
 from analysis.diagnoses.diagnose import diagnose
 from analysis.diagnoses.rows import Row
-from analysis.diagnoses.temperature import CROSS_FITTED
+from analysis.diagnoses.temperature import CROSS_FITTED, uncalibrated_bases
 from analysis.reading.loading import load_study
 from analysis.reading.shards import BUCKETS
 from study.languages import LANGUAGES
 from tests.analysis.studies import StudyFolder, letter
-from tests.analysis.validation_studies import TRUE, drawn, plain_ece, trained, with_validation
+from tests.analysis.validation_studies import BASE, TRUE, drawn, plain_ece, trained, with_validation
 
-special = pytest.importorskip("scipy.special")
+special, stats = pytest.importorskip("scipy.special"), pytest.importorskip("scipy.stats")
 
 
 def rows_of(folder: StudyFolder) -> dict[tuple[str, str], Row]:
@@ -127,10 +128,10 @@ def test_what_is_missing_is_marked_when_cross_fitted(folder: StudyFolder) -> Non
 
 
 def test_smoothing_stands_beside_it_and_seeds_are_averaged(folder: StudyFolder) -> None:
-    cells = [{"model": "m"}] + [
+    planned = [{"model": "m"}] + [
         trained(label_smoothing=eps, seed=seed) for eps in (0.0, 0.1) for seed in (0, 1)
     ]
-    for place, cell in enumerate(cells):
+    for place, cell in enumerate(planned):
         for number, language in enumerate(TRUE):
             folder.add(cell, language, drawn(number, 80, 1.0 + place))
     diagnosis = diagnose(folder.root)
@@ -142,6 +143,119 @@ def test_smoothing_stands_beside_it_and_seeds_are_averaged(folder: StudyFolder) 
     assert rows[-1]["n"] == 240
     text = (folder.root / "tables" / "temperature.md").read_text(encoding="utf-8")
     lines = [line.split(" | ")[:4] for line in text.splitlines() if line.startswith("| all")]
-    assert [line[1] for line in lines] == ["base", "SFT ε=0", "SFT ε=0.1"]
+    cells = ["base", "SFT ε=0", "SFT ε=0.1"]
+    assert [line[1] for line in lines] == [*cells, *cells, *cells[1:]]  # scaling, its gain, without labels
     assert lines[2][2:] == [f"{rows[-1]['ece_before']:.3f}", f"{rows[-1]['ece_after']:.3f}"]
     assert load_study(folder.root).tests() == [("cldr", "test", "letter")]
+
+
+# --- what scaling gains
+# ---------------------------------------------------------------------------------------------------
+
+
+def test_the_gain_has_scipys_interval_and_languages_share_their_questions(folder: StudyFolder) -> None:
+    """sw and yo answer alike, question by question, so the mean over both is known no better than each."""
+    for language, seed in (("sw", 1), ("yo", 1), ("en", 2)):
+        folder.add(BASE, language, drawn(seed, 200, 3.0))
+    rows = rows_of(folder)
+    own, low = rows["per_language", "sw"], rows["per_language", "low"]
+    for row in (own, low):
+        assert row["nll_change"] == pytest.approx(row["nll_after"] - row["nll_before"])
+        assert row["ece_change"] == pytest.approx(row["ece_after"] - row["ece_before"])
+        assert row["nll_change_high"] < 0.0
+    assert [own["nll_change_low"], low["nll_change_low"]] == pytest.approx([low["nll_change_low"]] * 2)
+    # T is nearly the same in each fold: by hand, at the mean T
+    records = folder.records[folder.jobs[0]["job_id"]]
+    scores = np.array([record.scores for record in records])
+    label = [record.label for record in records]
+    before, after = (
+        special.log_softmax(scores / at, axis=1)[np.arange(200), label] for at in (1, own["temperature"])
+    )
+    expected = stats.norm.interval(0.95, np.mean(before - after), stats.sem(before - after))
+    assert [own["nll_change_low"], own["nll_change_high"]] == pytest.approx(expected, rel=0.1)
+
+
+def test_the_gains_of_seeds_are_averaged_with_their_spread(folder: StudyFolder) -> None:
+    for seed, true in ((0, 2.0), (1, 3.0), (2, 3.5)):
+        folder.add(trained(seed=seed), "en", drawn(1, 200, true))
+    rows = [row for row in diagnose(folder.root).rows["temperature"] if row["name"] == "en"]
+    *seeds, mean = [row for row in rows if row["scheme"] == "global"]
+    values = [row["nll_change"] for row in seeds]
+    assert mean["nll_change"] == pytest.approx(np.mean(values))
+    half = np.mean([row["nll_change_high"] - row["nll_change_low"] for row in seeds]) / 2
+    of_seeds = stats.t.ppf(0.975, 2) * stats.sem(values)
+    reach = (mean["nll_change_high"] - mean["nll_change_low"]) / 2
+    assert reach == pytest.approx(math.hypot(half, of_seeds))
+
+
+# --- without labels
+# ---------------------------------------------------------------------------------------------------
+
+
+def test_without_labels_the_base_gives_the_temperature(folder: StudyFolder) -> None:
+    """The trained model is the base, sharper by a known factor, and chooses otherwise on 20 items."""
+    for place, (language, true) in enumerate(TRUE.items()):
+        base = drawn(place, 300, 1.0)
+        folder.add(BASE, language, base)
+        after = [replace(row, scores=[score * true for score in row.scores]) for row in base]
+        other = [replace(row, scores=[*row.scores[1:], row.scores[0]]) for row in after[:20]]
+        folder.add(trained(), language, [*after[:19:-1], *other])  # in another order
+    diagnosis = diagnose(folder.root)
+    rows = {(row["scheme"], row["name"]): row for row in diagnosis.rows["temperature"] if row["dataset"]}
+    for language, true in TRUE.items():
+        row = rows["per_language", language]
+        assert row["agreeing"] == 280
+        assert row["temperature_label_free"] == pytest.approx(true, rel=1e-6)
+        assert rows["english", language]["temperature_label_free"] == pytest.approx(TRUE["en"], rel=1e-6)
+        of_base = next(row for row in diagnosis.rows["temperature"] if row["name"] == language)
+        assert row["base_ece"] == of_base["ece_before"]
+        assert row["base_ece_floor"] == pytest.approx(0.06, abs=0.02)
+    swahili = rows["per_language", "sw"]
+    records = folder.records[folder.jobs[3]["job_id"]]
+    probs = special.softmax(np.array([record.scores for record in records]) / 4.0, axis=1)
+    correct = [int(p) == record.label for p, record in zip(probs.argmax(axis=1), records, strict=True)]
+    assert swahili["ece_after_label_free"] == pytest.approx(plain_ece(probs.max(axis=1), correct), abs=1e-6)
+    everywhere = rows["global", "all"]
+    assert (everywhere["agreeing"], everywhere["n"]) == (840, 900)
+    assert 1.0 < everywhere["temperature_label_free"] < 4.0
+    of_languages = [rows["global", language]["ece_after_label_free"] for language in TRUE]
+    assert everywhere["ece_after_label_free"] == pytest.approx(np.mean(of_languages))
+    assert "not calibrated itself" not in diagnosis.contents["temperature.md"]
+
+
+def test_a_base_that_is_not_calibrated_is_told(folder: StudyFolder) -> None:
+    for cell, true in ((BASE, 3.0), (trained(), 4.0)):
+        folder.add(cell, "sw", drawn(1, 300, true))
+        folder.add(cell, "en", drawn(2, 300, true / 3.0))
+    rows = diagnose(folder.root).rows["temperature"]
+    (base,) = (row for row in rows if (row["dataset"], row["name"], row["scheme"]) == (None, "sw", "global"))
+    (text,) = uncalibrated_bases(rows)
+    assert text.startswith("The base m is not calibrated itself on cldr test, letter in sw (")
+    assert f"sw ({base['ece_before']:.3f}, floor " in text
+    assert " en (" not in text
+    assert text in (folder.root / "tables" / "temperature.md").read_text(encoding="utf-8")
+
+
+def test_what_is_missing_without_labels_has_a_reason(folder: StudyFolder) -> None:
+    folder.add(BASE, "sw", drawn(1, 60, 1.0))
+    folder.add(BASE, "en", None, failed=True)
+    for language in ("sw", "en"):
+        folder.add(trained(), language, drawn(1 if language == "sw" else 2, 60, 2.0))
+    folder.add({**trained(), "model": "alone"}, "sw", drawn(1, 60, 2.0))
+    rows = {
+        (row["model"], row["dataset"], row["scheme"], row["name"]): row
+        for row in diagnose(folder.root).rows["temperature"]
+    }
+    own = [rows["m", "d", "per_language", name] for name in ("sw", "en", "all")]
+    assert [row["label_free_missing"] for row in own] == [
+        None, "no records of en of the cell or its base", "1 of 2 missing",
+    ]  # fmt: skip
+    assert [row["temperature_label_free"] is None for row in own] == [False, True, True]
+    assert [row["agreeing"] for row in own] == [60, None, None]
+    together = rows["m", "d", "global", "sw"]
+    assert together["label_free_missing"] == "no records of en of the cell or its base"
+    assert (together["agreeing"], together["missing"]) == (60, None)
+    assert together["ece_after_label_free"] is None
+    alone = rows["alone", "d", "global", "all"]["label_free_missing"]
+    assert alone == "the study does not evaluate its base"
+    assert rows["m", None, "per_language", "sw"]["label_free_missing"] == "is a base model"

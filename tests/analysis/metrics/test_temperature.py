@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
 from analysis import metrics
 from analysis.metrics import temperature
-from analysis.metrics.temperature import Sample
+from analysis.metrics.temperature import MIN_AGREEING, NotFittedError, Sample
+from study.bins import FloatArray
 
 optimize = pytest.importorskip("scipy.optimize")
 special = pytest.importorskip("scipy.special")
@@ -39,19 +40,42 @@ def test_the_temperature_that_made_the_labels_is_found(true: float) -> None:
     assert fit(sample.score, sample.label) == pytest.approx(true, rel=0.07)
 
 
+def assert_minimum(fitted: float, score: FloatArray, target: FloatArray) -> None:
+    """1 / T is where SciPy finds the least cross-entropy of `target` and softmax(score / T).
+
+    Where every target is the best option there is no minimum: the cross-entropy falls for ever, and is 0 in
+    float64 long before the end of the range, so that SciPy may stop anywhere there.
+    """
+
+    def cross_entropy(inverse: float) -> float:
+        return float(-np.mean(np.sum(target * special.log_softmax(score * inverse, axis=1), axis=1)))
+
+    best = optimize.minimize_scalar(
+        cross_entropy, bounds=(0.01, 100.0), method="bounded", options={"xatol": 1e-10}
+    )
+    assert cross_entropy(1 / fitted) <= best.fun + 1e-9
+    if (target[np.arange(len(score)), score.argmax(axis=1)] == 1.0).all():
+        assert fitted == temperature.COLDEST
+    elif 0.02 < best.x < 90:
+        assert 1 / fitted == pytest.approx(best.x, rel=1e-3, abs=1e-4)
+
+
 @given(st.integers(0, 1000), st.integers(5, 60))
+@example(902, 5)  # all labels are right
 def test_the_fit_is_scipys_minimum(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)
     score, label = rng.normal(size=(size, 3)) * 2, rng.integers(0, 3, size)
-    fitted = fit(score, label)
+    assert_minimum(fit(score, label), score, np.eye(3)[label])
 
-    def nll(inverse: float) -> float:
-        return float(-np.mean(special.log_softmax(score * inverse, axis=1)[np.arange(size), label]))
 
-    best = optimize.minimize_scalar(nll, bounds=(0.01, 100.0), method="bounded", options={"xatol": 1e-10})
-    assert nll(1 / fitted) <= best.fun + 1e-9
-    if 0.02 < best.x < 90:
-        assert 1 / fitted == pytest.approx(best.x, rel=1e-3, abs=1e-4)
+@given(st.integers(0, 1000), st.floats(0.1, 5.0))
+def test_the_fit_without_labels_is_scipys_minimum_over_agreeing_items(seed: int, slope: float) -> None:
+    rng = np.random.default_rng(seed)
+    base = rng.normal(size=(150, 3))
+    score = slope * base + rng.normal(size=(150, 3)) * 0.3
+    fitted = temperature.label_free({"en": (score, base)}, ["en"], "per_language")["en"]
+    agree = score.argmax(axis=1) == base.argmax(axis=1)
+    assert_minimum(fitted, score[agree], special.softmax(base[agree], axis=1))
 
 
 def test_scaled_log_probs_are_scipys() -> None:
@@ -177,3 +201,63 @@ def test_bad_temperatures_and_folds_raise() -> None:
             temperature.scaled_log_probs([[0.0, 1.0]], bad)
     with pytest.raises(ValueError, match="num_folds"):
         temperature.cross_fitted({"en": draw(np.random.default_rng(1), 1.0, 9)}, "global", num_folds=1)
+
+
+# --- without labels
+# ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seed", "slope", "noise"), [(0, 2.0, 0.3), (1, 4.0, 0.5), (2, 4.0, 1.0)])
+def test_without_labels_the_ece_is_that_of_the_labels_where_the_base_is_calibrated(
+    seed: int, slope: float, noise: float
+) -> None:
+    """The base knows the odds of each label; training made it sharper, and noisy."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(size=(2850, 4)) * 1.5
+    label = np.array([rng.choice(4, p=odds) for odds in special.softmax(base, axis=1)])
+    score = slope * base + rng.normal(size=base.shape) * noise
+
+    def ece(at: float) -> float:
+        log_probs = special.log_softmax(score / at, axis=1)
+        return metrics.ece(np.exp(log_probs.max(axis=1)), log_probs.argmax(axis=1) == label)
+
+    free = temperature.label_free({"en": (score, base)}, ["en"], "per_language")["en"]
+    assert ece(free) == pytest.approx(ece(fit(score, label)), abs=0.01)
+    assert ece(free) < ece(1.0) - 0.1
+    # disagreeing items would have made it too warm
+    everything = optimize.minimize_scalar(
+        lambda at: -np.sum(special.softmax(base, axis=1) * special.log_softmax(score / at, axis=1)),
+        bounds=(0.01, 100.0),
+        method="bounded",
+    )
+    assert free < everything.x
+
+
+def test_schemes_without_labels() -> None:
+    """Two languages, sharper by 2 and by 4, whose base has fewer options for every other item."""
+    rng = np.random.default_rng(1)
+    pairs = {}
+    for code, slope in (("en", 2.0), ("sw", 4.0)):
+        base = rng.normal(size=(200, 4))
+        base[::2, 2:] = -np.inf
+        pairs[code] = (base * slope, base)
+    own = temperature.label_free(pairs, ["en", "sw"], "per_language")
+    assert own == pytest.approx({"en": 2.0, "sw": 4.0})
+    assert temperature.label_free(pairs, ["sw"], "english") == pytest.approx({"sw": 2.0})
+    everywhere = temperature.label_free(pairs, ["en", "sw"], "global")
+    assert 2.0 < everywhere["en"] == everywhere["sw"] < 4.0
+
+
+def test_too_little_agreement_and_other_options_fit_nothing() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.normal(size=(MIN_AGREEING + 20, 3))
+    score = np.where(np.arange(len(base))[:, None] < MIN_AGREEING - 1, 2.0 * base, -base)
+    with pytest.raises(NotFittedError, match=r"^agrees with the base on 49 of 70 items, 50 are needed$"):
+        temperature.label_free({"sw": (score, base)}, ["sw"], "per_language")
+    both = {"sw": (score, base), "en": (base, base)}
+    assert temperature.label_free(both, ["sw"], "global")["sw"] > 0.0  # 119 together
+    with pytest.raises(NotFittedError, match="on 0 of 70 items"):
+        temperature.label_free({"sw": (-base, base)}, ["sw"], "per_language")
+    fewer = np.where(np.arange(3) < 2, base, -np.inf)
+    with pytest.raises(NotFittedError, match="other options"):
+        temperature.label_free({"sw": (fewer, base)}, ["sw"], "per_language")

@@ -139,6 +139,11 @@ def test_two_datasets_that_are_one_and_two_prepared_models_that_are_one(folder: 
             "evaluate.benchmarks=[{name: cldr, num_items: 0}]",
             "evaluate.benchmarks[0].num_items: out of range; give 1 or more",
         ),
+        (
+            "evaluate={num_shots: 2, benchmarks: [cldr, {name: cldr, split: dev, languages: [en]}]}",
+            "evaluate.benchmarks[1].split: is 'dev', from which the shots of cldr come; "
+            "leave it out, or write evaluate.num_shots: 0",
+        ),
         ("evaluate.protocol=leter", "evaluate.protocol: 'leter' is unknown; did you mean 'letter'?"),
         ("evaluate.dtype=bf61", "evaluate.dtype: 'bf61' is unknown; did you mean 'bf16'?"),
         (
