@@ -27,6 +27,7 @@ from analysis.inference.estimates import (
     over_seeds,
     standard_error,
     t_quantile,
+    unseen,
 )
 
 
@@ -64,7 +65,8 @@ def assess(difference: Estimate) -> Change:
     """The interval of a difference, and the p-value that it is 0."""
     error, freedom = standard_error(difference)
     value, half = difference.value, t_quantile(LEVEL, freedom) * error
-    low, high = _bounded(difference, value - half, value + half)
+    below, above = unseen(difference)
+    low, high = _bounded(difference, value - half - below, value + half + above)
     return Change(value, low, high, _p_value(difference, value, error, freedom), difference)
 
 
@@ -108,13 +110,9 @@ def _plain_difference(a: Estimate, b: Estimate) -> Estimate:
 
 def _change_of_squared(a: Estimate, b: Estimate, bias_a: float, bias_b: float, paired_seeds: bool) -> Change:
     noise = max((bias_a + bias_b) / 2.0, 0.0)
-    # one scale for both; the floor holds where a square lies far below 0
-    roots = [math.sqrt(max(side.value + noise, noise / 10.0)) for side in (a, b)]
     value, squares = a.shown - b.shown, a.value - b.value
-    if min(roots) == 0.0:  # a model without noise and without error
-        roots = [max(root, max(roots) / 10.0) for root in roots]
-    if min(roots) == 0.0:
-        return assess(replace(_difference(a, b, paired_seeds), squared=None))
+    floor = max(noise / 10.0, 1e-12)  # for a square that lies far below 0
+    roots = [math.sqrt(max(side.value + noise, floor)) for side in (a, b)]
     slopes = [0.5 / root for root in roots]
     difference = _difference(_scaled(a, slopes[0]), _scaled(b, slopes[1]), paired_seeds)
     error, freedom = standard_error(difference)
@@ -125,7 +123,7 @@ def _change_of_squared(a: Estimate, b: Estimate, bias_a: float, bias_b: float, p
     low, high = (_root_of(end, to_roots) for end in (squares - half, squares + half))
     low, high = _bounded(difference, min(low, value), max(high, value))
     p = _p_value(difference, squares, error * to_squares, freedom)
-    unit = to_squares * to_roots if math.isfinite(to_roots) else 1.0
+    unit = to_squares * min(to_roots, 1e6)
     shown = replace(_scaled(difference, unit), value=value, ends=(-1.0, 1.0))
     return Change(value, low, high, p, shown)
 

@@ -43,27 +43,43 @@ def accuracy_draws(all_ids: Sequence[str], records: Records) -> np.ndarray:
     return np.asarray(weight @ right_ones(records) / weight.sum(axis=1))
 
 
-def ece_draws(all_ids: Sequence[str], records: Records) -> np.ndarray:
-    """The mean of signed residuals less the folded normal's bias of each bin, by SciPy."""
-    weight = weights(all_ids, [record.example_id for record in records])
+def squared_error(all_ids: Sequence[str], records: Records) -> tuple[float, list[float]]:
+    """The L2 ECE from every pair of rows of different examples, and its interval from draws row by row."""
+    ids = np.array([record.example_id for record in records])
     residual = right_ones(records) - confidences(records)
     bins = np.ceil(confidences(records) * 15).astype(int)
-    signed, bias = np.zeros(1000), 0.0
+    weight = weights(all_ids, list(ids)) - 1.0
+    square, linear, noise, plug_in = 0.0, np.zeros(1000), np.zeros(1000), 0.0
+    shares = np.zeros(len(ids))
     for b in set(bins.tolist()):
-        of_bin = np.where(bins == b, residual, 0.0)
-        signed += weight @ of_bin * np.sign(of_bin.sum())
-        by_id: dict[str, float] = dict.fromkeys(all_ids, 0.0)
-        for record, value in zip(records, of_bin, strict=True):
-            by_id[record.example_id] += value
-        sums = np.array(list(by_id.values()))
-        spread = math.sqrt(((sums - sums.mean()) ** 2).sum())
-        if spread > 1e-9:
-            bias += stats.foldnorm.mean(abs(sums.sum()) / spread, scale=spread) - abs(sums.sum())
-    return np.asarray(signed / weight.sum(axis=1) - bias / len(records))
+        here = np.flatnonzero(bins == b)
+        mean = residual[here].mean()
+        shares[here] = mean**2
+        apart = ids[here][:, None] != ids[here]
+        if not apart.any():
+            continue
+        scale = len(here) / len(ids) / apart.sum()
+        square += scale * (np.outer(residual[here], residual[here]) * apart).sum()
+        plug_in += scale * residual[here].sum() ** 2
+        off = weight[:, here] @ (residual[here] - mean)
+        linear += scale * 2.0 * residual[here].sum() * off
+        noise += scale * off**2
+    linear += weight @ (shares - shares.mean()) / len(ids)
+    at_value, at_zero = np.var(linear, ddof=1), np.var(noise, ddof=1)
+    slope = max(max(at_value - at_zero, 0.0) / max(square, math.sqrt(at_zero)), at_value / plug_in)
+    # the squares that differ from the estimate by t standard errors, from their quadratic equation
+    t2 = stats.t.ppf(0.975, len(set(ids)) - 1) ** 2
+    roots = np.roots([1.0, -2.0 * square - t2 * slope, square**2 - t2 * at_zero])
+    return signed_root(square), [signed_root(float(end)) for end in sorted(roots.real)]
 
 
-def ends(draws: np.ndarray) -> list[float]:
-    return [float(end) for end in np.quantile(draws, [0.025, 0.975])]
+def signed_root(square: float) -> float:
+    return math.copysign(math.sqrt(abs(square)), square)
+
+
+def ends(value: float, draws: np.ndarray, num_items: int) -> list[float]:
+    half = stats.t.ppf(0.975, num_items - 1) * np.std(draws, ddof=1)
+    return [value - half, value + half]
 
 
 def test_intervals_of_every_level(folder: StudyFolder) -> None:
@@ -81,16 +97,18 @@ def test_intervals_of_every_level(folder: StudyFolder) -> None:
         found: list[str] = row["job_ids"]
         return found
 
-    for metric, draws in (("accuracy", accuracy_draws), ("ece_raw", ece_draws)):
-        one = {"seed": 1, "name": "yo"}
-        (job_id,) = jobs(**one)
-        assert low_high(metric, **one) == pytest.approx(ends(draws(ids, of_job[job_id])), abs=1e-6)
-        # micro: the rows of all languages in one list
-        micro = {"seed": 1, "level": "all", "average": "micro"}
-        pooled = [record for job_id in jobs(**micro) for record in of_job[job_id]]
-        assert len(pooled) == 300
-        assert low_high(metric, **micro) == pytest.approx(ends(draws(ids, pooled)), abs=1e-6)
-    # macro over three seeds: over languages first, then the seeds' means as Student's t around their mean
+    one = {"seed": 1, "name": "yo"}
+    micro = {"seed": 1, "level": "all", "average": "micro"}  # the rows of all languages in one list
+    for place, num_rows in ((one, 60), (micro, 300)):
+        records = [record for job_id in jobs(**place) for record in of_job[job_id]]
+        assert len(records) == num_rows
+        accuracy = ends(float(right_ones(records).mean()), accuracy_draws(ids, records), 60)
+        assert low_high("accuracy", **place) == pytest.approx(accuracy, abs=1e-6)
+        value, interval = squared_error(ids, records)
+        (row,) = (row for row in rows if all(row[name] == value for name, value in place.items()))
+        assert row["ece_l2_raw"] == pytest.approx(value, abs=1e-7)
+        assert low_high("ece_l2_raw", **place) == pytest.approx(interval, abs=1e-5)
+    # macro over three seeds: over languages first, then the seeds' means, whose spread counts
     macro = {"seed": None, "level": "all", "average": "macro"}
     by_seed = [
         np.mean([accuracy_draws(ids, of_job[j]) for j in jobs(seed=s, level="all", average="macro")], axis=0)
@@ -100,14 +118,22 @@ def test_intervals_of_every_level(folder: StudyFolder) -> None:
         np.mean([right_ones(of_job[j]).mean() for j in jobs(seed=s, level="all", average="macro")])
         for s in range(3)
     ]
-    effect = np.random.default_rng(0).standard_t(2, 20_000) * np.std(means, ddof=1) / math.sqrt(3)
-    with_seeds = np.repeat(np.mean(by_seed, axis=0), 20) + effect
-    assert low_high("accuracy", **macro) == pytest.approx(ends(with_seeds), abs=1e-6)
+    questions = np.var(np.mean(by_seed, axis=0), ddof=1)
+    covariance = np.cov(by_seed)
+    luck = np.mean(np.diag(covariance)) - np.mean(covariance[~np.eye(3, dtype=bool)])
+    spread = np.var(means, ddof=1) / 3
+    total = questions + max(spread - luck / 3, 0.0)
+    freedom = total**2 / (questions**2 / 59 + (spread**2 / 2 if spread > luck / 3 else 0.0))
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(total)
+    expected = [np.mean(means) - half, np.mean(means) + half]
+    assert low_high("accuracy", **macro) == pytest.approx(expected, abs=1e-5)
 
 
 def test_every_metric_but_what_was_asked_has_an_interval(folder: StudyFolder) -> None:
     sweep(folder)
-    assert [metric.name for metric in METRICS if not metric.has_interval] == ["chance"]
+    assert [metric.name for metric in METRICS if not metric.has_interval] == [
+        *("chance", "ece_renormalised", "ece_raw")
+    ]
     study = load_study(folder.root)
     for cell in (*study.runs(), *study.groups()):
         for average in ("macro", "micro"):
@@ -117,7 +143,7 @@ def test_every_metric_but_what_was_asked_has_an_interval(folder: StudyFolder) ->
                     estimate, interval = summary.estimate(metric.name), summary.interval(metric.name)
                     assert (estimate is not None) == (interval is not None) == metric.has_interval
                     if estimate is not None:
-                        assert estimate.value == pytest.approx(summary.value(metric.name), abs=1e-12)
+                        assert estimate.shown == pytest.approx(summary.value(metric.name), abs=1e-9)
 
 
 def test_intervals_over_few_seeds_end_at_what_can_be(folder: StudyFolder) -> None:
@@ -151,9 +177,8 @@ def test_what_is_missing_has_no_interval(folder: StudyFolder) -> None:
         for name in (metric.name for metric in METRICS if metric.has_interval):
             is_missing = row[name] is None
             assert (row[f"{name}_low"] is None, row[f"{name}_high"] is None) == (is_missing, is_missing)
-            assert is_missing == (
-                row["missing"] is not None or (name, row["protocol"]) == ("option_mass", "option_text")
-            )
+            lacks = name == "option_mass" or name in ("gap_raw", "ece_l2_raw")
+            assert is_missing == (row["missing"] is not None or (lacks and row["protocol"] == "option_text"))
 
 
 def test_micro_means_of_some_languages_have_no_estimate(folder: StudyFolder) -> None:
@@ -176,9 +201,13 @@ def test_languages_may_lack_items_of_others(folder: StudyFolder) -> None:
     english, german = load_study(folder.root).shards
     for shard, records in ((english, rows), (german, rows[:-3])):
         found = summarise([shard]).interval("accuracy")
-        assert found == pytest.approx(ends(accuracy_draws(ids, records)), abs=1e-9)
+        accuracy = float(right_ones(records).mean())
+        assert found == pytest.approx(ends(accuracy, accuracy_draws(ids, records), len(records)), abs=1e-9)
+    both = [*rows, *rows[:-3]]
     micro = summarise([english, german], "micro").interval("accuracy")
-    assert micro == pytest.approx(ends(accuracy_draws(ids, [*rows, *rows[:-3]])), abs=1e-9)
+    assert micro == pytest.approx(
+        ends(float(right_ones(both).mean()), accuracy_draws(ids, both), 50), abs=1e-9
+    )
 
 
 def test_one_item_is_no_error(folder: StudyFolder) -> None:
@@ -186,8 +215,8 @@ def test_one_item_is_no_error(folder: StudyFolder) -> None:
     (shard,) = load_study(folder.root).shards
     assert isinstance(shard, Shard)
     assert summarise([shard]).interval("accuracy") == pytest.approx((0.025, 1.0))
-    low, high = summarise([shard]).interval("ece_raw") or (math.nan, math.nan)
-    assert 0.0 <= low <= high <= 1.0
+    assert summarise([shard]).interval("ece_l2_raw") is None  # no bin has two examples
+    assert summarise([shard]).value("ece_l2_raw") is None
 
 
 def test_all_right_with_a_language_of_one_item(folder: StudyFolder) -> None:

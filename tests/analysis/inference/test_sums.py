@@ -42,8 +42,8 @@ def test_coverage_where_examples_are_lacking() -> None:
     """Of 600 resampled ids the cell has 400: its interval is that of 400 examples."""
     rng = np.random.default_rng(11)
     everyone = [*IDS, *(f"other{k}" for k in range(200))]
-    covered = {"ece": 0, "accuracy": 0}
-    truth = {"ece": 0.4 * 0.6, "accuracy": 0.7 - 0.4 * 0.6}
+    covered = {"gap": 0, "accuracy": 0}
+    truth = {"gap": 0.4 * 0.6, "accuracy": 0.7 - 0.4 * 0.6}
     for sample in range(400):
         if sample % 100 == 0:
             resamples = resample(everyone, num_replicates=500, seed=sample)
@@ -99,8 +99,12 @@ def test_sums_of_shards_are_those_of_all_their_rows(seed: int, num_shards: int, 
 def assert_same(one: Estimate, other: Estimate) -> None:
     assert one.value == pytest.approx(other.value, rel=1e-12)
     assert one.draws == pytest.approx(other.draws, abs=1e-10)
-    assert one.bias_left == pytest.approx(other.bias_left, abs=1e-12)
-    assert (one.ends, one.may_be_lowest) == (other.ends, other.may_be_lowest)
+    assert (one.ends, one.hides) == (other.ends, other.hides)
+    assert (one.squared is None) == (other.squared is None)
+    if one.squared is not None and other.squared is not None:
+        assert one.squared.noise == pytest.approx(other.squared.noise, abs=1e-10)
+        assert one.squared.bias == pytest.approx(other.squared.bias, rel=1e-9)
+        assert one.squared.design_effect == pytest.approx(other.squared.design_effect, rel=1e-9)
 
 
 def test_a_mean_that_one_shard_lacks_is_left_out() -> None:
