@@ -60,17 +60,21 @@ class Resamples:
             raise ValueError(f"{len(foreign)} examples were not resampled, such as {str(foreign[0])!r}.")
         return place
 
-    def totals(self, sums: FloatArray) -> FloatArray:
+    def totals(self, sums: FloatArray, *, is_noise: bool = False) -> FloatArray:
         """(R, k) totals in each replicate. sums: (U, k), per example id.
 
         Each sum is rounded, by at most 1e-12 of the largest, so that adding them is exact in any order: the
         replicates have the same bits whatever the BLAS, the number of threads and the other columns.
+        is_noise: only variances are wanted; float32 then halves the time, with totals that are within about
+        a thousandth of their deviation.
         """
+        dtype, digits = (np.float32, 24) if is_noise else (np.float64, 52)
         most = np.abs(sums).max(axis=0) * len(sums)
-        unit = 2.0 ** (np.ceil(np.log2(np.where(most > 0.0, most, 1.0))) - 52.0)
-        exact = np.rint(sums / unit) * unit
+        unit = 2.0 ** (np.ceil(np.log2(np.where(most > 0.0, most, 1.0))) - digits)
+        whole = np.rint(sums / unit).astype(dtype)
         blocks = range(0, len(self.counts), _BLOCK)
-        return np.concatenate([self.counts[b : b + _BLOCK].astype(np.float64) @ exact for b in blocks])
+        totals = [np.matmul(self.counts[block : block + _BLOCK].astype(dtype), whole) for block in blocks]
+        return np.concatenate(totals).astype(np.float64) * unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,36 +162,39 @@ def estimates(
     ends: what a metric cannot be below or above: with few seeds, Student's tails reach far.
     Several cells at once are faster than one by one, with the same result.
     """
-    columns: list[FloatArray] = []
-    expansions: list[dict[str, Expansion]] = []
-    for sums in several:
-        expansions.append({kind: expand(binned) for kind, binned in sums.errors.items()})
-        columns += [sums.size[:, None], *(column[:, None] for column in sums.means.values())]
-        columns += [expansion.columns for expansion in expansions[-1].values()]
-    widths = np.cumsum([column.shape[1] for column in columns])[:-1]
-    totals = iter(np.split(resamples.totals(np.concatenate(columns, axis=1)), widths, axis=1))
-    return [_of_cell(sums, of_cell, totals, ends) for sums, of_cell in zip(several, expansions, strict=True)]
+    expansions = [{kind: expand(binned) for kind, binned in sums.errors.items()} for sums in several]
+    columns = [column for sums in several for column in (sums.size, *sums.means.values())]
+    totals = iter(resamples.totals(np.stack(columns, axis=1)).T)
+    noise = [expansion.columns for of_cell in expansions for expansion in of_cell.values()]
+    ends_of_noise = np.cumsum([column.shape[1] for column in noise])[:-1]
+    of_noise = resamples.totals(np.concatenate(noise, axis=1), is_noise=True)
+    noise_totals = iter(np.split(of_noise, ends_of_noise, axis=1))
+    return [
+        _of_cell(sums, of_cell, totals, noise_totals, ends)
+        for sums, of_cell in zip(several, expansions, strict=True)
+    ]
 
 
 def _of_cell(
     sums: Sums,
     expansions: Mapping[str, Expansion],
     totals: Iterator[FloatArray],
+    noise_totals: Iterator[FloatArray],
     ends: Mapping[Key, tuple[float, float]],
 ) -> dict[Key, Estimate]:
-    """totals: (R, k) over each replicate, in the order of the columns of `estimates`."""
-    size, num_rows = next(totals)[:, 0], float(sums.size.sum())
+    """totals: (R,) of the size and each mean; noise_totals: (R, k) of each expansion; over each replicate."""
+    size, num_rows = next(totals), float(sums.size.sum())
     rows = sums.size.astype(np.uint16)  # kept with each cell, and passed between processes
     estimates: dict[Key, Estimate] = {}
     for key, column in sums.means.items():
         value = float(column.sum()) / num_rows
-        draws = _divided(next(totals)[:, 0], size, value)
+        draws = _divided(next(totals), size, value)
         estimates[key] = Estimate(value, draws, rows, ends=ends.get(key, (-math.inf, math.inf)))
     accuracy = estimates[ACCURACY]
     # where all answers are right, the confidence varies and hides how little is known about the accuracy
     below, above = (reach > 0.0 for reach in unseen(accuracy))
     for kind in sums.errors:
-        error = estimate_of(expansions[kind], next(totals), rows)
+        error = estimate_of(expansions[kind], next(noise_totals), rows)
         if error is not None:
             estimates["ece_l2", kind] = replace(error, hides=(below or above,) * 2)
         confidence = estimates["confidence", kind]

@@ -143,7 +143,7 @@ def _scaled(estimate: Estimate, factor: float) -> Estimate:
         squared=squared,
         seeds={name: _scaled(seed, factor) for name, seed in estimate.seeds.items()},
         seed_terms=tuple(
-            replace(term, spread=term.spread * factor**2, excess=term.excess * factor**2)
+            replace(term, spread=term.spread * factor**2, luck=term.luck * factor**2)
             for term in estimate.seed_terms
         ),
     )

@@ -52,9 +52,9 @@ class SeedTerm:
     """What the training seeds of one side add to a variance."""
 
     spread: float
-    """Variance of the seeds' values over their number: the variance of their mean."""
-    excess: float
-    """The same without the luck with questions, which the replicates have; may be below 0."""
+    """Variance of the seeds' values over their number: of their mean, luck with questions included."""
+    luck: float
+    """The part of the variance over questions that is each seed's own, and so in `spread` as well."""
     freedom: int
     """Number of seeds - 1."""
 
@@ -103,24 +103,19 @@ class Estimate:
         quadratic = float(np.var(self.squared.noise, ddof=1))
         return max(linear - quadratic, quadratic)
 
-    @property
-    def seed_variance(self) -> float:
-        """What the training seeds add."""
-        return sum(max(term.excess, 0.0) for term in self.seed_terms)
-
-    def freedom(self, question_variance: float) -> float:
-        """Satterthwaite's degrees of freedom of this question variance with that of the seeds."""
-        total = question_variance + self.seed_variance
-        parts = [(question_variance, self.num_items - 1)]
-        parts += [(term.spread, term.freedom) for term in self.seed_terms if term.excess > 0.0]
+    def with_seeds(self, question_variance: float) -> tuple[float, float]:
+        """(variance, Satterthwaite's degrees of freedom) of questions and seeds together."""
+        shared = max(question_variance - sum(term.luck for term in self.seed_terms), 0.0)
+        parts = [(shared, self.num_items - 1), *((term.spread, term.freedom) for term in self.seed_terms)]
+        total = sum(variance for variance, _ in parts)
         spent = sum(variance**2 / max(freedom, 1) for variance, freedom in parts)
-        return total**2 / spent if spent > 0.0 else math.inf
+        return total, total**2 / spent if spent > 0.0 else math.inf
 
 
 def standard_error(estimate: Estimate) -> tuple[float, float]:
     """(standard error, degrees of freedom)."""
-    variance = estimate.question_variance
-    return math.sqrt(variance + estimate.seed_variance), estimate.freedom(variance)
+    variance, freedom = estimate.with_seeds(estimate.question_variance)
+    return math.sqrt(variance), freedom
 
 
 def t_quantile(level: float, freedom: float) -> float:
@@ -157,8 +152,9 @@ def _squared_interval(estimate: Estimate, squared: Squared, level: float) -> tup
     which that square would have: a + b square, a at no error, and as the replicates say at the estimate.
     """
     linear, quadratic = (float(np.var(draws, ddof=1)) for draws in (estimate.draws, squared.noise))
-    at_zero = quadratic + estimate.seed_variance
-    t2 = t_quantile(level, estimate.freedom(max(linear, quadratic))) ** 2
+    at_zero, _ = estimate.with_seeds(quadratic)
+    _, freedom = estimate.with_seeds(max(linear, quadratic))
+    t2 = t_quantile(level, freedom) ** 2
     square, deviation = estimate.value, math.sqrt(quadratic)
     slopes = [max(linear - quadratic, 0.0) / scale for scale in (max(square, deviation),) if scale > 0.0]
     slopes += [linear / plug_in for plug_in in (square + squared.bias,) if plug_in > 0.0]
@@ -255,8 +251,8 @@ def over_seeds(by_seed: Mapping[Any, Estimate | None]) -> Estimate | None:
         return together
     number = len(seeds)
     apart = float(np.mean([seed.question_variance for seed in seeds.values()]))
-    # variance of one seed = shared with the others + its own luck; of the mean = shared + luck / number
-    luck = max((apart - together.question_variance) * number / (number - 1), 0.0)
-    spread = float(np.var([seed.value for seed in seeds.values()], ddof=1))
-    term = SeedTerm(spread / number, (spread - luck) / number, number - 1)
+    # variance of one seed = shared with the others + its own luck; of the mean = shared + its luck / number
+    luck = max((apart - together.question_variance) / (number - 1), 0.0)
+    spread = float(np.var([seed.value for seed in seeds.values()], ddof=1)) / number
+    term = SeedTerm(spread, luck, number - 1)
     return replace(together, seeds=seeds, seed_terms=(term,))

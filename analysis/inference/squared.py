@@ -47,18 +47,6 @@ class BinnedSums:
             self.count + other.count, self.residual + other.residual, self.squares + other.squares
         )
 
-    @property
-    def design_effect(self) -> float:
-        """How many times larger than that of independent rows the variance of a bin's sum is.
-
-        1 where no example has two rows in a bin; more where the rows of an example are alike.
-        """
-        count, total = self.count.sum(axis=1), self.residual.sum(axis=1)
-        mean = np.divide(total, count, out=np.zeros_like(total), where=count > 0.0)
-        of_rows = float(np.sum(self.squares - count * mean**2))
-        of_examples = float(np.sum((self.residual - self.count * mean[:, None]) ** 2))
-        return of_examples / of_rows if of_rows > 0.0 else 1.0
-
 
 @dataclass(frozen=True, eq=False)
 class Expansion:
@@ -75,6 +63,10 @@ class Expansion:
     columns: FloatArray
     """(U, k + 1) what each example adds to each Z_b, then to the term from the shares of the bins."""
     design_effect: float
+    """How many times larger than that of independent rows the variance of a bin's sum is.
+
+    1 where no example has two rows in a bin; more where the rows of an example are alike.
+    """
 
 
 def bin_rows(
@@ -108,7 +100,9 @@ def expand(binned: BinnedSums) -> Expansion:
     weight = count / (num_rows * pairs)
     same_example = (of_rows**2).sum(axis=1)
     mean = total / count
-    noise = (of_rows - of_bin * mean[:, None]) * np.sqrt(weight)[:, None]
+    off = of_rows - of_bin * mean[:, None]
+    of_independent = float(np.sum(binned.squares[usable] - count * mean**2))
+    noise = off * np.sqrt(weight)[:, None]
     square = float(count @ mean**2) / num_rows
     of_shares = (mean**2 - square) @ of_bin / num_rows
     value = float(weight @ (total**2 - same_example)) if usable.any() else None
@@ -116,9 +110,9 @@ def expand(binned: BinnedSums) -> Expansion:
         value=value,
         bias=float(weight @ same_example),
         slopes=2.0 * total * np.sqrt(weight),
-        expected=float((noise**2).sum()),
+        expected=float(np.vdot(noise, noise)),
         columns=np.concatenate([noise, of_shares[None]]).T,
-        design_effect=binned.design_effect,
+        design_effect=float(np.vdot(off, off)) / of_independent if of_independent > 0.0 else 1.0,
     )
 
 

@@ -17,16 +17,22 @@ def auroc_values(confidence: ArrayLike, correct: ArrayLike) -> FloatArray:
     right or all are wrong: there is no AUROC then.
     """
     conf, hit = check_predictions(confidence, correct)
-    is_right = hit == 1.0
-    right, wrong = np.sort(conf[is_right]), np.sort(conf[~is_right])
-    if len(right) == 0 or len(wrong) == 0:
+    num_right = int(hit.sum())
+    num_wrong = len(hit) - num_right
+    if num_right == 0 or num_wrong == 0:
         raise ValueError("AUROC needs a right answer and a wrong one.")
-    placement = np.empty(len(conf))
-    for members, others, sign in ((is_right, wrong, 1.0), (~is_right, right, -1.0)):
-        values = conf[members]
-        below = np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")
-        share = below / (2.0 * len(others))
-        placement[members] = share if sign > 0 else 1.0 - share
-    area = float(placement[is_right].mean())
-    own = np.where(is_right, len(right), len(wrong)) / len(conf)
-    return np.asarray(area + (placement - area) / own, dtype=np.float64)
+    order = np.argsort(conf)
+    ordered, right = conf[order], hit[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1.0))  # of each group of equal confidences
+    group_sizes = np.diff(starts, append=len(ordered))
+    right_in = np.add.reduceat(right, starts)
+    wrong_in = group_sizes - right_in
+    right_below = np.repeat(np.cumsum(right_in) - right_in / 2.0, group_sizes)
+    wrong_below = np.repeat(np.cumsum(wrong_in) - wrong_in / 2.0, group_sizes)
+    is_right = right == 1.0
+    placement = np.where(is_right, wrong_below / num_wrong, 1.0 - right_below / num_right)
+    area = float(wrong_below[is_right].sum()) / num_right / num_wrong
+    share = np.where(is_right, num_right, num_wrong) / len(hit)
+    values = np.empty(len(hit))
+    values[order] = area + (placement - area) / share
+    return values

@@ -36,6 +36,7 @@ from analysis import metrics
 from analysis.diagnoses.metrics import all_metrics
 from analysis.inference import bootstrap as uncertainty
 from analysis.inference import estimates as inference
+from analysis.inference.changes import change, holm
 from analysis.inference.estimates import Estimate
 from analysis.reading.measure import estimates, measure, sum_examples
 from analysis.reading.scored import CONFIDENCES, PerExample, Scored, per_example
@@ -119,14 +120,11 @@ def metrics_and_replicates(num_items: int) -> Times:
         for of_shard in of_model:
             for estimate in of_shard.values():
                 inference.interval(estimate)
-        eces.append({str(language): of_shard["ece_raw"] for language, of_shard in enumerate(of_model)})
+        eces.append({str(language): of_shard["ece_l2_raw"] for language, of_shard in enumerate(of_model)})
         watch.stop()
     watch.start()
     for a, b in ((eces[1], eces[0]), (eces[2], eces[1])):
-        differences = {language: inference.difference(a[language], b[language]) for language in a}
-        for estimate in differences.values():
-            inference.interval(estimate)
-        inference.holm({language: inference.p_value(one) for language, one in differences.items()})
+        holm({language: change(a[language], b[language]).p_value for language in a})
     for by_language in eces:
         inference.mean(list(by_language.values()))
     watch.stop()
@@ -220,7 +218,7 @@ def ece_table_with_replicates(cells: list[tuple[FloatArray, Any]]) -> Times:
             for confidence, correct in cells[first : first + SHARDS_AT_ONCE]
         ]
         for of_cell in uncertainty.estimates(resamples, sums, {}):
-            inference.interval(of_cell["ece", ""])
+            inference.interval(of_cell["ece_l2", ""])
     watch.stop()
     return watch.times
 

@@ -80,16 +80,16 @@ def test_luck_with_questions_counts_once() -> None:
     assert over is not None
     (term,) = over.seed_terms
     assert (term.spread, term.freedom) == (pytest.approx(np.var(values, ddof=1) / 5), 4)
-    assert term.excess == pytest.approx(term.spread - 0.08**2 / 5, rel=0.05)
+    assert term.luck == pytest.approx(0.08**2 / 5, rel=0.05)
     error, freedom = standard_error(over)
     total = 0.05**2 + np.var(values, ddof=1) / 5  # the luck is in the spread of the values
     assert error**2 == pytest.approx(total, rel=0.05)
     # Satterthwaite: nearly those of the seeds, whose spread dominates
     assert freedom == pytest.approx(total**2 / (term.spread**2 / 4), rel=0.1)
-    # where seeds differ by luck alone, nothing is added
-    alike = over_seeds({k: replace(seed, value=0.5 + (k - 2) * 1e-6) for k, seed in seeds.items()})
+    # what seeds share is left where they are all alike
+    alike = over_seeds({k: replace(seed, value=0.5) for k, seed in seeds.items()})
     assert alike is not None
-    assert standard_error(alike)[0] ** 2 == pytest.approx(alike.question_variance)
+    assert standard_error(alike)[0] == pytest.approx(0.05, rel=0.05)
 
 
 def test_an_interval_is_students() -> None:

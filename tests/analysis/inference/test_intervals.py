@@ -122,8 +122,9 @@ def test_intervals_of_every_level(folder: StudyFolder) -> None:
     covariance = np.cov(by_seed)
     luck = np.mean(np.diag(covariance)) - np.mean(covariance[~np.eye(3, dtype=bool)])
     spread = np.var(means, ddof=1) / 3
-    total = questions + max(spread - luck / 3, 0.0)
-    freedom = total**2 / (questions**2 / 59 + (spread**2 / 2 if spread > luck / 3 else 0.0))
+    shared = max(questions - luck / 3, 0.0)
+    total = shared + spread
+    freedom = total**2 / (shared**2 / 59 + spread**2 / 2)
     half = stats.t.ppf(0.975, freedom) * math.sqrt(total)
     expected = [np.mean(means) - half, np.mean(means) + half]
     assert low_high("accuracy", **macro) == pytest.approx(expected, abs=1e-5)

@@ -9,19 +9,24 @@ models: a Gaussian copula with the shares of variance in `SHARED`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import add
 
 import numpy as np
 from scipy.special import ndtr, softmax
 
 from analysis.inference.bootstrap import Key, Resamples, estimates, sum_rows
 from analysis.inference.estimates import Estimate, mean
+from analysis.inference.squared import expand
+from analysis.metrics.binned import floor
 from analysis.metrics.ranking import auroc_values
-from study.bins import NUM_BINS, FloatArray, assign_bins
+from study.bins import NUM_BINS, FloatArray, assign_bins, bin_predictions, error_over_bins
 
 NUM_OPTIONS = 4
+METRICS = ("accuracy", "gap", "auroc", "ece_l2")
 SPREAD = 1.5
 """Standard deviation of the logits."""
 SHARED = {"question": 0.5, "language": 0.25, "model": 0.1}
@@ -116,7 +121,15 @@ def cells(resamples: Resamples, confidence: FloatArray, correct: FloatArray) -> 
     return [{kind: e for (kind, _), e in of.items()} for of in estimates(resamples, sums, ENDS)]
 
 
-def macro(of_languages: Sequence[dict[str, Estimate]], metric: str) -> Estimate:
-    estimate = mean([of.get(metric) for of in of_languages])
-    assert estimate is not None
-    return estimate
+def macro(of_languages: Sequence[dict[str, Estimate]], metric: str) -> Estimate | None:
+    """None where a language has no such number: no AUROC of answers that are all right."""
+    return mean([of.get(metric) for of in of_languages])
+
+
+def micro(resamples: Resamples, confidence: FloatArray, correct: FloatArray) -> tuple[float, float]:
+    """(ECE, floor) of all examples of all languages in one set of bins. confidence, correct: (N, L)."""
+    rows = np.arange(len(confidence))
+    languages = zip(confidence.T, correct.T, strict=True)
+    pooled = reduce(add, [sum_rows(resamples, rows, {"c": c}, hit, {}) for c, hit in languages])
+    bins = bin_predictions(confidence.ravel(), correct.ravel())
+    return error_over_bins(bins), floor(bins) * math.sqrt(expand(pooled.errors["c"]).design_effect)
