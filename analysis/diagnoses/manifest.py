@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from analysis.diagnoses.selection import Selection
 from analysis.metrics.temperature import COLDEST, HOTTEST, NUM_FOLDS
 from analysis.reading.cell_records import reported, validation_of
 from analysis.reading.shards import Shard, Study
+from analysis.results.selection import Selection
 from analysis.tables.calibration import BINS
 from study.files import canonical, read_json
 from study.jobs.plan import PLAN_VERSION

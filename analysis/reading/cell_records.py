@@ -14,6 +14,7 @@ from analysis.metrics.temperature import Sample
 from analysis.reading.scored import PerExample, Scored
 from analysis.reading.shards import Cell, Metrics, Shard, Study, Test
 from study.bins import Bins
+from study.jobs.specs import VALIDATION_SPLITS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,8 +23,6 @@ BASE = "base"
 UNSMOOTHED = "label_smoothing=0"
 COMPARED = (BASE, UNSMOOTHED)
 """What a cell is compared with: the model before training, and the same training without smoothing."""
-
-VALIDATION_SPLITS = ("validation", "dev", "val")
 
 
 @dataclass(frozen=True, eq=False)

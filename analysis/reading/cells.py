@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.inference.bootstrap import Resamples, Sums, resample
-from analysis.reading.cell_records import BASE, COMPARED, UNSMOOTHED, VALIDATION_SPLITS, Answers, CellRecords
+from analysis.reading.cell_records import BASE, COMPARED, UNSMOOTHED, Answers, CellRecords
 from analysis.reading.measure import estimates, measure, sum_examples
 from analysis.reading.records import read_records
 from analysis.reading.scored import Scored, per_example, read_scored
 from analysis.reading.shards import Cell, Missing, Shard, Test, resource_order
 from study.errors import RecordError
 from study.files import digest
-from study.jobs.specs import Benchmark, Source, identity
+from study.jobs.specs import VALIDATION_SPLITS, Benchmark, Source, identity
 from study.paths import StudyPaths, items_file
 
 SHARDS_AT_ONCE = 8

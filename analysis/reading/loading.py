@@ -40,6 +40,7 @@ from analysis.reading.cells import (
 from analysis.reading.shards import Cell, Missing, Shard, Study, Test
 from study.errors import UserError
 from study.files import read_json
+from study.jobs.contrasts import DeclaredContrast, declared_contrasts
 from study.jobs.plan import PLAN_VERSION
 from study.paths import StudyPaths
 
@@ -129,11 +130,12 @@ class _Plan:
     name: str
     description: str
     shards: tuple[Planned, ...]
+    contrasts: tuple[DeclaredContrast, ...]
 
     def study(self, loaded: Mapping[tuple[Path, str], Shard]) -> Study:
         """The study, with the numbers of those shards that are loaded."""
         shards = (loaded.get((self.paths.root, shard.job_id), shard) for shard, _ in self.shards)
-        return Study(self.name, self.description, tuple(shards))
+        return Study(self.name, self.description, tuple(shards), self.contrasts)
 
 
 def _planned_work(study_dirs: Sequence[Path]) -> tuple[list[_Plan], list[CellWork]]:
@@ -164,7 +166,8 @@ def _read_plan(paths: StudyPaths) -> _Plan:
             raise UserError("is not a plan of this version of calsweep", **again)
         jobs = [job for job in plan["jobs"] if job["kind"] == "evaluate"]
         shards = tuple(_planned(paths, plan, job) for job in jobs)
-        read = _Plan(paths, str(plan["study"]), plan.get("description") or "", shards)
+        contrasts = declared_contrasts(plan.get("contrasts", []), str(paths.plan))
+        read = _Plan(paths, str(plan["study"]), plan.get("description") or "", shards, contrasts)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"is not a plan ({error!r})", **again) from None
     if not shards:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from analysis.inference.estimates import Estimate
 from study.bins import Bins
+from study.jobs.contrasts import DeclaredContrast
 from study.languages import LANGUAGES
 
 BUCKETS = ("high", "mid", "low", "other")
@@ -136,6 +137,8 @@ class Study:
     name: str
     description: str
     shards: tuple[Shard, ...]
+    contrasts: tuple[DeclaredContrast, ...] = ()
+    """Declared by the grid."""
 
     @property
     def missing(self) -> list[Shard]:

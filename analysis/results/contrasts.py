@@ -1,9 +1,9 @@
-"""Which cells of a study are compared: the contrasts of its settings, and of every axis that varies.
+"""Which cells of a study are compared: what its grid declares, and what its settings and axes give.
 
-In each setting, the first trained cell against the base model, every smoothing factor against the least, and
-the most against the base model. Then every other axis that varies: each of its values against the first, all
-else equal; the model is one of them, for base models and trained ones alike. At last the contrasts that the
-grid declares.
+First the contrasts that the grid declares (`study/jobs/contrasts.py`). In each setting, the first trained
+cell against the base model, every smoothing factor against the least, and the most against the base model.
+Then every other axis that varies: each of its values against the first, all else equal; the model is one of
+them, for base models and trained ones alike.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from analysis.reading.shards import Cell, Study, Test
+from analysis.results.selection import select_learning_rates
 from analysis.results.settings import COMPARED, Series, settings, varied_axes
 from study.axes import axis_text
 
@@ -30,11 +31,14 @@ class Contrast:
     test: Test
     a: Series
     b: Series
+    name: str | None = None
+    """Of a declared contrast that has one."""
 
     @property
     def label(self) -> str:
         """`SFT ε=0.1 - SFT ε=0`."""
-        return f"{self.a.label} - {self.b.label}"
+        sides = f"{self.a.label} - {self.b.label}"
+        return sides if self.name is None else f"{self.name}: {sides}"
 
     @property
     def shares_data_order(self) -> bool:
@@ -46,7 +50,7 @@ class Contrast:
 def contrasts(study: Study) -> tuple[Contrast, ...]:
     """All contrasts, each once."""
     distinct: dict[tuple[Test, Cell, Cell], Contrast] = {}
-    for contrast in (*_of_settings(study), *_of_axes(study)):
+    for contrast in (*_declared(study), *_of_settings(study), *_of_axes(study)):
         distinct.setdefault((contrast.test, contrast.a.cell, contrast.b.cell), contrast)
     return tuple(distinct.values())
 
@@ -63,6 +67,27 @@ def _of_settings(study: Study) -> Iterator[Contrast]:
         pairs += [(smoothed[-1], base[0])] if base and smoothed else []
         for a, b in pairs:
             yield Contrast(setting.test, a, b)
+
+
+def _declared(study: Study) -> Iterator[Contrast]:
+    """Those of the grid, on every test."""
+    if not study.contrasts:
+        return
+    groups = study.groups()
+    names = varied_axes([cell for cell in groups if not cell.is_base])
+    chosen = [
+        dict(cell.axes)
+        for selection in select_learning_rates(None, study)
+        for cell in groups
+        if cell.without("learning_rate") == selection.cell
+        if cell.get("learning_rate") == selection.chosen
+    ]
+    for test in study.tests():
+        cells = [cell for cell in groups if study.select(test, cell)]
+        for declared in study.contrasts:
+            for a, b in declared.pairs([dict(cell.axes) for cell in cells], chosen):
+                one, two = (Series(cell, _label(cell, names)) for cell in (cells[a], cells[b]))
+                yield Contrast(test, one, two, declared.name)
 
 
 def _smoothing(item: Series) -> float:

@@ -15,8 +15,8 @@ from typing import Any
 
 from analysis.diagnoses.diagnose import FILES, Diagnosis, diagnosed, read_study
 from analysis.diagnoses.manifest import MANIFEST_NAME, manifest
-from analysis.diagnoses.selection import CRITERIA, select_learning_rates
 from analysis.reading.loading import load_study
+from analysis.results.selection import CRITERIA, select_learning_rates
 from analysis.tables.files import FORMATS, Table, study_tables, table_path, to_csv
 from analysis.tables.typesetting import latex_safe
 from analysis.verification.table_diff import TOLERANCE, differences, num_rows

@@ -14,9 +14,19 @@ from study.errors import UserError, nearest
 from study.files import digest
 from study.grid.config import EvaluateConfig, Grid, checked_section
 from study.grid.sources import dataset_source, model_source
+from study.jobs.contrasts import CHOSEN, DeclaredContrast, check_contrasts, declared_contrasts
 from study.jobs.job import Job
 from study.jobs.plan import ANY_MODEL, Evaluations, Plan, analysis_of, many_objects, needs_of
-from study.jobs.specs import Benchmark, EvalSpec, Hyperparameters, Prompting, Scratch, Source, TrainSpec
+from study.jobs.specs import (
+    VALIDATION_SPLITS,
+    Benchmark,
+    EvalSpec,
+    Hyperparameters,
+    Prompting,
+    Scratch,
+    Source,
+    TrainSpec,
+)
 
 STUDY_AXES = ("model", "dataset", "learning_rate", "label_smoothing", "seed")
 SCRATCH = Source("scratch", "word-level", "0" * 12)
@@ -56,7 +66,27 @@ def build_plan(grid: Grid) -> Plan:
     jobs = [*used_prepared.values(), *trains, *evaluations]
     if evaluations:
         jobs.append(analysis_of(evaluations))
-    return Plan(grid.config.study, grid.config.description, tuple(jobs))
+    return Plan(grid.config.study, grid.config.description, tuple(jobs), _contrasts(grid, evaluations))
+
+
+def _contrasts(grid: Grid, evaluations: Sequence[Job]) -> tuple[DeclaredContrast, ...]:
+    where = f"{grid.path.name}: contrasts"
+    contrasts = declared_contrasts(grid.config.contrasts, where)
+    cells: list[Mapping[str, Any]] = []
+    for job in evaluations if contrasts else ():
+        cell = {axis: value for axis, value in job.cell.items() if axis != "seed" and value is not None}
+        if cell not in cells:
+            cells.append(cell)
+    check_contrasts(contrasts, cells, dict.fromkeys(axis for cell in cells for axis in cell), where)
+    sides = [side or {} for contrast in contrasts for side in (contrast.a, contrast.b)]
+    chooses = any(CHOSEN in side.values() for side in sides)
+    if chooses and not any(benchmark.split in VALIDATION_SPLITS for benchmark in grid.benchmarks):
+        raise UserError(
+            "no validation split is evaluated that could choose a learning rate",
+            where=where,
+            remedy=f"add a benchmark with split: {' or '.join(VALIDATION_SPLITS)}, or give learning rates",
+        )
+    return contrasts
 
 
 def resolved(grid: Grid) -> str:

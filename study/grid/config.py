@@ -110,7 +110,7 @@ class GridConfig:
     """A grid file; its key `include` names files that it is merged over.
 
     grid: axes, whose product is the cells. zip: groups of axes that advance together. exclude: cells to leave
-    out. train: constants, with the names of axes.
+    out. train: constants, with the names of axes. contrasts: see `study.jobs.contrasts`; outside identity.
     """
 
     study: str
@@ -121,6 +121,7 @@ class GridConfig:
     exclude: list[Any] = field(default_factory=list)
     train: dict[str, Any] = field(default_factory=dict)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    contrasts: list[Any] = field(default_factory=list)
     cluster: str = "local"
     resources: dict[str, Any] = field(default_factory=dict)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -13,6 +13,7 @@ from typing import Any
 
 from study.errors import UserError
 from study.files import canonical, read_json, write_atomic, write_json
+from study.jobs.contrasts import DeclaredContrast, declared_contrasts
 from study.jobs.job import Job, evaluation_ids, job_from
 from study.jobs.specs import AnalyseSpec, EvalSpec, Source, eval_spec_from, to_dict
 from study.paths import StudyPaths
@@ -27,6 +28,8 @@ class Plan:
     study: str
     description: str | None
     jobs: tuple[Job, ...]
+    contrasts: tuple[DeclaredContrast, ...] = ()
+    """Declared by the grid; outside the identity of jobs."""
 
     def of_kind(self, kind: str) -> list[Job]:
         return [job for job in self.jobs if job.kind == kind]
@@ -84,12 +87,12 @@ def analysis_of(evaluations: Sequence[Job]) -> Job:
 def write_plan(plan: Plan, resolved: str, paths: StudyPaths) -> None:
     """Write plan.json, and grid.yaml with the resolved grid.
 
-    Tables and dashboard belong to one plan: if the previous plan had another analysis or description, the
-    analysis of this one loses its DONE marker.
+    Tables and dashboard belong to one plan: if the previous plan had another analysis, description or
+    contrasts, the analysis of this one loses its DONE marker.
     """
     try:
         old = read_plan(paths)
-        same = old.description == plan.description
+        same = (old.description, old.contrasts) == (plan.description, plan.contrasts)
         before = {job.job_id for job in old.of_kind("analyse")} if same else set()
     except UserError:  # there is none, or one of another version
         before = set()
@@ -149,6 +152,8 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "schema_version": PLAN_VERSION,
         "study": plan.study,
         "description": plan.description,
+        # only where there are some: plans of other grids are as they were
+        **({"contrasts": [contrast.to_dict() for contrast in plan.contrasts]} if plan.contrasts else {}),
         "models": model_entries,
         "shards": shard_entries,
         "jobs": jobs,
@@ -175,7 +180,8 @@ def read_plan(paths: StudyPaths) -> Plan:
             "is not a plan of this version of calsweep", where=str(paths.plan), remedy="sweep the grid again"
         )
     assert jobs is not None
-    return Plan(data["study"], data["description"], tuple(jobs))
+    contrasts = declared_contrasts(data.get("contrasts", []), str(paths.plan))
+    return Plan(data["study"], data["description"], tuple(jobs), contrasts)
 
 
 def _jobs_from(data: Mapping[str, Any]) -> list[Job]:

@@ -23,6 +23,8 @@ MAX_SHOTS = 5
 MAX_OPTIONS = 10
 ARCHITECTURES = ("llama", "mistral", "gemma2")
 MAX_SEED = 2**63 - 1
+VALIDATION_SPLITS = ("validation", "dev", "val")
+"""Splits that choose learning rates; what is reported is on the others."""
 
 
 def added(as_before: Any) -> Any:

@@ -1,9 +1,9 @@
 """What intervals and tests do: `python -m tests.bench.inference [coverage|changes|seeds|floor] [number]`.
 
-At most `number` studies a line are simulated from models whose true accuracy, gap, AUROC and calibration error are known
-(`tests/analysis/inference/worlds.py`), analysed by the code that analyses studies, and compared with the
-truth. Each line has its Monte-Carlo error (one standard error). Seeds are fixed: a line is the same on every
-machine.
+At most `number` studies a line are simulated from models whose true accuracy, gap, AUROC and calibration
+error are known (`tests/analysis/inference/worlds.py`), analysed by the code that analyses studies, and
+compared with the truth. Each line has its Monte-Carlo error (one standard error). Seeds are fixed: a line is
+the same on every machine.
 
 coverage: 95% intervals, per language (L = 1) and of macro means.
 changes: size, power, bias and width for two models that answer the same questions.

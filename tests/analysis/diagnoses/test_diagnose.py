@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from analysis.cli import main
 from analysis.diagnoses import diagnose as diagnoses
 from analysis.diagnoses.rows import Row, Table, finished, language_rows, with_macro
-from analysis.diagnoses.selection import CRITERIA
 from analysis.reading.cell_records import UNSMOOTHED, CellRecords
 from analysis.reading.loading import load_study, visit_study
 from analysis.reading.shards import Cell
+from analysis.results.selection import CRITERIA
 from analysis.verification.verify import verify
 from study.languages import LANGUAGES
 from tests.analysis.studies import StudyFolder, letter, random_letters, sweep

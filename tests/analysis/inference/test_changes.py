@@ -19,7 +19,8 @@ stats = pytest.importorskip("scipy.stats")
 def test_a_change_is_the_paired_difference() -> None:
     a, b = estimate(0.62, seed=1), estimate(0.4, seed=1)
     same_draws = change(a, b)  # all noise is shared
-    assert (same_draws.value, same_draws.low) == (pytest.approx(0.22), pytest.approx(0.22))
+    assert same_draws.value == pytest.approx(0.22)
+    assert same_draws.low == pytest.approx(0.22)
     other = change(a, estimate(0.4, seed=2))
     deviation = float(np.std(a.draws - estimate(0.4, seed=2).draws, ddof=1))
     t = stats.t(2849)

@@ -65,8 +65,8 @@ def squared_error(all_ids: Sequence[str], records: Records) -> tuple[float, list
         linear += scale * 2.0 * residual[here].sum() * off
         noise += scale * off**2
     linear += weight @ (shares - shares.mean()) / len(ids)
-    at_value, at_zero = np.var(linear, ddof=1), np.var(noise, ddof=1)
-    slope = max(max(at_value - at_zero, 0.0) / max(square, math.sqrt(at_zero)), at_value / plug_in)
+    at_value, at_zero = float(np.var(linear, ddof=1)), float(np.var(noise, ddof=1))
+    slope = max(max(at_value - at_zero, 0.0) / max(square, at_zero**0.5), at_value / plug_in)
     # the squares that differ from the estimate by t standard errors, from their quadratic equation
     t2 = stats.t.ppf(0.975, len(set(ids)) - 1) ** 2
     roots = np.roots([1.0, -2.0 * square - t2 * slope, square**2 - t2 * at_zero])

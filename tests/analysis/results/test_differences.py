@@ -11,7 +11,7 @@ import pytest
 from analysis.reading.headline import WITH_DIFFERENCES
 from analysis.reading.loading import load_study
 from analysis.reading.shards import Study
-from analysis.results.differences import contrasts
+from analysis.results.contrasts import contrasts
 from analysis.results.table import summarise
 from analysis.tables.differences import table_rows
 from tests.analysis.inference.test_intervals import right_ones, weights

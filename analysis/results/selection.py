@@ -28,12 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis.diagnoses.rows import Row
-from analysis.reading.cell_records import VALIDATION_SPLITS
 from analysis.reading.shards import Cell, Shard, Study, Test
 from analysis.results.settings import axis_names
 from study.bins import FloatArray
 from study.files import read_json
+from study.jobs.specs import VALIDATION_SPLITS
 from study.paths import JobPaths, StudyPaths
 
 MACRO, ENGLISH = "macro", "english"
@@ -83,7 +82,7 @@ class Selection:
     """In words, why this one is chosen, or none."""
 
 
-def selection_rows(study_dir: Path, study: Study) -> list[Row]:
+def selection_rows(study_dir: Path, study: Study) -> list[dict[str, Any]]:
     """The rows of selection.csv: each candidate, where there are several, by each of CRITERIA and METRICS.
 
     Without validation splits there are none, without English none by English alone.
@@ -113,12 +112,13 @@ def selection_rows(study_dir: Path, study: Study) -> list[Row]:
 
 
 def select_learning_rates(
-    study_dir: Path, study: Study, by: str = MACRO, metric: str = "nll"
+    study_dir: Path | None, study: Study, by: str = MACRO, metric: str = "nll"
 ) -> list[Selection]:
     """One selection for each combination of the other axes, in the order of the plan.
 
     by: `macro`, the mean over the languages of a validation split, or `english` alone. metric: one of
-    METRICS; without validation splits only the NLL chooses, and the list is empty for any other. Raises
+    METRICS; without validation splits only the NLL chooses, and the list is empty for any other. study_dir:
+    needed without validation splits alone, for the logs of the trainings. Raises
     ValueError for anything else.
     """
     if by not in CRITERIA:
@@ -130,7 +130,7 @@ def select_learning_rates(
     if not validation and metric != "nll":
         return []
     trained = [cell for cell in study.runs() if not cell.is_base and cell.get("learning_rate") is not None]
-    trainings = _trainings(StudyPaths(Path(study_dir)))
+    trainings = {} if validation or study_dir is None else _trainings(StudyPaths(Path(study_dir)))
     selections = []
     for key in dict.fromkeys(cell.without("learning_rate", "seed") for cell in trained):
         rates: dict[float, list[Cell]] = {}

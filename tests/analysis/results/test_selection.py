@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from analysis.diagnoses.diagnose import diagnose
-from analysis.diagnoses.selection import Selection, select_learning_rates
 from analysis.reading.loading import load_study
+from analysis.results.selection import Selection, select_learning_rates
 from analysis.verification.verify import verify
 from study.records import Prediction
 from tests.analysis.studies import StudyFolder, letter
