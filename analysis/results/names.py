@@ -34,8 +34,10 @@ def group_title(name: str) -> str:
 
 
 def short(value: float) -> str:
-    """A share in four characters: `.123`, `1.00`."""
-    text = f"{value:.3f}"
+    """A share in four characters: `.123`, `1.00`; five below 0: `-.045`."""
+    text = f"{value:z.3f}"
+    if text.startswith("-"):
+        return f"-{short(-value)}"
     return text[1:] if text.startswith("0") else text[:4]
 
 

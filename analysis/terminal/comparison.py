@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.reading.headline import HEADLINE
 from analysis.reading.shards import Cell
 from analysis.results.compare import COMPARED, Compared, ComparedRow, Comparison, compare
 from analysis.results.names import crop, language_name, short, signed
@@ -20,7 +21,11 @@ from study.bins import NUM_BINS
 if TYPE_CHECKING:
     from rich.console import Console
 
-NUMBER_WIDTH = 16
+SHOWN = [metric for metric in HEADLINE if metric in COMPARED] + [
+    metric for metric in COMPARED if metric.kind == "gap"
+]
+"""The metrics of the tables; the CSV has all."""
+NUMBER_WIDTH = 18
 """A, B, their difference and its star."""
 
 
@@ -111,12 +116,12 @@ def _print_table(console: Console, title: str, rows: Sequence[tuple[str, Compare
     console.print(Text(f"\n{title}", style="bold"))
     width = max(NAME_WIDTH, *(len(name) for name, _ in rows))
     per_table = max(1, (console.width - width - 2) // (NUMBER_WIDTH + 2))
-    for start in range(0, len(COMPARED), per_table):
-        chosen = COMPARED[start : start + per_table]
+    for start in range(0, len(SHOWN), per_table):
+        chosen = SHOWN[start : start + per_table]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("", no_wrap=True, width=width)
         for metric in chosen:
-            heading = f"{metric.heading}\n{'A':>4} {'B':>4} {'B - A':>5}"
+            heading = f"{metric.heading}\n{'A':>5} {'B':>5} {'B - A':>5}"
             table.add_column(heading, no_wrap=True, width=NUMBER_WIDTH)
         for name, row in rows:
             fields = [_field(row.changes.get(metric.name)) for metric in chosen]
@@ -130,7 +135,7 @@ def _field(change: Compared | None) -> str:
     if change is None:
         return f"{'-':>4}"
     mark = "*" if change.difference.is_significant else " "
-    return f"{short(change.a):>4} {short(change.b):>4} {signed(change.difference.value):>5}{mark}"
+    return f"{short(change.a):>5} {short(change.b):>5} {signed(change.difference.value):>5}{mark}"
 
 
 def _name(row: ComparedRow) -> str:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from analysis.reading.headline import WITH_DIFFERENCES
+from analysis.reading.headline import BY_NAME, WITH_DIFFERENCES
 from analysis.reading.loading import load_study
 from analysis.reading.shards import Study
 from analysis.results.contrasts import contrasts
@@ -17,6 +17,7 @@ from analysis.tables.differences import table_rows
 from tests.analysis.inference.test_intervals import right_ones, weights
 from tests.analysis.studies import StudyFolder, letter, random_letters, sweep
 
+stats = pytest.importorskip("scipy.stats")
 METRICS = [metric.name for metric in WITH_DIFFERENCES]
 
 
@@ -27,6 +28,13 @@ def difference_rows(study: Study) -> list[SimpleNamespace]:
 def find(rows: list[SimpleNamespace], label: str, name: str, metric: str) -> SimpleNamespace:
     (row,) = (row for row in rows if (row.contrast, row.name, row.metric) == (label, name, metric))
     return row
+
+
+def assert_inferred(row: SimpleNamespace, error: float, freedom: float) -> None:
+    """The interval and p-value are those of Student's t."""
+    half = stats.t.ppf(0.975, freedom) * error
+    assert (row.low, row.high) == pytest.approx((row.value - half, row.value + half), abs=1e-6)
+    assert row.p_value == pytest.approx(2 * stats.t.sf(abs(row.value) / error, freedom), rel=1e-4)
 
 
 def test_contrasts_of_a_setting(folder: StudyFolder) -> None:
@@ -44,7 +52,11 @@ def test_contrasts_of_a_setting(folder: StudyFolder) -> None:
         "SFT ε=0.2 - SFT ε=0",
         "SFT ε=0.2 - base",
     ]
-    assert [contrast.label for contrast in found] == labels * 2
+    assert [contrast.label for contrast in found] == [
+        *labels * 2,
+        "alone - m",  # then every other axis that varies
+        *(f"SFT lr=5e-06 ε={smoothing} - SFT lr=1e-05 ε={smoothing}" for smoothing in ("0.1", "0", "0.2")),
+    ]
     assert {contrast.a.cell.get("learning_rate") for contrast in found[:4]} == {1e-5}
     assert all(contrast.a.cell.get("seed") is None for contrast in found)
     assert found[0].b.cell.is_base
@@ -54,8 +66,9 @@ def test_contrasts_without_smoothing_or_base(folder: StudyFolder) -> None:
     for model in ("a", "b"):
         folder.add({"model": model, "dataset": "d"}, "en", None)
     folder.add({"model": "a"}, "en", None)
-    (only,) = contrasts(load_study(folder.root))
-    assert (only.label, only.a.cell.get("model")) == ("SFT - base", "a")
+    of_setting, of_models = contrasts(load_study(folder.root))
+    assert (of_setting.label, of_setting.a.cell.get("model")) == ("SFT - base", "a")
+    assert of_models.label == "SFT b - SFT a"
 
 
 def test_one_smoothing_factor_is_set_against_its_base_once(folder: StudyFolder) -> None:
@@ -80,9 +93,7 @@ def test_values_and_intervals_of_a_language(folder: StudyFolder) -> None:
     each = right_ones(folder.records[a]) - right_ones(folder.records[b])
     draws = weights(ids, ids) @ each / 60
     assert row.value == pytest.approx(each.mean(), abs=1e-12)
-    assert (row.low, row.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-9)
-    z = abs(draws.mean()) / draws.std(ddof=1)
-    assert row.p_value == pytest.approx(math.erfc(z / math.sqrt(2)), rel=1e-6)
+    assert_inferred(row, draws.std(ddof=1), 59)
     assert (row.n, row.num_seeds, row.missing) == (60, 1, None)
 
 
@@ -107,9 +118,13 @@ def test_means_over_seeds_and_languages(folder: StudyFolder) -> None:
     base = np.mean([right_ones(folder.records[job]) for job in row.job_ids_b], axis=0)
     draws = weights(ids, ids) @ (np.mean(means, axis=0) - base) / 60
     spread = np.std([m.mean() for m in means], ddof=1) / math.sqrt(3)
-    with_seeds = np.repeat(draws, 20) + spread * np.random.default_rng(0).standard_t(2, 20_000)
+    of_seeds = weights(ids, ids) @ (np.array(means) - base).T / 60
+    covariance = np.cov(of_seeds.T)
+    luck = (np.mean(np.diag(covariance)) - np.mean(covariance[~np.eye(3, dtype=bool)])) / 3
+    shared = max(draws.var(ddof=1) - luck, 0.0)
+    total = shared + spread**2
     assert row.value == pytest.approx(np.mean(means) - base.mean(), abs=1e-12)
-    assert (row.low, row.high) == pytest.approx(tuple(np.quantile(with_seeds, [0.025, 0.975])), abs=1e-6)
+    assert_inferred(row, math.sqrt(total), total**2 / (shared**2 / 59 + spread**4 / 2))
     assert row.holm is None
 
 
@@ -128,14 +143,13 @@ def test_a_language_of_one_item_ends_no_macro_test(folder: StudyFolder) -> None:
     row = find(rows, "SFT - base", "all", "accuracy")
     draws = (weights(ids, ids) @ (each[0] + each[1]) / 200 + each[2][0]) / 3
     assert row.value == pytest.approx(np.mean([one.mean() for one in each]))
-    assert (row.low, row.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-9)
-    assert row.p_value is not None
-    z = abs(draws.mean()) / draws.std(ddof=1)
-    assert row.p_value == pytest.approx(max(math.erfc(z / math.sqrt(2)), 2.0**-199), rel=1e-6)
+    assert_inferred(row, draws.std(ddof=1), 199)
     for metric in METRICS:
+        if metric.startswith(("ece", "auroc")):  # of one answer there is no such number
+            continue
         row = find(rows, "SFT - base", "all", metric)
         assert (row.low or 0.0) <= 0.0 <= (row.high or 0.0) or (row.p_value or 0.0) < 0.05
-        if metric.startswith(("ece", "confidence")):
+        if metric.startswith("confidence"):
             assert (row.high or 0.0) - (row.low or 0.0) < 0.2
         # one answer alone says nothing
         row = find(rows, "SFT - base", "sw", metric)
@@ -169,7 +183,10 @@ def test_missing_shards_are_rows_with_a_reason(folder: StudyFolder) -> None:
             assert row.job_ids_a
         else:
             assert row.missing is None
-            assert None not in (row.value, row.low, row.high, row.p_value)
+            has_interval = BY_NAME[row.metric].has_interval
+            assert [number is None for number in (row.value, row.low, row.high, row.p_value)] == [
+                False, *[not has_interval] * 3,
+            ]  # fmt: skip
 
 
 def test_a_language_that_one_side_lacks(folder: StudyFolder) -> None:
