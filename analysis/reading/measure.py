@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from analysis.inference import bootstrap
 from analysis.inference.bootstrap import SUMMED_HERE, Resamples, Sums, sum_rows
 from analysis.inference.estimates import Estimate
+from analysis.metrics import confidence_gap
 from analysis.metrics.binned import floor
 from analysis.reading.headline import METRICS
 from analysis.reading.scored import PerExample, Scored
@@ -23,14 +24,13 @@ def measure(scored: Scored, examples: PerExample) -> tuple[Metrics, dict[str, Bi
     Raises ValueError where a score is above 0 (a probability above 1).
     """
     bins = {kind: bin_predictions(values, examples.correct) for kind, values in examples.confidence.items()}
-    accuracy = float(np.mean(examples.correct))
     numbers: dict[str, float | None] = {}
     for metric in METRICS:
         if metric.of_examples is not None:
             values = metric.of_examples(scored, examples)
             numbers[metric.name] = None if values is None else float(np.mean(values))
         elif metric.kind == "gap" and metric.confidence is not None:
-            numbers[metric.name] = float(np.mean(examples.confidence[metric.confidence])) - accuracy
+            numbers[metric.name] = confidence_gap(examples.confidence[metric.confidence], examples.correct)
         elif metric.kind == "ece" and metric.confidence is not None:
             numbers[metric.name] = error_over_bins(bins[metric.confidence])
             numbers[metric.floor_name] = floor(bins[metric.confidence])
