@@ -41,16 +41,22 @@ COLUMNS = (
     "mmlu_rms",
     "auroc",
     "aurc",
+    "auroc_p_norm",
+    "aurc_p_norm",
+    "nll_refinement",
+    "nll_calibration",
     "top_label_brier",
     "reliability",
     "resolution",
     "uncertainty",
     "within",
 )
-"""`ace`: the ECE over bins of equal mass. `classwise_ece` needs the softmax over the options: it exists for
-renormalised confidence alone. The last five describe the chosen option: Brier = reliability - resolution +
-uncertainty + within.
+"""`ace`: the ECE over bins of equal mass. `classwise_ece`, `nll_...` and `..._p_norm` need all options: they
+exist for renormalised confidence alone. NLL = nll_refinement + nll_calibration. The last five describe the
+chosen option: Brier = reliability - resolution + uncertainty + within.
 """
+P_NORM = 2.0
+"""Of `p_norm_confidence`. Not fitted: a p chosen on the reported examples would flatter it."""
 
 
 def metric_rows(records: CellRecords) -> Iterator[Row]:
@@ -95,7 +101,8 @@ def all_metrics(scored: Scored, examples: PerExample, kind: str) -> Row:
     }
     if bins.count.max() >= 2:
         row["debiased_l2"] = binned.debiased_l2(bins)
-    if 0 < np.count_nonzero(correct) < len(correct):
+    has_auroc = 0 < np.count_nonzero(correct) < len(correct)
+    if has_auroc:
         row["auroc"] = metrics.auroc(conf, correct)
     if len(conf) >= 2 * BETA:
         row["hendrycks_rms"] = metrics.hendrycks_rms(conf, correct)
@@ -104,6 +111,13 @@ def all_metrics(scored: Scored, examples: PerExample, kind: str) -> Row:
     if kind == "renormalised":
         probs = np.exp(examples.log_probs)
         row["classwise_ece"] = metrics.classwise_ece(probs, scored.label, num_options=scored.num_options)
+        row["nll_refinement"], row["nll_calibration"] = metrics.nll_refinement(
+            examples.log_probs, scored.label
+        )
+        ranking = metrics.p_norm_confidence(scored.score, P_NORM)
+        row["aurc_p_norm"] = metrics.aurc(ranking, correct)
+        if has_auroc:
+            row["auroc_p_norm"] = metrics.auroc(ranking, correct)
     return row
 
 

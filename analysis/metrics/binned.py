@@ -12,6 +12,14 @@ import numpy as np
 
 from study.bins import Bins, FloatArray
 
+ROUNDING = 1e-13
+"""Means of many thousand numbers of about 1, and differences of such means, are exact to within this."""
+
+
+def without_rounding(value: float) -> float:
+    """0.0 for a difference that is nothing but rounding, such as -4e-16; any other value as it is."""
+    return 0.0 if abs(value) < ROUNDING else value
+
 
 def mce(bins: Bins) -> float:
     """Maximum calibration error, max |d_b|, 0..1."""
@@ -43,7 +51,7 @@ def debiased_l2(bins: Bins) -> float:
         raise ValueError("debiased_l2 needs a bin with at least 2 examples.")
     accuracy = bins.accuracy[usable]
     noise = accuracy * (1.0 - accuracy) / (bins.count[usable] - 1)
-    return float(np.sum(bins.weight[usable] * (bins.difference[usable] ** 2 - noise)))
+    return without_rounding(float(np.sum(bins.weight[usable] * (bins.difference[usable] ** 2 - noise))))
 
 
 def floor(bins: Bins) -> float:
@@ -82,11 +90,14 @@ class BrierParts:
 def brier_parts(bins: Bins, brier: float) -> BrierParts:
     """Murphy's parts of the Brier score, mean of (confidence - correct)^2, of the predictions in `bins`."""
     weight, accuracy = bins.weight[bins.filled], bins.accuracy[bins.filled]
-    mean = float(np.sum(weight * accuracy))
+    # from whole numbers, so that it is never above 1, and equal to the accuracies of bins that are all equal
+    num_correct = np.rint(accuracy * bins.count[bins.filled]).sum()
+    mean = float(num_correct / bins.num_examples)
     reliability = float(np.sum(weight * _filled(bins) ** 2))
     resolution = float(np.sum(weight * (accuracy - mean) ** 2))
     uncertainty = mean * (1.0 - mean)
-    return BrierParts(reliability, resolution, uncertainty, brier - (reliability - resolution + uncertainty))
+    within = without_rounding(brier - (reliability - resolution + uncertainty))
+    return BrierParts(reliability, resolution, uncertainty, within)
 
 
 def _filled(bins: Bins) -> FloatArray:

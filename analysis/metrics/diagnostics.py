@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.metrics import ece
+from analysis.metrics.binned import without_rounding
 from study.bins import FloatArray, check_finite, check_predictions, check_probabilities
 from study.languages import LANGUAGES
 
@@ -47,9 +48,9 @@ def decompose_change(
     start, end = metric(c0, y0), metric(c1, y1)
     new_confidence, new_correct = metric(c1, y0), metric(c0, y1)
     return Change(
-        total=end - start,
-        from_confidence=(new_confidence - start + end - new_correct) / 2.0,
-        from_accuracy=(new_correct - start + end - new_confidence) / 2.0,
+        total=without_rounding(end - start),
+        from_confidence=without_rounding((new_confidence - start + end - new_correct) / 2.0),
+        from_accuracy=without_rounding((new_correct - start + end - new_confidence) / 2.0),
     )
 
 

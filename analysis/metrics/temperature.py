@@ -116,9 +116,14 @@ def scaled_log_probs(score: ArrayLike, temperature: float) -> FloatArray:
     """(N, C) nats: log softmax(score / temperature); -inf stays -inf. Raises ValueError as the fit does."""
     if not (np.isfinite(temperature) and temperature > 0.0):
         raise ValueError(f"temperature must be above 0, not {temperature!r}.")
-    s = _check_score(score)
+    s = check_score(score)
     scaled = (s - s.max(axis=1, keepdims=True)) / temperature
     return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)), dtype=np.float64)
+
+
+def fit_temperature(score: ArrayLike, label: ArrayLike) -> float:
+    """T of one set of examples, as `fit_temperatures`. score: (N, C) nats. label: (N,), 0..C-1."""
+    return _fit([_prepared(score, label)])
 
 
 def fit_temperatures(
@@ -260,7 +265,7 @@ def _ids(samples: Mapping[str, Sample]) -> set[str]:
 
 
 def _check(score: ArrayLike, label: ArrayLike) -> tuple[FloatArray, NDArray[np.int64]]:
-    s = _check_score(score)
+    s = check_score(score)
     y = np.asarray(label)
     if y.dtype.kind not in "iu" or y.shape != s.shape[:1]:
         raise ValueError(f"label must be {len(s)} whole numbers, not {y.dtype} of shape {y.shape}.")
@@ -269,7 +274,10 @@ def _check(score: ArrayLike, label: ArrayLike) -> tuple[FloatArray, NDArray[np.i
     return s, y.astype(np.int64)
 
 
-def _check_score(score: ArrayLike) -> FloatArray:
+def check_score(score: ArrayLike) -> FloatArray:
+    """`score` as float64 (N, C), at least two options an example and -inf for none, or ValueError."""
+    if np.ma.is_masked(score):
+        raise ValueError("score has masked (missing) values.")
     s = np.asarray(score, dtype=np.float64)
     if s.ndim != 2 or s.size == 0:
         raise ValueError(f"score must be (N, C) and not empty, not of shape {s.shape}.")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from analysis.inference import bootstrap
 from analysis.inference.bootstrap import SUMMED_HERE, Resamples, Sums, sum_rows
 from analysis.inference.estimates import Estimate
+from analysis.metrics import confidence_gap
 from analysis.metrics.binned import floor
 from analysis.metrics.squared import l2_ece
 from analysis.reading.headline import METRICS, Metric
@@ -42,7 +43,7 @@ def _calibration(metric: Metric, bins: Mapping[str, Bins], examples: PerExample)
     assert metric.confidence is not None
     confidence = examples.confidence[metric.confidence]
     if metric.kind == "gap":
-        return float(np.mean(confidence)) - float(np.mean(examples.correct))
+        return confidence_gap(confidence, examples.correct)
     if metric.kind == "ece":
         return error_over_bins(bins[metric.confidence])
     return l2_ece(confidence, examples.correct) if (bins[metric.confidence].count >= 2).any() else None

@@ -44,6 +44,8 @@ def test_every_metric_by_hand(folder: StudyFolder) -> None:
         "classwise_ece": None,
         "hendrycks_rms": None,
         "mmlu_rms": None,
+        "nll_refinement": None,
+        "auroc_p_norm": None,
     }
     for name, value in expected.items():
         assert row[name] == (value if value is None else pytest.approx(value, abs=1e-7)), name  # float32
@@ -61,8 +63,16 @@ def test_what_a_cell_does_not_have_is_empty_and_so_is_its_mean(folder: StudyFold
     probs /= probs.sum(axis=1, keepdims=True)
     right = probs.argmax(axis=1) == [record.label for record in records]
     assert rows["en"]["auroc"] == pytest.approx(roc_auc_score(right, probs.max(axis=1)), abs=1e-9)
+    scores = np.log(probs)
+    scores -= scores.mean(axis=1, keepdims=True)
+    ranking = scores.max(axis=1) / np.linalg.norm(scores, axis=1)
+    assert rows["en"]["auroc_p_norm"] == pytest.approx(roc_auc_score(right, ranking), abs=1e-9)
+    by_rank = ~right[np.argsort(-ranking)]
+    assert rows["en"]["aurc_p_norm"] == pytest.approx(np.mean(np.cumsum(by_rank) / np.arange(1, 251)))
+    nll = -np.log(probs[np.arange(250), [record.label for record in records]]).mean()
+    assert rows["en"]["nll_refinement"] + rows["en"]["nll_calibration"] == pytest.approx(nll)
     assert all(rows["en"][name] is not None for name in ("hendrycks_rms", "mmlu_rms", "classwise_ece"))
-    assert (rows["de"]["auroc"], rows["de"]["hendrycks_rms"]) == (None, None)
+    assert [rows["de"][name] for name in ("auroc", "auroc_p_norm", "hendrycks_rms")] == [None] * 3
     assert rows["high"]["auroc"] is None
     assert rows["high"]["ece"] == pytest.approx((rows["en"]["ece"] + rows["de"]["ece"]) / 2)
     assert (rows["sw"]["missing"], rows["sw"]["ece"]) == ("not done", None)

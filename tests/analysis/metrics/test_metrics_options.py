@@ -29,7 +29,7 @@ def test_murphys_three_parts_where_bins_hold_equal_confidences(pair: tuple[list[
     resolution = sum(len(g) / len(correct) * (g.mean() - base) ** 2 for g in groups)
     assert parts.resolution == pytest.approx(resolution, abs=1e-12)
     assert parts.uncertainty == pytest.approx(base * (1 - base), abs=1e-12)
-    assert parts.within == pytest.approx(0.0, abs=1e-12)
+    assert parts.within == 0.0  # and not -4e-16
     assert parts.reliability - parts.resolution + parts.uncertainty == pytest.approx(
         np.mean((confidence - correct) ** 2), abs=1e-12
     )
@@ -100,6 +100,29 @@ def test_aurc_by_hand() -> None:
         ]
     )
     assert metrics.aurc([0.8, 0.8, 0.8, 0.2], [1, 0, 0, 1]) == pytest.approx(mean)
+
+
+def test_probabilities_of_ten_options_rounded_to_three_decimals() -> None:
+    """.0995 each is the farthest that rounding takes a row: the sum is .995. None comes to .994."""
+    exact, rounded = np.full((1, 10), 0.1), np.full((1, 10), 0.0995)
+    for metric in (metrics.brier, metrics.classwise_ece):
+        labels = [3]
+        assert metric(rounded, labels) == pytest.approx(metric(exact, labels), abs=2e-3)
+        for sign in (-1, 1):
+            metric(exact + sign * 0.0005, labels)
+            with pytest.raises(ValueError, match="sum to 1"):
+                metric(exact + sign * 0.0006, labels)
+
+
+def test_what_is_zero_is_not_rounding() -> None:
+    """Three times .7 of ten is 7 right answers, which float64 sums miss by 1e-16."""
+    assert metrics.confidence_gap([0.7] * 10, [1] * 7 + [0] * 3) == 0.0
+    assert metrics.smooth_ece([0.7] * 10, [1] * 7 + [0] * 3) == 0.0
+    assert metrics.chance_normalised_accuracy([1, 0, 0, 0, 0, 0], [6] * 6) == 0.0
+    thirds = metrics.top_label_decomposition([0.1, 0.1, 0.1, 0.9, 0.9, 0.9], [1, 0, 0, 0, 1, 0])
+    assert (thirds.resolution, thirds.within) == (0.0, 0.0)
+    all_right = metrics.top_label_decomposition(np.linspace(0.3, 1, 49), np.ones(49))
+    assert all_right.uncertainty == 0.0
 
 
 def test_confidence_above_chance() -> None:

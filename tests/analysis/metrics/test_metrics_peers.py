@@ -87,8 +87,9 @@ def test_peers_agree(name: str, peer: str, metric: Callable[..., float]) -> None
 
 @pytest.mark.parametrize("name", cases())
 def test_relplots_smooth_ece_is_near(name: str) -> None:
-    """Another grid and another integral: `smooth_ece` says how."""
-    assert metrics.smooth_ece(*cases()[name]) == pytest.approx(PEERS[name]["relplot smECE"], rel=0, abs=1e-3)
+    """Another grid and another integral: `smooth_ece_relplot` says how."""
+    value = metrics.smooth_ece_relplot(*cases()[name])
+    assert value == pytest.approx(PEERS[name]["relplot smECE"], rel=0, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["over", "close"])
