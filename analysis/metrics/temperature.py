@@ -148,7 +148,7 @@ def agreement(score: ArrayLike, base_score: ArrayLike) -> NDArray[np.bool_]:
     score, base_score: (N, C) nats, of the same items in the same order; -inf where there is no option. Raises
     ValueError as the fit does, NotFittedError where an item has other options in one of them.
     """
-    ours, theirs = _check_score(score), _check_score(base_score)
+    ours, theirs = check_score(score), check_score(base_score)
     if ours.shape != theirs.shape or not np.array_equal(np.isfinite(ours), np.isfinite(theirs)):
         raise NotFittedError("the base was asked other options")
     return np.asarray(ours.argmax(axis=1) == theirs.argmax(axis=1))
