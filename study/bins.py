@@ -20,6 +20,7 @@ An empty bin has count 0 and NaN for its mean confidence and accuracy: missing, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -155,6 +156,11 @@ def merge_bins(several: Sequence[Bins]) -> Bins:
 def error_over_bins(bins: Bins) -> float:
     """The ECE of predictions that are already in bins, so that a diagram and its ECE share one set."""
     return float(np.sum(bins.weight[bins.filled] * np.abs(bins.difference[bins.filled])))
+
+
+def signed_root(square: float) -> float:
+    """The root of a squared error; that of its size, below 0, where noise has put the square below 0."""
+    return math.copysign(math.sqrt(abs(square)), square)
 
 
 def _divided(

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "evaluation/items": STUDY,
     "evaluation": {*STUDY, "modeling", "evaluation/items"},
     "analysis/metrics": {"study"},
-    "analysis/inference": {"study", "analysis/metrics"},
+    "analysis/inference": {"study"},
     "analysis/reading": {*STUDY, "analysis/metrics", "analysis/inference"},
     "analysis/results": {"study", "study/jobs", "analysis/metrics", "analysis/inference", "analysis/reading"},
     "analysis/tables": {"study", "analysis/inference", "analysis/reading", "analysis/results"},
@@ -61,7 +61,9 @@ MAY_IMPORT = {
     "analysis/terminal": {
         *("study", "analysis/reading", "analysis/results", "analysis/tables", "analysis/diagnoses")
     },
-    "analysis/verification": {*("study", "analysis/reading", "analysis/tables", "analysis/diagnoses")},
+    "analysis/verification": {
+        *("study", "analysis/reading", "analysis/results", "analysis/tables", "analysis/diagnoses")
+    },
     "analysis/exchange": {
         *STUDY,
         *("analysis/reading", "analysis/results", "analysis/tables", "analysis/terminal"),

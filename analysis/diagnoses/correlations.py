@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from analysis.diagnoses.rows import Row, Table, finished
 from analysis.metrics.diagnostics import by_translation, resource_correlation
+from analysis.reading.headline import BY_NAME, has
 from analysis.reading.shards import Cell, Study, Test
 from analysis.results.table import Row as TableRow
 from analysis.results.table import summarise
@@ -45,6 +46,8 @@ def correlation_rows(study: Study, test: Test) -> Iterator[tuple[Cell, Row]]:
         before = {} if cell.is_base or base is None else _by_language(study, test, base)
         num_seeds = max(summary.num_seeds for summary in summaries.values())
         for metric in METRICS:
+            if metric in BY_NAME and not has(test[2], BY_NAME[metric]):
+                continue
             keys = {"metric": metric, "num_seeds": num_seeds}
             yield cell, _row({**keys, "quantity": "value"}, summaries, {}, metric)
             if before:

@@ -14,6 +14,7 @@ from pathlib import Path
 from analysis.diagnoses import answers, correlations, decomposition, metrics, slices, temperature
 from analysis.diagnoses.manifest import MANIFEST_NAME, manifest
 from analysis.diagnoses.rows import Row, Table, hashes_of, with_hashes
+from analysis.diagnoses.selection import selection_rows
 from analysis.reading.cell_records import CellRecords, reported
 from analysis.reading.loading import Visited, visit_study
 from analysis.reading.shards import Study
@@ -22,7 +23,6 @@ from analysis.results.selection import (
     METRICS,
     Selection,
     select_learning_rates,
-    selection_rows,
 )
 from analysis.results.settings import axis_names
 from analysis.tables.files import to_csv

@@ -29,8 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.metrics.squared import signed_root
-from study.bins import FloatArray
+from study.bins import FloatArray, signed_root
 
 LEVEL = 0.95
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from study.bins import NUM_BINS, assign_bins, check_predictions
+from study.bins import NUM_BINS, assign_bins, check_predictions, signed_root
 
 
 def unbiased_square(
@@ -26,11 +26,6 @@ def unbiased_square(
         raise ValueError("an unbiased squared error needs a bin with at least 2 examples.")
     total, same = (np.bincount(index, r, minlength=num_bins)[usable] for r in (residual, residual**2))
     return float(np.sum((total**2 - same) / (count[usable] - 1)) / len(conf))
-
-
-def signed_root(square: float) -> float:
-    """The square root; that of the size, below 0, where noise has put a square below 0."""
-    return float(np.copysign(np.sqrt(abs(square)), square))
 
 
 def l2_ece(

@@ -15,10 +15,9 @@ import numpy as np
 
 from analysis.inference.estimates import Estimate, mean, over_seeds
 from analysis.metrics.binned import floor
-from analysis.metrics.squared import signed_root
 from analysis.reading.headline import BY_NAME, ECE, L2_ECE
 from analysis.reading.shards import Average, Metrics, Shard
-from study.bins import error_over_bins, merge_bins
+from study.bins import error_over_bins, merge_bins, signed_root
 from study.errors import RecordError
 from study.files import digest
 

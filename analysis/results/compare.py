@@ -20,7 +20,6 @@ import numpy as np
 
 from analysis.inference.changes import change
 from analysis.inference.estimates import Estimate, mean, over_seeds
-from analysis.metrics.squared import signed_root
 from analysis.reading.headline import METRICS, WITH_DIFFERENCES, Metric
 from analysis.reading.loading import load_studies
 from analysis.reading.shards import Cell, Shard, Test, resource_order
@@ -28,6 +27,7 @@ from analysis.results.aggregate import by_seed
 from analysis.results.differences import Difference, corrected, inferred
 from analysis.results.table import Level, Row, groups, summarise
 from study.axes import axis_text
+from study.bins import signed_root
 from study.errors import UserError
 from study.paths import StudyPaths
 

@@ -33,12 +33,12 @@ def group_title(name: str) -> str:
     return name.capitalize() if name == "other" else f"{name.capitalize()} resource"
 
 
-def short(value: float) -> str:
-    """A share in four characters: `.123`, `1.00`; five below 0: `-.045`."""
-    text = f"{value:z.3f}"
+def short(value: float, *, digits: int = 3) -> str:
+    """A share in few characters: `.123`, `1.00`, `-.045`; with two digits `-.05`."""
+    text = f"{value:z.{digits}f}"
     if text.startswith("-"):
-        return f"-{short(-value)}"
-    return text[1:] if text.startswith("0") else text[:4]
+        return f"-{short(-value, digits=digits)}"
+    return text[1:] if text.startswith("0") else text[: digits + 1]
 
 
 def signed(value: float) -> str:

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 
 from analysis.reading.shards import Cell, Shard, Study, Test
-from analysis.results.settings import axis_names
 from study.bins import FloatArray
 from study.files import read_json
 from study.jobs.specs import VALIDATION_SPLITS
@@ -80,35 +79,6 @@ class Selection:
     chosen: float | None
     reason: str
     """In words, why this one is chosen, or none."""
-
-
-def selection_rows(study_dir: Path, study: Study) -> list[dict[str, Any]]:
-    """The rows of selection.csv: each candidate, where there are several, by each of CRITERIA and METRICS.
-
-    Without validation splits there are none, without English none by English alone.
-    """
-    validation = [shard for shard in study.shards if shard.split in VALIDATION_SPLITS]
-    has_english = any(shard.language == "en" for shard in validation)
-    axes = [axis for axis in axis_names(study) if axis not in ("learning_rate", "seed")]
-    return [
-        {
-            **{axis: selection.cell.get(axis) for axis in axes},
-            "languages": by,
-            "criterion": metric,
-            "learning_rate": candidate.learning_rate,
-            "missing": candidate.missing or (selection.reason if selection.chosen is None else None),
-            "value": candidate.value,
-            "is_chosen": candidate.learning_rate == selection.chosen,
-            **{name: getattr(candidate, name) for name in UNCERTAINTY},
-            "job_ids": list(candidate.job_ids),
-        }
-        for by in CRITERIA
-        if validation and (by == MACRO or has_english)
-        for metric in METRICS
-        for selection in select_learning_rates(study_dir, study, by, metric)
-        if len(selection.candidates) > 1
-        for candidate in selection.candidates
-    ]
 
 
 def select_learning_rates(

@@ -134,4 +134,9 @@ def _numbers(row: Row | None) -> Text:
         text = row.missing.detail if row.missing.kind == "incomplete" else row.missing.kind
         return Text(crop(text, CELL_WIDTH), style="yellow")
     values = (row.value(metric.name) for metric in HEADLINE)
-    return Text(" ".join("   -" if value is None else f"{short(value):>4}" for value in values))
+    return Text(" ".join("   -" if value is None else f"{_four(value):>4}" for value in values))
+
+
+def _four(value: float) -> str:
+    """`.123`, `-.12`: a number below 0 loses a digit."""
+    return short(value, digits=3 if value > -0.0005 else 2)

@@ -12,6 +12,7 @@ import pytest
 
 from analysis.dashboard.data import choices
 from analysis.dashboard.page import render, write_dashboard
+from analysis.reading.headline import CLAIMED
 from analysis.reading.loading import load_study
 from analysis.results.claims import findings
 from analysis.results.settings import settings
@@ -132,7 +133,8 @@ def test_intervals_are_the_studys(folder: StudyFolder) -> None:
             for metric, ends in zip(data["metrics"], shown["ranges"], strict=True):
                 expected = summary.interval(metric)
                 assert ends == (None if expected is None else pytest.approx(list(expected), abs=5e-7))
-            assert shown["ranges"][data["metrics"].index("ece_raw")] is not None
+            assert shown["ranges"][data["metrics"].index("ece_l2_raw")] is not None
+            assert shown["ranges"][data["metrics"].index("ece_raw")] is None
 
 
 def test_the_bins_are_those_of_the_tables_ece(folder: StudyFolder) -> None:
@@ -224,9 +226,10 @@ def test_findings_say_what_changed(folder: StudyFolder) -> None:
     sweep(folder, seeds=1)
     study = load_study(folder.root)
     said = findings(study, settings(study)[0])
-    assert len(said) == 3 * 6
-    assert said[1].startswith("SFT ε=0 against base: Confidence (raw) rose by .")
+    assert len(said) == 3 * (len(CLAIMED) + 1)
+    assert said[1].startswith("SFT ε=0 against base: Confidence (renormalised) rose by .")
     assert said[1].endswith("; significantly up in 5 of 5 (Holm, .05).")
+    assert said[len(CLAIMED)].startswith("SFT ε=0 against base: One training seed: ")
 
 
 def test_a_benchmark_of_one_language(folder: StudyFolder) -> None:

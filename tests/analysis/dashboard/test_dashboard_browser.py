@@ -49,13 +49,14 @@ def test_filters_choose_the_setting_and_the_hash_leads_back(opened: Opened) -> N
     numbers = opened.tab.run(
         "[...document.querySelectorAll('#headline tbody tr:last-child td')].map((one) => one.firstChild.data)"
     )
-    metrics = ("accuracy", "confidence_raw", "confidence_renormalised", "ece_raw", "ece_renormalised")
+    kinds = ("renormalised", "raw")
+    metrics = ("accuracy", *(f"confidence_{kind}" for kind in kinds), *(f"ece_l2_{kind}" for kind in kinds))
     assert numbers == [short(expected[metric]) for metric in metrics]
     opened.tab.run("document.querySelector('#numbers tbody tr:last-child summary').click()")
     opened.tab.run("new Promise((done) => setTimeout(done, 50))")  # the event of the unfolding is a task
     ids = opened.texts("#numbers tbody tr:last-child code")
     assert sorted(ids) == sorted(expected["job_ids"])
-    opened.choose("confidence", "renormalised")
+    opened.choose("confidence", "raw")
     link = opened.tab.run("location.href")
     shown = "#results h3, #results td, #results text, #results li"
     figures = ("slopes", "dots", "reliability", "heat", "by-rate", "by-smoothing")
@@ -65,7 +66,7 @@ def test_filters_choose_the_setting_and_the_hash_leads_back(opened: Opened) -> N
     opened.tab.draw()
     assert (opened.texts(shown), [opened.traces(figure) for figure in figures]) == before
     assert opened.tab.run("document.querySelector('#filters [name=model]').value") == "large"
-    assert "ECE, renormalised" in opened.texts("#slopes .annotation-text")
+    assert "L2 ECE, raw" in opened.texts("#slopes .annotation-text")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,10 @@ def test_models_that_nothing_was_trained_from_have_no_slopes(opened: Opened, fol
     opened.tab.draw()
     assert opened.tab.complaints == []
     assert opened.texts("#slopes text") == []
-    assert opened.texts("#claims-scope") == ["This setting has nothing to compare."]
+    assert opened.texts("#claims-scope") == [
+        "Over all languages. In brackets 95% intervals, paired by question; Holm's correction runs over all "
+        "languages of a comparison."
+    ]
     assert opened.texts("#headline tbody th")[1].startswith("b2 shards")
     assert len(opened.texts("#heat .heatmap-label text")) == 2 * 2
 
@@ -154,7 +158,7 @@ def test_hover_and_arrow_keys_tell_n_interval_and_job(opened: Opened) -> None:
     opened.tab.until("!document.querySelector('#dots .hovertext')")
     opened.tab.run("document.getElementById('heat').focus()")
     opened.tab.press("ArrowDown")
-    assert opened.texts("#tip")[0].startswith("German (de) · base\nECE, raw: ")
+    assert opened.texts("#tip")[0].startswith("German (de) · base\nL2 ECE, renormalised: ")
     opened.tab.until(
         "document.querySelector('#heat .hovertext')?.textContent.startsWith('German (de) · base')"
     )

@@ -28,7 +28,7 @@ def close_to(values: list[float]) -> Any:
 
 def test_the_figures_are_the_tables(opened: Opened) -> None:
     opened.show()
-    metrics = ("accuracy", "confidence_raw", "ece_raw")
+    metrics = ("accuracy", "confidence_renormalised", "ece_l2_renormalised")
     axes: list[dict[str, Any]] = [{"model": "hub/small"}]
     axes += [axes[0] | {"dataset": "alpaca", "learning_rate": 1e-5, "label_smoothing": e} for e in SMOOTHING]
     labels = ("base", "SFT ε=0", "SFT ε=0.1")
@@ -57,13 +57,12 @@ def test_the_figures_are_the_tables(opened: Opened) -> None:
             high = [x + d for x, d in zip(trace["x"], bars["array"], strict=True)]
             assert low == pytest.approx([row[f"{metric}_low"] for row in rows[label]], abs=2e-6)
             assert high == pytest.approx([row[f"{metric}_high"] for row in rows[label]], abs=2e-6)
-    for label, trace in zip(labels, opened.traces("dots", "floor"), strict=True):
-        assert trace["x"] == close_to([row["ece_floor_raw"] for row in rows[label]])
 
     ece, _, change, _ = opened.traces("heat")
-    assert [line[0] for line in ece["z"]] == close_to([row["ece_raw"] for row in rows["base"]])
+    assert [line[0] for line in ece["z"]] == close_to([row["ece_l2_renormalised"] for row in rows["base"]])
     found = [line[1] for line in change["z"]]
-    wanted = [b["ece_raw"] - a["ece_raw"] for a, b in zip(rows["base"], rows["SFT ε=0.1"], strict=True)]
+    name = metrics[-1]
+    wanted = [b[name] - a[name] for a, b in zip(rows["base"], rows["SFT ε=0.1"], strict=True)]
     assert found == pytest.approx(wanted, abs=2e-6)
 
     for metric, trace in zip(metrics, opened.traces("by-smoothing", "lr=5e-05"), strict=True):
@@ -77,7 +76,7 @@ def test_the_ece_of_a_pool_is_the_micro_ece(opened: Opened) -> None:
         text for text in opened.texts("#reliability .annotation-text") if text.startswith("ECE of the pool")
     ]
     expected = [
-        short(opened.row(name, "micro", model="hub/small", **axes)["ece_raw"])
+        short(opened.row(name, "micro", model="hub/small", **axes)["ece_renormalised"])
         for name in ("all", "high", "mid", "low")
         for axes in (
             {},
@@ -119,7 +118,7 @@ def test_slopes_name_the_outermost_and_list_what_is_missing(opened: Opened) -> N
         "model": "hub/small", "dataset": "tulu", "learning_rate": 5e-5, "label_smoothing": 0.1,
     }  # fmt: skip
     for (axis, code), (start, _, _) in named.items():
-        metric = ("accuracy", "confidence_raw", "ece_raw")[(int(axis[1:] or 1) - 1) // 3]
+        metric = ("accuracy", "confidence_renormalised", "ece_l2_renormalised")[(int(axis[1:] or 1) - 1) // 3]
         assert start == close_to(opened.row(code, **cell)[metric])
     said = [text for text in opened.texts("#slopes .annotation-text") if "missing" in text]
     assert said == ["Swahili (sw): missing at SFT ε=0.1"] * 3

@@ -81,14 +81,12 @@ def test_twice_gives_one_report_one_workspace_and_one_run(server: WandbServer, f
         expected = []
         for metric in (
             "accuracy",
-            "confidence_raw",
             "confidence_renormalised",
-            "ece_raw",
-            "ece_renormalised",
+            "confidence_raw",
+            "ece_l2_renormalised",
+            "ece_l2_raw",
         ):
             expected.append(f"{row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]")
-            if metric.startswith("ece"):
-                expected.append(f"{row[metric.replace('ece', 'ece_floor')]:.3f}")
         assert (n, numbers) == (str(row["n"]), expected)
     assert "".join(swahili[2][2:]).strip(" |") == "failed"
     for kind in ("raw", "renormalised"):

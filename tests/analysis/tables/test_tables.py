@@ -129,7 +129,7 @@ def test_csv_gives_the_rows_back(folder: StudyFolder) -> None:
     for row, back in zip(rows, read, strict=True):
         assert list(back) == list(row)
         assert back["job_ids"].split() == row["job_ids"]
-        for name in ("accuracy", "accuracy_low", "ece_raw", "ece_raw_high", "seed", "missing"):
+        for name in ("accuracy", "accuracy_low", "ece_raw", "ece_l2_raw_high", "seed", "missing"):
             assert back[name] == ("" if row[name] is None else str(row[name]))
 
 
@@ -181,9 +181,13 @@ def test_markdown(folder: StudyFolder) -> None:
             if level != "all":
                 assert shown[level] == row["name"]
             assert shown["NLL"] == ("-" if row["nll"] is None else f"{row['nll']:.3f}")
-            for heading, name in (("accuracy", "accuracy"), ("ECE raw", "ece_raw")):
+            for heading, name in (("accuracy", "accuracy"), ("L2 ECE raw", "ece_l2_raw")):
                 ends = (name, f"{name}_low", f"{name}_high")
-                texts = [f"{row[end]:.3f}".removeprefix("0")[:4] for end in ends if row[end] is not None]
+                texts = [
+                    f"{row[end]:.3f}".replace("0.", ".", 1) if abs(row[end]) < 1 else f"{row[end]:.2f}"
+                    for end in ends
+                    if row[end] is not None
+                ]
                 assert shown[heading] == ("{} [{}, {}]".format(*texts) if texts else "-")
             assert shown["missing"] == (row["missing"] or "-")
             found.append(int(shown["row"]))

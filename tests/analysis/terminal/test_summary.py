@@ -32,8 +32,11 @@ def test_summary_of_the_demo_fits_100_columns(folder: StudyFolder) -> None:
     expected = []
     for smoothing in (None, 0.0, 0.1):
         row = find(rows, label_smoothing=smoothing, seed=None, level="language", name="sw")
-        names = ("accuracy", "confidence_raw", "confidence_renormalised", "ece_raw", "ece_renormalised")
-        expected += [f"{row[name]:.3f}".lstrip("0") for name in names]
+        kinds = ("renormalised", "raw")
+        names = ("accuracy", *(f"confidence_{kind}" for kind in kinds), *(f"ece_l2_{kind}" for kind in kinds))
+        expected += [
+            f"{row[name]:.{3 if row[name] >= 0 else 2}f}".replace("0.", ".", 1) for name in names
+        ]  # four characters each
     (swahili,) = (line for line in lines if "Swahili" in line)
     assert swahili.split() == ["sw", "Swahili", *expected]
     totals = [

@@ -26,10 +26,10 @@ def test_a_changed_row_of_differences_is_found(written: StudyFolder, column: str
     path = written.root / "tables" / "differences.csv"
     with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    place = next(i for i, row in enumerate(rows) if (row["name"], row["metric"]) == ("yo", "ece_raw"))
+    place = next(i for i, row in enumerate(rows) if (row["name"], row["metric"]) == ("yo", "ece_l2_raw"))
     edit_csv(path, place, column, value)
     (sentence,) = verify(written.root).differences
-    cell = f"{CELL} label_smoothing=0.0 contrast=SFT ε=0 - base level=language name=yo metric=ece_raw"
+    cell = f"{CELL} label_smoothing=0.0 contrast=SFT ε=0 - base level=language name=yo metric=ece_l2_raw"
     assert sentence.startswith(f"differences.csv: {cell}: {column} is {value or 'empty'}, the records give ")
 
 
