@@ -43,6 +43,12 @@ class Change:
     """Two-sided, that nothing changed."""
     estimate: Estimate
     """The change with its paired replicates, in the unit in which it is shown."""
+    error: float
+    """Standard error, in the same unit; of an L2 ECE near 0 the interval is narrower than it says."""
+    freedom: float
+    """Degrees of freedom of Student's t."""
+    seed_share: float
+    """The share of the variance that comes from training seeds, luck with questions included."""
 
 
 def change(a: Estimate, b: Estimate, *, paired_seeds: bool = True) -> Change:
@@ -67,7 +73,8 @@ def assess(difference: Estimate) -> Change:
     value, half = difference.value, t_quantile(LEVEL, freedom) * error
     below, above = unseen(difference)
     low, high = _bounded(difference, value - half - below, value + half + above)
-    return Change(value, low, high, _p_value(difference, value, error, freedom), difference)
+    p = _p_value(difference, value, error, freedom)
+    return Change(value, low, high, p, difference, error, freedom, _seed_share(difference))
 
 
 def equivalence_p(difference: Estimate, margin: float) -> float:
@@ -125,7 +132,27 @@ def _change_of_squared(a: Estimate, b: Estimate, bias_a: float, bias_b: float, p
     p = _p_value(difference, squares, error * to_squares, freedom)
     unit = to_squares * min(to_roots, 1e6)
     shown = replace(_scaled(difference, unit), value=value, ends=(-1.0, 1.0))
-    return Change(value, low, high, p, shown)
+    return Change(value, low, high, p, shown, error * unit, freedom, _seed_share(difference))
+
+
+def _seed_share(difference: Estimate) -> float:
+    variance, _ = difference.with_seeds(difference.question_variance)
+    spread = sum(term.spread for term in difference.seed_terms)
+    return spread / variance if variance > 0.0 else 0.0
+
+
+def interaction(
+    a: tuple[Estimate, Estimate], b: tuple[Estimate, Estimate], *, paired_seeds: bool = True
+) -> Change:
+    """How much more changed in the first of two groups of languages than in the second: (a - b) - (a' - b').
+
+    a, b: of each cell, over the two groups. A seed is one model in both groups, so these are paired. Raises
+    ValueError for squared errors, whose roots are not linear.
+    """
+    if any(side.squared is not None for side in (*a, *b)):
+        raise ValueError("there is no interaction of squared errors.")
+    one, other = (_difference(first, second, True) for first, second in (a, b))
+    return assess(_difference(one, other, paired_seeds))
 
 
 def _root_of(square: float, to_roots: float) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.reading.headline import CLAIMED, Metric
-from analysis.reading.shards import Study, bucket_of
+from analysis.reading.shards import BUCKETS, Study, bucket_of
 from analysis.results.contrasts import Contrast
 from analysis.results.differences import (
     SIGNIFICANT,
@@ -22,6 +22,7 @@ from analysis.results.names import decimal
 from analysis.results.settings import Setting
 from analysis.results.table import summarise
 
+MEANS = ("all", *BUCKETS)
 ONE_SEED = (
     "One training seed: this compares two checkpoints, not two methods. Another seed may change as much."
 )
@@ -48,7 +49,7 @@ def claims(study: Study, setting: Setting) -> list[Claim]:
         if row.contrast.test == setting.test and {row.contrast.a.cell, row.contrast.b.cell} <= cells:
             by_contrast.setdefault(row.contrast, []).append(row)
     return [
-        Claim(contrast, {row.name: _sentences(study, row, rows) for row in rows if row.level != "language"})
+        Claim(contrast, {row.name: _sentences(study, row, rows) for row in rows if row.name in MEANS})
         for contrast, rows in by_contrast.items()
     ]
 

@@ -7,17 +7,29 @@ macro means and are not corrected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from analysis.inference.changes import Change, change, equivalence_p, false_discovery, holm
+import numpy as np
+
+from analysis.inference.changes import (
+    Change,
+    change,
+    equivalence_p,
+    false_discovery,
+    holm,
+    interaction,
+)
 from analysis.reading.headline import WITH_DIFFERENCES
 from analysis.reading.shards import Missing, Study
 from analysis.results.contrasts import Contrast, contrasts
-from analysis.results.table import Level, Row, long_table
+from analysis.results.table import Level, Row, long_table, summarise
 
 SIGNIFICANT = 0.05
+APART = ("low", "high")
+"""Resource buckets whose changes are compared with each other."""
 EQUIVALENCE_MARGIN = 0.01
 """A change below this counts as none, in an equivalence test."""
 
@@ -38,6 +50,12 @@ class Difference:
     """The p-value adjusted over all tests of the study (Benjamini and Hochberg)."""
     equivalence: float | None = None
     """The p-value of two one-sided tests that the difference is at least `EQUIVALENCE_MARGIN` either way."""
+    standard_error: float | None = None
+    degrees_of_freedom: float | None = None
+    seed_share: float | None = None
+    """Of the squared standard error: what comes from training seeds."""
+    language_sd: float | None = None
+    """Of a mean over languages: the standard deviation of the differences over them, noise included."""
 
     @property
     def is_significant(self) -> bool:
@@ -72,7 +90,16 @@ def inferred(value: float, of_value: Change | None) -> Difference:
     if of_value is None:
         return Difference(value, None, None, None)
     equivalence = equivalence_p(of_value.estimate, EQUIVALENCE_MARGIN)
-    return Difference(of_value.value, of_value.low, of_value.high, of_value.p_value, equivalence=equivalence)
+    return Difference(
+        of_value.value,
+        of_value.low,
+        of_value.high,
+        of_value.p_value,
+        equivalence=equivalence,
+        standard_error=of_value.error,
+        degrees_of_freedom=of_value.freedom if math.isfinite(of_value.freedom) else None,
+        seed_share=of_value.seed_share,
+    )
 
 
 def corrected(
@@ -120,10 +147,45 @@ def _rows(study: Study, contrast: Contrast) -> list[DifferenceRow]:
             differences = difference_of_rows(a, b, paired_seeds=contrast.shares_data_order)
         rows.append(DifferenceRow(contrast, level, name, a, b, missing, differences))
     languages = {row.name: row.differences for row in rows if row.level == "language"}
+    rows = [_with_language_sd(row, languages) for row in rows]
+    rows += _interactions(study, contrast, rows)
     holm_corrected = corrected(languages, [metric.name for metric in WITH_DIFFERENCES])
     return [
         replace(row, differences=holm_corrected[row.name]) if row.level == "language" else row for row in rows
     ]
+
+
+def _with_language_sd(row: DifferenceRow, languages: Mapping[str, Mapping[str, Difference]]) -> DifferenceRow:
+    if row.level == "language" or row.a is None:
+        return row
+    members = [languages[code] for code in dict.fromkeys(shard.language for shard in row.a.shards)]
+    differences = {}
+    for metric, difference in row.differences.items():
+        values = [of_language[metric].value for of_language in members if metric in of_language]
+        spread = float(np.std(values, ddof=1)) if len(values) == len(members) > 1 else None
+        differences[metric] = replace(difference, language_sd=spread)
+    return replace(row, differences=differences)
+
+
+def _interactions(study: Study, contrast: Contrast, rows: Sequence[DifferenceRow]) -> list[DifferenceRow]:
+    """One row: how much more changed in low-resource languages than in high-resource ones."""
+    by_name = {row.name: row for row in rows if row.level == "bucket"}
+    first, second = (by_name.get(bucket) for bucket in APART)
+    if first is None or second is None:
+        return []
+    sides = [(first.a, second.a), (first.b, second.b)]
+    missing = first.missing or second.missing
+    differences: dict[str, Difference] = {}
+    for metric in WITH_DIFFERENCES:
+        estimates = [[row.estimate(metric.name) if row else None for row in side] for side in sides]
+        (a, a_other), (b, b_other) = estimates
+        if metric.is_squared or missing or a is None or a_other is None or b is None or b_other is None:
+            continue
+        more = interaction((a, a_other), (b, b_other), paired_seeds=contrast.shares_data_order)
+        differences[metric.name] = inferred(more.value, more)
+    whole = [summarise([*one.shards, *other.shards]) if one and other else None for one, other in sides]
+    name = " - ".join(APART)
+    return [DifferenceRow(contrast, "bucket", name, whole[0], whole[1], missing, differences)]
 
 
 def difference_of_rows(a: Row, b: Row, *, paired_seeds: bool) -> dict[str, Difference]:

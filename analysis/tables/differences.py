@@ -26,15 +26,28 @@ from analysis.tables.typesetting import Column, Document, by_level, column
 NOTE = (
     "Differences a - b of the two cells of a contrast, over the same examples. "
     f"{BINS_NOTE} raw: probability over the full vocabulary; ren.: renormalised over the options. NLL in "
-    f"nats. Buckets and all: macro means over languages. {INTERVALS} A difference of ECEs has no "
-    "interval, since "
-    "the ECE of the better calibrated cell is biased more: read that of the L2 ECEs. Seeds that share the "
-    "order of the data are paired, others are not (Welch). One seed on a side compares checkpoints, not "
-    "methods. *: p below .05 that there is no difference, two-sided, over languages after Holm's correction "
-    "within a contrast and metric; for buckets and all languages as it is. false_discovery: p adjusted over "
-    "all tests of this study (Benjamini and Hochberg). equivalence: p of two one-sided tests that the "
-    f"difference is {EQUIVALENCE_MARGIN:g} or more either way. n: examples, of one seed; n seeds: of a."
+    f"nats. Buckets and all: macro means over languages. {INTERVALS} A difference of ECEs has no interval, "
+    "since the ECE of the better calibrated cell is biased more: read that of the L2 ECEs. Seeds that share "
+    "the order of the data are paired, others are not (Welch). One seed on a side compares checkpoints, not "
+    "methods. low - high: how much more changed in low-resource languages. *: p below .05 that there is no "
+    "difference, two-sided, over languages after Holm's correction within a contrast and metric; for buckets "
+    "and all languages as it is. false_discovery: p adjusted over all tests of this study (Benjamini and "
+    "Hochberg). equivalence: p of two one-sided tests that the difference is "
+    f"{EQUIVALENCE_MARGIN:g} or more either way. seed_share: of the squared standard error; language_sd: "
+    "over the languages of a mean. n: examples, of one seed; n seeds: of a."
 )
+
+
+def note_of(rows: Sequence[Fields]) -> str:
+    """The note, with how many tests there are."""
+    tests = [row for row in rows if row["p_value"] is not None]
+    families = {(row["benchmark"], row["split"], row["contrast"], row["metric"]) for row in tests}
+    found = sum(row["p_value"] < SIGNIFICANT for row in tests)
+    after = sum(row["false_discovery"] < SIGNIFICANT for row in tests)
+    return (
+        f"{NOTE} This study makes {len(tests):,} tests in {len(families):,} families (contrast and metric): "
+        f"{found:,} have a p below .05, {after:,} also after the correction over the whole study."
+    )
 
 
 def table_columns(study: Study) -> list[str]:
@@ -42,6 +55,7 @@ def table_columns(study: Study) -> list[str]:
     return [
         *_names(study),
         *("metric", "missing", "value", "low", "high", "p_value", "holm", "false_discovery", "equivalence"),
+        *("standard_error", "degrees_of_freedom", "seed_share", "language_sd"),
         *("n", "paired_seeds", *BINS),
         *("job_ids_a", "job_ids_b", "record_hash_a", "record_hash_b"),
     ]
@@ -109,7 +123,7 @@ def for_people(study: Study, rows: Sequence[Fields]) -> Document:
         for row in firsts
     ]
     return Document(
-        study, NOTE, by_level([row["level"] for row in firsts], columns, keep=["contrast"]), origins
+        study, note_of(rows), by_level([row["level"] for row in firsts], columns, keep=["contrast"]), origins
     )
 
 

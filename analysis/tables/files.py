@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 NUMBERS = {
     *(name for metric in METRICS for name in number_columns(metric)),
     *("value", "low", "high", "p_value", "holm", "false_discovery", "equivalence"),
+    *("standard_error", "degrees_of_freedom", "seed_share", "language_sd"),
 }
 """Columns that are float64 in Parquet even where every number is missing."""
 
@@ -49,7 +50,9 @@ def study_tables(study: Study) -> list[Table]:
     columns = list(rows[0])
     of_cells = Table(study, "calibration", calibration.NOTE, columns, rows, calibration.for_people)
     rows, columns = differences.table_rows(study), differences.table_columns(study)
-    of_contrasts = Table(study, "differences", differences.NOTE, columns, rows, differences.for_people)
+    of_contrasts = Table(
+        study, "differences", differences.note_of(rows), columns, rows, differences.for_people
+    )
     return [of_cells, of_contrasts]
 
 

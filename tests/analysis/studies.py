@@ -24,6 +24,7 @@ class StudyFolder:
     description: str | None = "A synthetic study, for tests."
     jobs: list[dict[str, Any]] = field(default_factory=list)
     records: dict[str, list[Prediction]] = field(default_factory=dict)
+    contrasts: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
         self,
@@ -79,6 +80,7 @@ class StudyFolder:
             "models": [{"cell": job["cell"]} for job in self.jobs],
             "shards": [job["spec"] for job in self.jobs],
             "jobs": [*others, *evaluations],
+            "contrasts": self.contrasts,
         }
         (self.root / "plan.json").write_text(json.dumps(plan))
 

@@ -149,7 +149,7 @@ def test_numbers_do_not_depend_on_processes(folder: StudyFolder) -> None:
     files = []
     for num_processes in (1, 2):
         study = load_study(folder.root, num_processes=num_processes)
-        assert len(differences.table_rows(study)) == 3 * len(WITH_DIFFERENCES) * (5 + 3 + 1)
+        assert len(differences.table_rows(study)) == 3 * len(WITH_DIFFERENCES) * (5 + 3 + 1 + 1)
         files.append(
             {name: path.read_bytes() for name, path in write_tables(folder.root, study=study).items()}
         )
