@@ -22,6 +22,7 @@ COMMANDS = {
     "retry": "re-run failed jobs (once you have fixed the cause) and the jobs they block",
     "cancel": "remove a study's jobs from the queue",
     "gc": "delete checkpoints that no job needs any more",
+    "power": "show which changes the languages, questions and seeds of a grid can find",
     "prefetch": "download what a grid needs from the Hugging Face hub, on a login node",
     "sync": "upload to W&B what jobs logged without a network",
     "doctor": "check that the installed stack computes the right loss and gradient",

@@ -59,7 +59,8 @@ MAY_IMPORT = {
         )
     },
     "analysis/terminal": {
-        *("study", "analysis/reading", "analysis/results", "analysis/tables", "analysis/diagnoses")
+        *("study", "analysis/inference", "analysis/reading", "analysis/results", "analysis/tables"),
+        "analysis/diagnoses",
     },
     "analysis/verification": {
         *("study", "analysis/reading", "analysis/results", "analysis/tables", "analysis/diagnoses")
