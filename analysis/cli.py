@@ -45,8 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     dashboard = commands.add_parser("dashboard", help="write dashboard.html, one file that needs no network")
     figures = commands.add_parser("figures", help="write figures/*, drawn for papers")
+    methods = commands.add_parser(
+        "methods", help="write tables/methods.{md,tex}: a methods paragraph and a reporting card"
+    )
     verify = commands.add_parser("verify", help="compute the tables again from the records and compare")
-    for command in (tables, dashboard, figures, verify):
+    for command in (tables, dashboard, figures, methods, verify):
         command.add_argument("study_dir", type=Path, metavar="STUDY_DIR", help="the folder <outputs>/<study>")
     tables.add_argument(
         "--format",
@@ -83,6 +86,13 @@ def _run(options: argparse.Namespace) -> int:
         return exchange.run(options)
     if options.command == "verify":
         return _verify(options.study_dir)
+    if options.command == "methods":
+        from analysis.diagnoses.methods import to_markdown, write_methods
+
+        found, paths = write_methods(options.study_dir)
+        print(to_markdown(found), end="")
+        print("\n".join(map(str, paths)), file=sys.stderr)
+        return 0
     if options.command == "compare":
         from analysis.terminal.comparison import print_comparison
 

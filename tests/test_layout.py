@@ -53,6 +53,7 @@ MAY_IMPORT = {
             "study",
             "study/jobs",
             "analysis/metrics",
+            "analysis/inference",
             "analysis/reading",
             "analysis/results",
             "analysis/tables",
