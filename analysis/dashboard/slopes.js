@@ -32,8 +32,8 @@ function slopes(view, width) {
   const last = view.series.length - 1;
   const buckets = bucketsOf(view);
   const grid = metricsOf(view).flatMap((metric) => buckets.map((bucket) => [metric, bucket]));
-  // a row per metric where the labels of the cells fit, in lines: `SFT`, `smoothing`, `=0.1`
-  const labels = labelsOf(view).map((label) => label.split(/ |(?==)/));
+  // a row per metric where the labels of the cells fit, in lines: `SFT`, `ε=0.1`
+  const labels = labelsOf(view).map((label) => label.split(" "));
   const step = Math.max(45, widest(labels.flat()) + 2);
   const least = Math.max(280, 124 + step * last);
   const most_columns = buckets.length > 1 ? buckets.length : metricsOf(view).length;

@@ -104,6 +104,12 @@ class Row:
         """Examples of one seed; over several languages their sum."""
         return None if self.metrics is None else self.metrics.n
 
+    @property
+    def num_questions(self) -> int | None:
+        """Different questions; fewer than `n` where languages share them."""
+        estimate = self.estimate("accuracy")
+        return None if estimate is None else estimate.num_items
+
     @cached_property
     def num_seeds(self) -> int:
         """1 for a base model too."""

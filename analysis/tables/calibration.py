@@ -38,7 +38,8 @@ NOTE = (
     "vocabulary; renormalised (ren.): over the options (option_text: raw is per token of the answer, 1 / "
     "perplexity, and has no ECE). ECE floor: about the ECE of a perfectly calibrated "
     f"model with the same confidences. {INTERVALS} macro: mean over languages; micro: over examples. n: "
-    "examples, of one seed. NLL in nats. A dash: missing, or an axis that the cell does not have."
+    "examples, of one seed; questions: different ones, where languages share them. NLL in nats. A dash: "
+    "missing, or an axis that the cell does not have."
 )
 NOT_FOR_PEOPLE = ("job_ids", "record_hash", "level", "num_shards", "num_missing")
 """Columns that the file shows elsewhere."""
@@ -60,7 +61,7 @@ def number_columns(metric: Metric) -> list[str]:
 
 
 def _fields(row: Row, axes: Sequence[str]) -> Fields:
-    numbers: Fields = {"n": row.n}
+    numbers: Fields = {"n": row.n, "num_questions": row.num_questions}
     for metric in METRICS:
         number = row[metric.name]
         ends = (number.low, number.high) if metric.has_interval else ()
@@ -85,7 +86,7 @@ def _fields(row: Row, axes: Sequence[str]) -> Fields:
 
 def column_heading(name: str) -> str:
     """The heading of a column that is not a metric's."""
-    return "n seeds" if name == "num_seeds" else axis_label(name)
+    return {"num_seeds": "n seeds", "num_questions": "questions"}.get(name, axis_label(name))
 
 
 def for_people(study: Study, rows: Sequence[Fields]) -> Document:
@@ -93,17 +94,19 @@ def for_people(study: Study, rows: Sequence[Fields]) -> Document:
     names = list(rows[0])
     columns = [
         column(column_heading(name), [row[name] for row in rows])
-        for name in names[: names.index("n") + 1]
+        for name in names[: names.index("num_questions") + 1]
         if name not in NOT_FOR_PEOPLE
     ]
+    num_keys = len(columns)
     for metric in METRICS:
         columns.append(Column(metric.heading, True, [_number_text(row, metric) for row in rows]))
         if metric.has_floor:
             floors = [_decimals(row[metric.floor_name]) for row in rows]
             columns.append(Column(metric.floor_heading, True, floors))
-    columns += [column(name, [row[name] for row in rows]) for name in BINS]
     origins = [f"records {row['record_hash'] or '-'} of jobs {' '.join(row['job_ids'])}" for row in rows]
-    return Document(study, NOTE, by_level([row["level"] for row in rows], columns), origins)
+    shown = [one.heading for one in columns[num_keys:] if set(one.fields) != {"-"}]
+    columns += [column(name, [row[name] for row in rows]) for name in BINS]
+    return Document(study, NOTE, by_level([row["level"] for row in rows], columns, keep=shown), origins)
 
 
 def _number_text(row: Fields, metric: Metric) -> str:

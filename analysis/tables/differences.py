@@ -112,9 +112,11 @@ def for_people(study: Study, rows: Sequence[Fields]) -> Document:
         column(column_heading(name), [row[name] for row in firsts])
         for name in (*names, "name", "num_seeds", "missing", "n", *BINS)
     ]
+    num_keys = len(columns)
     for place, metric in enumerate(WITH_DIFFERENCES):
         fields = [_difference_text(members[place]) for members in together]
         columns.append(Column(metric.heading, True, fields))
+    shown = [one.heading for one in columns[num_keys:] if set(one.fields) != {"-"}]
     origins = [
         " against ".join(
             f"records {row[f'record_hash_{side}'] or '-'} of jobs {' '.join(row[f'job_ids_{side}'])}"
@@ -123,7 +125,10 @@ def for_people(study: Study, rows: Sequence[Fields]) -> Document:
         for row in firsts
     ]
     return Document(
-        study, note_of(rows), by_level([row["level"] for row in firsts], columns, keep=["contrast"]), origins
+        study,
+        note_of(rows),
+        by_level([row["level"] for row in firsts], columns, keep=["contrast", *shown]),
+        origins,
     )
 
 

@@ -114,7 +114,7 @@ def by_level(levels: Sequence[str], columns: Sequence[Column], *, keep: Sequence
 
 def _sort_columns(columns: Sequence[Column], *, keep: Sequence[str]) -> tuple[list[Column], str]:
     """The columns that vary or are to be kept, and the others as a phrase, without those of dashes."""
-    varied = [c for c in columns if len(set(c.fields)) > 1 or c.heading in keep]
+    varied = [c for c in columns if len(set(c.fields)) > 1 or (c.heading in keep and set(c.fields) != {"-"})]
     same = [
         f"{c.heading} {c.fields[0]}"
         for c in columns

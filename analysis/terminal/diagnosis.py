@@ -95,7 +95,8 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
         _say(console, "No items table marks items CS or CA; subjects and categories: slices.csv.")
     _print(
         console,
-        "Spearman's ρ with the Joshi class (p, not corrected); change: against the base model",
+        "Spearman's ρ with the Joshi class; change: against the base model. p by permutation of languages, "
+        "not corrected: related languages count as independent",
         ("cell", "quantity", *("accuracy", "conf. ren.", "ECE ren.", "gap ren.")),
         list(_correlations(diagnosis)),
     )

@@ -269,7 +269,7 @@ def portable(name: str, text: str) -> str:
     if name in ("ids.json", "prompts.txt"):
         return text
     text = re.sub(r"\b[0-9a-f]{64}\b", "<sha256>", text)
-    text = re.sub(r"\b(?!0{8})[0-9a-f]{16}\b", "<hash>", text)
+    text = re.sub(r"(?<![.\w])(?!0{8})[0-9a-f]{16}\b", "<hash>", text)
     return re.sub(r"-?\d+\.\d{7,}(e[-+]\d+)?", lambda match: f"{float(match[0]):.7g}", text)
 
 

@@ -6,7 +6,9 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +249,26 @@ def test_each_row_says_which_records_it_came_from(folder: StudyFolder) -> None:
 def test_not_a_study(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a study"):
         write_tables(tmp_path)
+
+
+def test_a_single_contrast_has_its_numbers_in_a_row(folder: StudyFolder) -> None:
+    """They do not vary, and are what the table is about."""
+    folder.add({"model": "m"}, "en", random_letters("a", 40, 1.0, 0.5, 0.9))
+    folder.add({"model": "m", "dataset": "d"}, "en", random_letters("b", 40, 3.0, 0.5, 0.9))
+    text = write_tables(folder.root)["differences.md"].read_text(encoding="utf-8")
+    header, _, body = [line for line in text.splitlines() if line.startswith("|")][:3]
+    shown = dict(zip(header.split("|"), body.split("|"), strict=True))
+    assert re.fullmatch(r" [+-]\.\d{3} \[[+-]\.\d{3}, [+-]\.\d{3}\]( \*)? ", shown[" conf. raw "])
+    assert "NLL" in header
+
+
+def test_questions_are_counted_once(folder: StudyFolder) -> None:
+    """Two languages of the same 30 questions, and one of 10 others."""
+    rows = random_letters("x", 30, 1.0, 0.5, 0.9)
+    others = [replace(row, example_id=f"other {row.example_id}") for row in rows[:10]]
+    for language, items in (("en", rows), ("de", rows), ("fr", others)):
+        folder.add({"model": "m"}, language, items)
+    by_name = {(row["name"], row["average"]): row for row in rows_of(folder)}
+    assert (by_name["en", "none"]["n"], by_name["en", "none"]["num_questions"]) == (30, 30)
+    for average in ("macro", "micro"):
+        assert (by_name["all", average]["n"], by_name["all", average]["num_questions"]) == (70, 40)
