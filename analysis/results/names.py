@@ -33,10 +33,11 @@ def group_title(name: str) -> str:
     return name.capitalize() if name == "other" else f"{name.capitalize()} resource"
 
 
-def short(value: float) -> str:
-    """A share in four characters: `.123`, `1.00`."""
-    text = f"{value:.3f}"
-    return text[1:] if text.startswith("0") else text[:4]
+def short(value: float, *, digits: int = 3) -> str:
+    """A share in four characters, `.123`, `1.00`, and below 0 in five, `-.012`; with other digits in others."""
+    text = f"{value:z.{digits}f}"
+    sign, size = text[: text.startswith("-")], text.removeprefix("-")
+    return sign + (size[1:] if size.startswith("0") else size[: digits + 1])
 
 
 def signed(value: float) -> str:

@@ -27,18 +27,15 @@ INTERVALS = (
     "Intervals: 95%, the estimate plus and minus t standard errors, questions from "
     f"{NUM_REPLICATES:,} bootstrap replicates paired by example id over all cells, training seeds from their "
     "spread. L2 ECE: the root-mean-square calibration error over the bins, without the bias that the ECE "
-    "has; "
-    "below 0 where a model shows less than noise alone would; interval by score. Where the answers of a "
-    "cell, "
-    "or of every cell of a mean, are all right, or all wrong, accuracy, gap and L2 ECE have Clopper and "
-    "Pearson's room."
+    "has; below 0 where a model shows less than noise alone would; interval by score. Where the answers of "
+    "a cell, or of every cell of a mean, are all right, or all wrong, accuracy, gap and L2 ECE have Clopper "
+    "and Pearson's room."
 )
 NOTE = (
-    f"{BINS_NOTE} raw: probability over the full "
-    "vocabulary; renormalised (ren.): over the options (option_text: raw is per token of the answer, 1 / "
-    "perplexity, and has no ECE). ECE floor: about the ECE of a perfectly calibrated "
-    f"model with the same confidences. {INTERVALS} macro: mean over languages; micro: over examples. n: "
-    "examples, of one seed. NLL in nats. A dash: missing, or an axis that the cell does not have."
+    f"{BINS_NOTE} raw: probability over the full vocabulary; renormalised (ren.): over the options "
+    "(option_text: raw is per token of the answer, 1 / perplexity, and has no ECE). ECE floor: about the "
+    f"ECE of a perfectly calibrated model with the same confidences. {INTERVALS} macro: mean over languages; "
+    "micro: over examples. n: examples, of one seed. NLL in nats. A dash: missing, or not there for a cell."
 )
 NOT_FOR_PEOPLE = ("job_ids", "record_hash", "level", "num_shards", "num_missing")
 """Columns that the file shows elsewhere."""

@@ -26,10 +26,9 @@ from analysis.tables.typesetting import Column, Document, by_level, column
 NOTE = (
     "Differences a - b of the two cells of a contrast, over the same examples. "
     f"{BINS_NOTE} raw: probability over the full vocabulary; ren.: renormalised over the options. NLL in "
-    f"nats. Buckets and all: macro means over languages. {INTERVALS} A difference of ECEs has no "
-    "interval, since "
-    "the ECE of the better calibrated cell is biased more: read that of the L2 ECEs. Seeds that share the "
-    "order of the data are paired, others are not (Welch). One seed on a side compares checkpoints, not "
+    f"nats. Buckets and all: macro means over languages. {INTERVALS} A difference of ECEs has no interval, "
+    "since the ECE of the better calibrated cell is biased more: read that of the L2 ECEs. Seeds that share "
+    "the order of the data are paired, others are not (Welch). One seed on a side compares checkpoints, not "
     "methods. *: p below .05 that there is no difference, two-sided, over languages after Holm's correction "
     "within a contrast and metric; for buckets and all languages as it is. false_discovery: p adjusted over "
     "all tests of this study (Benjamini and Hochberg). equivalence: p of two one-sided tests that the "

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.reading.headline import CLAIMED, HEADLINE
 from analysis.reading.shards import Cell
 from analysis.results.compare import COMPARED, Compared, ComparedRow, Comparison, compare
 from analysis.results.names import crop, language_name, short, signed
@@ -20,23 +21,21 @@ from study.bins import NUM_BINS
 if TYPE_CHECKING:
     from rich.console import Console
 
-NUMBER_WIDTH = 16
+PRINTED = tuple(metric for metric in CLAIMED if metric in HEADLINE or metric.kind == "gap")
+"""The metrics that a terminal has room for; CSV has all."""
+NUMBER_WIDTH = 18
 """A, B, their difference and its star."""
 
 
 def _fields(row: ComparedRow, axes: Sequence[str]) -> dict[str, Any]:
     """A row of the CSV, in full precision, with the job ids of both studies in the same order."""
     numbers: dict[str, float | None] = {}
-    for metric, change in row.changes.items():
-        numbers |= {
-            f"{metric}_a": change.a,
-            f"{metric}_b": change.b,
-            f"{metric}_difference": change.difference.value,
-            **{
-                f"{metric}_{name}": getattr(change.difference, name)
-                for name in ("low", "high", "p_value", "holm")
-            },
-        }
+    for metric in (metric.name for metric in COMPARED):
+        change = row.changes.get(metric)
+        of_metric = (change.a, change.b, change.difference.value) if change else (None,) * 3
+        numbers |= dict(zip((f"{metric}_a", f"{metric}_b", f"{metric}_difference"), of_metric, strict=True))
+        for name in ("low", "high", "p_value", "holm"):
+            numbers[f"{metric}_{name}"] = getattr(change.difference, name) if change else None
     return {
         **dict(zip(("benchmark", "split", "protocol"), row.test, strict=True)),
         **{axis: row.cell.get(axis) for axis in axes},
@@ -81,11 +80,10 @@ def _print_tables(comparison: Comparison, console: Console, a_dir: Path, b_dir: 
     sizes = sorted({row.n for row in comparison.rows if row.level == "language"})
     note = (
         f"n = {sizes[0]}{f' to {sizes[-1]}' if len(sizes) > 1 else ''} items a language, the same in both. "
-        "raw: probability over the full vocabulary; ren.: renormalised over the options. ECE: "
-        f"{NUM_BINS} bins of equal width, (lo, hi]; L2 ECE: root mean square, without the bias of the ECE. "
-        "Bucket rows and all: macro means over the languages that both have; seeds are averaged. *: p < "
-        ".05 that there is no difference, paired by example and seed; "
-        "of languages after Holm's correction."
+        "raw: probability over the full vocabulary; ren.: renormalised over the options. L2 "
+        f"ECE: root-mean-square calibration error in {NUM_BINS} bins of equal width, (lo, hi], without bias. "
+        "Bucket rows and all: macro means over the languages that both have; seeds are averaged. *: p < .05 "
+        "that there is no difference, paired by example and seed; of languages after Holm's correction."
     )
     console.print(Text(note, style="dim"))
 
@@ -111,12 +109,12 @@ def _print_table(console: Console, title: str, rows: Sequence[tuple[str, Compare
     console.print(Text(f"\n{title}", style="bold"))
     width = max(NAME_WIDTH, *(len(name) for name, _ in rows))
     per_table = max(1, (console.width - width - 2) // (NUMBER_WIDTH + 2))
-    for start in range(0, len(COMPARED), per_table):
-        chosen = COMPARED[start : start + per_table]
+    for start in range(0, len(PRINTED), per_table):
+        chosen = PRINTED[start : start + per_table]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("", no_wrap=True, width=width)
         for metric in chosen:
-            heading = f"{metric.heading}\n{'A':>4} {'B':>4} {'B - A':>5}"
+            heading = f"{metric.heading}\n{'A':>5} {'B':>5} {'B - A':>5}"
             table.add_column(heading, no_wrap=True, width=NUMBER_WIDTH)
         for name, row in rows:
             fields = [_field(row.changes.get(metric.name)) for metric in chosen]
@@ -128,9 +126,9 @@ def _print_table(console: Console, title: str, rows: Sequence[tuple[str, Compare
 def _field(change: Compared | None) -> str:
     """A, B and their difference, with a star where it is significant."""
     if change is None:
-        return f"{'-':>4}"
+        return f"{'-':>5}"
     mark = "*" if change.difference.is_significant else " "
-    return f"{short(change.a):>4} {short(change.b):>4} {signed(change.difference.value):>5}{mark}"
+    return f"{short(change.a):>5} {short(change.b):>5} {signed(change.difference.value):>5}{mark}"
 
 
 def _name(row: ComparedRow) -> str:

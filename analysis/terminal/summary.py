@@ -60,8 +60,7 @@ def note(study: Study) -> str:
     return (
         f"{size}raw: probability over the full vocabulary; ren: renormalised over the options. "
         f"L2 ECE: root-mean-square calibration error in {NUM_BINS} bins, without bias. Bucket rows: "
-        "macro mean "
-        "over languages. "
+        "macro mean over languages. "
         f"{len(study.missing)} of {len(study.shards)} shards missing{f' ({why})' if why else ''}."
     )
 
@@ -133,5 +132,9 @@ def _numbers(row: Row | None) -> Text:
     if row.missing is not None:
         text = row.missing.detail if row.missing.kind == "incomplete" else row.missing.kind
         return Text(crop(text, CELL_WIDTH), style="yellow")
-    values = (row.value(metric.name) for metric in HEADLINE)
-    return Text(" ".join("   -" if value is None else f"{short(value):>4}" for value in values))
+    return Text(" ".join(f"{_number(row.value(metric.name)):>4}" for metric in HEADLINE))
+
+
+def _number(value: float | None) -> str:
+    """In four characters: `.123`, `-.12`."""
+    return "-" if value is None else short(value, digits=3 if value >= 0.0 else 2)

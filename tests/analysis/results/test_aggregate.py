@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import statistics
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -45,8 +48,40 @@ def ece(pairs: list[tuple[float, bool]]) -> float:
     return total / len(pairs)
 
 
+def square(rows: list[tuple[str, float, bool]]) -> float | None:
+    """The mean product of residuals over pairs of different examples of a bin, pair by pair.
+
+    rows: (example id, confidence, correct).
+    """
+    total, found = 0.0, False
+    for b in range(15):
+        members = [(i, y - c) for i, c, y in rows if b / 15 < c <= (b + 1) / 15]
+        pairs = [x * y for (i, x), (j, y) in product(members, members) if i != j]
+        if pairs:
+            total += len(members) / len(rows) * sum(pairs) / len(pairs)
+            found = True
+    return total if found else None
+
+
+def signed_root(value: float) -> float:
+    return math.copysign(math.sqrt(abs(value)), value)
+
+
+def root_mean_square(values: Iterable[float]) -> float:
+    """Of L2 ECEs: of their squares, of which some may be below 0."""
+    squares = [value * abs(value) for value in values]
+    return signed_root(sum(squares) / len(squares))
+
+
+def auroc(pairs: list[tuple[float, bool]]) -> float | None:
+    """How often a right answer has more confidence than a wrong one."""
+    right, wrong = ([c for c, y in pairs if y is which] for which in (True, False))
+    wins = [(a > b) + (a == b) / 2 for a, b in product(right, wrong)]
+    return sum(wins) / len(wins) if wins else None
+
+
 def by_hand(records: list[Prediction]) -> dict[str, float]:
-    """The metrics of letter records, example by example."""
+    """The metrics of letter records, example by example; without those that they do not have."""
     raw, renormalised, nll, brier = [], [], 0.0, 0.0
     for record in records:
         p = [math.exp(score) for score in record.scores]
@@ -64,6 +99,11 @@ def by_hand(records: list[Prediction]) -> dict[str, float]:
         result[f"confidence_{kind}"] = sum(c for c, _ in pairs) / n
         result[f"gap_{kind}"] = result[f"confidence_{kind}"] - accuracy
         result[f"ece_{kind}"] = ece(pairs)
+        rows = [(record.example_id, *pair) for record, pair in zip(records, pairs, strict=True)]
+        if (found := square(rows)) is not None:
+            result[f"ece_l2_{kind}"] = signed_root(found)
+        if (area := auroc(pairs)) is not None:
+            result[f"auroc_{kind}"] = area
     return result
 
 
@@ -80,6 +120,10 @@ def test_letter_by_hand(folder: StudyFolder) -> None:
     assert m["gap_renormalised"] == pytest.approx(0.0, abs=1e-6)
     assert m["ece_raw"] == pytest.approx((0.6 + 0.3) / 2)  # 0.4 and 0.3 lie in different bins
     assert m["ece_renormalised"] == pytest.approx(0.0, abs=1e-6)
+    assert m.values["ece_l2_raw"] is None  # no bin holds two examples
+    # residuals of .5 and -.5 in one bin: a square below 0
+    assert m["ece_l2_renormalised"] == pytest.approx(-0.5)
+    assert m["auroc_raw"] == 1.0
     assert m["nll"] == pytest.approx(-(math.log(0.5) + math.log(1 / 6)) / 2)
     assert m["brier"] == pytest.approx(
         ((0.25 + 1 / 16 + 2 / 64) + (1 / 36 + 25 / 36 + 0.25 + 1 / 36)) / 2, abs=1e-6
@@ -108,6 +152,12 @@ def test_option_text_is_per_token(folder: StudyFolder) -> None:
     assert m["confidence_renormalised"] == pytest.approx(math.exp(-1) / (math.exp(-1) + math.exp(-2)))
     assert m["nll"] == pytest.approx(-math.log(m["confidence_renormalised"]))
     assert m.values["option_mass"] is None
+    # the probability of a token is not that of being right
+    raw = ("gap_raw", "ece_raw", "ece_floor_raw", "ece_l2_raw")
+    assert [m.values[name] for name in raw] == [None] * 4
+    assert m["gap_renormalised"] == pytest.approx(m["confidence_renormalised"] - 1.0)
+    assert m["ece_renormalised"] == pytest.approx(1.0 - m["confidence_renormalised"])
+    assert m.values["auroc_raw"] is None  # no answer is wrong
 
 
 def test_examples_may_differ_in_their_options(folder: StudyFolder) -> None:
@@ -205,9 +255,13 @@ def test_macro_and_micro(folder: StudyFolder) -> None:
     assert micro.metrics is not None
     assert macro.metrics.n == micro.metrics.n == 200
     for name, value in both.items():
-        assert value_of(micro.metrics, name) == pytest.approx(value, abs=1e-6), name
-        if name != "n":
-            assert value_of(macro.metrics, name) == pytest.approx((one[name] + two[name]) / 2, abs=1e-6), name
+        if name == "n":
+            continue
+        # right and wrong answers are set side by side within a language
+        pooled = (40 * one[name] + 160 * two[name]) / 200 if name.startswith("auroc") else value
+        assert micro.metrics[name] == pytest.approx(pooled, abs=1e-6), name
+        mean = root_mean_square if name.startswith("ece_l2") else statistics.fmean
+        assert macro.metrics[name] == pytest.approx(mean([one[name], two[name]]), abs=1e-6), name
 
 
 def test_a_mean_with_a_missing_member_is_missing(folder: StudyFolder) -> None:
@@ -233,9 +287,11 @@ def test_mean_over_seeds(folder: StudyFolder) -> None:
     assert len(truth) == 3
     assert summary.metrics is not None
     assert summary.metrics.n == 60  # of one seed
-    for name in ("accuracy", "confidence_raw", "ece_raw", "ece_renormalised", "nll"):
+    for name in ("accuracy", "confidence_raw", "ece_raw", "ece_renormalised", "nll", "auroc_raw"):
         mean = sum(each[name] for each in truth) / 3
         assert summary.metrics[name] == pytest.approx(mean, abs=1e-6)
+    squares = root_mean_square(each["ece_l2_raw"] for each in truth)
+    assert summary.metrics["ece_l2_raw"] == pytest.approx(squares, abs=1e-6)
 
 
 def test_seeds_of_different_sizes_are_an_error(folder: StudyFolder) -> None:

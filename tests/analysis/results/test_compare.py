@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from analysis.cli import main
 from analysis.results.compare import COMPARED, ComparedRow, Comparison, compare
 from study.errors import UserError
 from study.records import Prediction
-from tests.analysis.results.test_aggregate import by_hand
+from tests.analysis.results.test_aggregate import by_hand, root_mean_square
 from tests.analysis.studies import StudyFolder, letter, random_letters
 
 CELL = {"model": "org/m", "dataset": "d", "label_smoothing": 0.1}
@@ -50,6 +51,7 @@ def test_by_hand(both: tuple[StudyFolder, StudyFolder]) -> None:
     }
     for row in found.rows:
         assert (row.n, row.num_seeds) == (2, 1)
+        assert "ece_l2_raw" not in row.changes  # no bin holds two examples
         for name, numbers in truth.items():
             change = row.changes[name]
             assert (change.a, change.b, change.difference.value) == pytest.approx(numbers, abs=1e-6), name
@@ -73,7 +75,8 @@ def test_means_over_seeds_then_languages(both: tuple[StudyFolder, StudyFolder]) 
     def mean(side: int, languages: Iterable[str], name: str) -> float:
         records = (a.records, b.records)[side]
         each = [[by_hand(records[pair[side]])[name] for pair in pairs[code]] for code in languages]
-        return sum(sum(seeds) / len(seeds) for seeds in each) / len(each)
+        over = root_mean_square if name.startswith("ece_l2") else statistics.fmean
+        return over([over(seeds) for seeds in each])
 
     all_languages = ["de", "sw", "yo"]
     assert found_row(found, "de").changes["accuracy"].difference.low is not None
@@ -204,7 +207,7 @@ def swept(both: tuple[StudyFolder, StudyFolder]) -> tuple[StudyFolder, StudyFold
     return a, b
 
 
-@pytest.mark.parametrize(("width", "num_tables"), [(110, 1), (80, 2), (42, 5)])
+@pytest.mark.parametrize(("width", "num_tables"), [(160, 1), (80, 3), (42, 7)])
 def test_the_command_fits_a_terminal(
     swept: tuple[StudyFolder, StudyFolder],
     capsys: pytest.CaptureFixture[str],
@@ -223,7 +226,11 @@ def test_the_command_fits_a_terminal(
     assert titles == [f"cldr, test, letter: m · {label}" for label in ("base", "SFT ε=0", "SFT ε=0.1")]
     row = found_row_of(compare(a.root, b.root), "sw", 0.1)
     expected = []
-    for change in row.changes.values():
+    printed_metrics = (
+        *("accuracy", "confidence_renormalised", "confidence_raw", "gap_renormalised", "gap_raw"),
+        *("ece_l2_renormalised", "ece_l2_raw"),
+    )
+    for change in map(row.changes.__getitem__, printed_metrics):
         expected += [f"{v:.3f}".replace("0.", ".") for v in (change.a, change.b)]
         assert change.difference.holm is not None
         mark = "*" if change.difference.holm < 0.05 else ""
@@ -246,7 +253,7 @@ def test_many_cells_are_one_line_each(
     assert main(["compare", str(a.root), str(b.root)]) == 0
     printed = capsys.readouterr().out
     assert "cldr, test, letter: all languages, macro" in printed
-    assert printed.count("[bold]m · lr=5e-06 · SFT") == 3  # in 80 columns: two numbers, two and one
+    assert printed.count("[bold]m · lr=5e-06 · SFT") == 4  # in 80 columns: two numbers, two, two and one
     assert "English" not in printed
 
 
@@ -272,15 +279,30 @@ def test_csv_has_it_in_full(
         assert (int(read["n"]), read["level"]) == (row.n, row.level)
         for metric, change in row.changes.items():
             assert float(read[f"{metric}_a"]) == change.a
-            assert float(read[f"{metric}_difference"]) == change.b - change.a
-            assert float(read[f"{metric}_low"]) == change.difference.low
-            assert float(read[f"{metric}_high"]) == change.difference.high
-            assert float(read[f"{metric}_p_value"]) == change.difference.p_value
-            assert read[f"{metric}_holm"] == (
-                "" if change.difference.holm is None else str(change.difference.holm)
-            )
+            assert float(read[f"{metric}_difference"]) == pytest.approx(change.b - change.a, abs=1e-12)
+            for name in ("low", "high", "p_value", "holm"):
+                number = getattr(change.difference, name)
+                assert read[f"{metric}_{name}"] == ("" if number is None else str(number))
+            assert (change.difference.low is None) == (metric in ("ece_raw", "ece_renormalised"))
         assert read["job_ids_a"].split() == row.job_ids_a
         assert read["job_ids_b"].split() == row.job_ids_b
+
+
+def test_csv_has_a_column_for_what_some_cells_lack(
+    both: tuple[StudyFolder, StudyFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Raw confidence has no calibration under option_text; where all are right there is no AUROC."""
+    for folder in both:
+        for split, protocol in (("a", "option_text"), ("b", "letter")):
+            rows = [letter([0.5, 0.1], int(split == "b" and number > 3), number) for number in range(6)]
+            if protocol == "option_text":
+                rows = [replace(row, option_mass=None, option_num_tokens=[1, 1]) for row in rows]
+            folder.add(CELL, "en", rows, split=split, protocol=protocol)
+    a, b = both
+    assert main(["compare", str(a.root), str(b.root), "--format", "csv"]) == 0
+    rows_read = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    for name in ("ece_l2_raw_a", "gap_raw_difference", "gap_raw_low", "auroc_raw_b"):
+        assert [row[name] != "" for row in rows_read] == [False] * 3 + [True] * 3, name
 
 
 def test_a_mistake_is_a_sentence(

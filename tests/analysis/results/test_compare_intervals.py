@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +9,13 @@ import pytest
 
 from analysis.inference.bootstrap import resample
 from analysis.results.compare import compare
+from tests.analysis.replicates import student
 from tests.analysis.results.test_compare import CELL, found_row, like
 from tests.analysis.studies import StudyFolder, random_letters
 
 
 def test_intervals_are_of_the_shared_draw(both: tuple[StudyFolder, StudyFolder]) -> None:
-    """Against rows repeated one by one; B has a language more, and with it an item that A never asked."""
+    """Against rows weighted one by one; B has a language more, and with it an item that A never asked."""
     a, b = both
     rows = random_letters("x", 50, 2.0, 0.6, 0.9)
     others = like(rows, "y", 4.0)
@@ -27,9 +27,8 @@ def test_intervals_are_of_the_shared_draw(both: tuple[StudyFolder, StudyFolder])
     weight = resamples.counts[:, resamples.rows([row.example_id for row in rows])].astype(float)
     right = [[row.scores.index(max(row.scores)) == row.label for row in side] for side in (rows, others)]
     draws = weight @ (np.array(right[1], float) - np.array(right[0], float)) / weight.sum(axis=1)
-    assert (change.low, change.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-9)
-    deviation = draws.std(ddof=1)
-    assert change.p_value == pytest.approx(math.erfc(abs(draws.mean()) / deviation / math.sqrt(2)))
+    expected = student(change.value, draws.std(ddof=1), 49)
+    assert (change.low, change.high, change.p_value) == pytest.approx(expected, rel=1e-6)
     assert change.holm == change.p_value  # one language
 
 
@@ -42,7 +41,7 @@ def test_equal_studies_do_not_differ(both: tuple[StudyFolder, StudyFolder]) -> N
                 folder.add({**CELL, "seed": seed}, language, rows)
     a, b = both
     for row in compare(a.root, b.root).rows:
-        for metric in ("accuracy", "confidence_raw"):
+        for metric in ("accuracy", "confidence_raw", "ece_l2_raw", "auroc_renormalised", "nll"):
             change = row.changes[metric].difference
             assert (change.low, change.high, change.p_value) == (0.0, 0.0, 1.0)
             assert change.holm == (1.0 if row.level == "language" else None)

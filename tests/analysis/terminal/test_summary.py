@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
 from analysis.reading.loading import load_study
 from analysis.tables.calibration import table_rows
 from analysis.terminal.summary import print_summary
-from tests.analysis.studies import StudyFolder, random_letters, sweep
+from tests.analysis.studies import StudyFolder, letter, random_letters, sweep
 from tests.analysis.tables.test_tables import find
+
+NAMES = ("accuracy", "confidence_renormalised", "confidence_raw", "ece_l2_renormalised", "ece_l2_raw")
 
 
 def printed(folder: StudyFolder, width: int = 100) -> str:
@@ -32,8 +35,7 @@ def test_summary_of_the_demo_fits_100_columns(folder: StudyFolder) -> None:
     expected = []
     for smoothing in (None, 0.0, 0.1):
         row = find(rows, label_smoothing=smoothing, seed=None, level="language", name="sw")
-        names = ("accuracy", "confidence_raw", "confidence_renormalised", "ece_raw", "ece_renormalised")
-        expected += [f"{row[name]:.3f}".lstrip("0") for name in names]
+        expected += [f"{row[name]:.3f}".lstrip("0") for name in NAMES]
     (swahili,) = (line for line in lines if "Swahili" in line)
     assert swahili.split() == ["sw", "Swahili", *expected]
     totals = [
@@ -57,6 +59,15 @@ def test_summary_breaks_into_tables_where_the_terminal_is_narrow(folder: StudyFo
     text = printed(folder, width=50)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 50
     assert sum("Swahili" in line for line in text.splitlines()) == 3
+
+
+def test_an_error_below_0_has_its_sign_and_what_is_not_there_a_dash(folder: StudyFolder) -> None:
+    """One of two is right, at a confidence of .5 each: a square of -.25; raw has none."""
+    rows = [letter([0.5, 0.5], 0), letter([0.5, 0.5], 1, 1)]
+    rows = [replace(row, option_mass=None, option_num_tokens=[1, 1]) for row in rows]
+    folder.add({"model": "m"}, "sw", rows, protocol="option_text")
+    (swahili,) = (line for line in printed(folder).splitlines() if "Swahili" in line)
+    assert swahili.split()[2:] == [".500", ".500", ".500", "-.50", "-"]
 
 
 def test_summary_of_many_settings_is_one_line_a_cell(folder: StudyFolder) -> None:
