@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.reading.headline import HEADLINE, IN_TABLES, METRICS, Metric
+from analysis.reading.headline import HEADLINE, IN_TABLES, METRICS, Metric, has
 from analysis.reading.scored import CONFIDENCES
 from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test, bucket_of
 from analysis.results.claims import claims
@@ -50,6 +50,7 @@ def page_data(study: Study) -> dict[str, Any]:
         "confidences": CONFIDENCES,
         "metrics": VALUES,
         "squared": [metric.name for metric in METRICS if metric.is_squared],
+        "lacks": [[metric.name for metric in HEADLINE if not has(test[2], metric)] for test in tests],
         "headlines": [_described(metric) for metric in HEADLINE],
         "columns": columns(),
         "languages": {code: _language(code) for code in study.languages()},

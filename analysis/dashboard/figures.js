@@ -4,7 +4,11 @@ const BUCKETS = Object.keys(data.buckets); // from rich to poor
 const BUCKET_SYMBOLS = { high: "circle", mid: "square", low: "triangle-up", other: "diamond" };
 const symbolOf = (at) => SYMBOLS[at % SYMBOLS.length];
 const seriesColour = (at) => colour(`s${at % SYMBOLS.length}`);
-const metricsOf = (view) => data.headlines.filter(({ confidence }) => [null, view.kind].includes(confidence));
+// the headline metrics of the chosen confidence, as far as the protocol has them
+const metricsOf = (view) => data.headlines.filter(({ name, confidence }) => (
+  [null, view.kind].includes(confidence) && !data.lacks[view.setting.test].includes(name)
+));
+const errorOf = (view) => metricsOf(view).find(({ squared }) => squared);
 const nameOf = (code) => data.languages[code].name;
 const bucketOf = (code) => data.languages[code].bucket;
 const bucketsOf = (view) => BUCKETS.filter((bucket) => view.codes.some((code) => bucketOf(code) === bucket));
@@ -16,7 +20,9 @@ function tipOf(row, metric, name, label) {
   const lines = [`${name} · ${label}`];
   if (row.missing) lines.push(`missing: ${row.missing}`);
   else {
-    lines.push(`${metric.title}: ${short(valueOf(row, metric.name))}${between(rangeOf(row, metric.name))}`);
+    const value = valueOf(row, metric.name);
+    const text = value === undefined ? "-" : short(value);
+    lines.push(`${metric.title}: ${text}${between(rangeOf(row, metric.name))}`);
     lines.push(`n = ${row.n}${row.seeds > 1 ? `, ${row.seeds} seeds` : ""}`);
   }
   lines.push(...row.jobs.slice(0, 5).map((job) => `job ${job}`));
@@ -31,6 +37,9 @@ function rangeOfAxis({ name, ends: [least, most], squared }, rows) {
   const lowest = squared ? Math.min(0, ...shown) * 1.05 : least;
   return [lowest, Math.min(most ?? Infinity, Math.max(0.05, ...shown) * 1.05)];
 }
+
+// an axis of values; an L2 ECE has a line at 0
+const axisOf = ({ squared }, range) => ({ range, zeroline: squared, zerolinecolor: colour("line"), nticks: 6 });
 
 // how many earlier cells are missing at each key, counted in `seen`, so that their words do not overlap
 function missingBefore(seen, keys, rows) {
@@ -92,7 +101,7 @@ function dots(view, width) {
   for (const [at, metric] of metrics.entries()) {
     const range = rangeOfAxis(metric, rowsOf(view));
     const yaxis = { range: [height, 0], tickvals, ticktext, tickfont: { color: colour("ink") } };
-    addPanel(layout, at, boxes[at], metric.title, { range, nticks: 6 }, yaxis);
+    addPanel(layout, at, boxes[at], metric.title, axisOf(metric, range), yaxis);
     const apart = ((range[1] - range[0]) * Math.min(46, boxes[at].w / view.series.length)) / boxes[at].w;
     const seen = {};
     for (const [number, { label }] of view.series.entries()) {

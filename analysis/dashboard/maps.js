@@ -14,6 +14,8 @@ function cellsOfModel(view) {
   return [...cells.values()].sort((a, b) => data.cells[b.cell].base - data.cells[a.cell].base);
 }
 
+const TOO_FEW = "no bin holds two examples";
+
 // the maps of a view: the L2 ECE, and its change where there is one base model. `of(cell, language)` gives {row, value},
 // {row, why} where the value is missing, and undefined where the cell was not planned in that language
 function mapsOf(view, metric) {
@@ -21,7 +23,8 @@ function mapsOf(view, metric) {
   const bases = items.filter((item) => data.cells[item.cell].base);
   const of = (item, code) => {
     const row = rowOf(view, item, code);
-    return row && { row, value: valueOf(row, metric.name), why: row.missing };
+    const value = valueOf(row, metric.name);
+    return row && { row, value, why: row.missing ?? (value === undefined ? TOO_FEW : undefined) };
   };
   const maps = [{ title: metric.title, items, of, text: short }];
   if (bases.length !== 1 || items.length === 1) return maps;
@@ -37,11 +40,11 @@ function mapsOf(view, metric) {
 
 function tellTile({ row, value, why }, map, metric, name, label) {
   const lines = tipOf(why ? { ...row, missing: why } : row, metric, name, label);
-  return tooltip(map.text === signed && !why ? [...lines, `against base: ${signed(value)}`] : lines);
+  return tooltip(map.text === signed && value !== undefined ? [...lines, `against base: ${signed(value)}`] : lines);
 }
 
 function heat(view, width) {
-  const metric = metricsOf(view).find(({ squared }) => squared);
+  const metric = errorOf(view);
   const maps = mapsOf(view, metric);
   const { items } = maps[0];
   const room = widest(view.codes.map(nameOf)) + 12;
@@ -67,7 +70,9 @@ function heat(view, width) {
   for (const [at, map] of maps.entries()) {
     const tiles = view.codes.map((code) => map.items.map((item) => map.of(item, code)));
     const z = tiles.map((line) => line.map((tile) => tile?.value ?? null));
-    const most = Math.max(0.001, ...z.flat().map(Math.abs));
+    const is_change = map.text === signed;
+    // an error below 0 has the colour of 0
+    const most = Math.max(0.001, ...z.flat().map(is_change ? Math.abs : Number));
     const x = map.items.map((_, column) => column);
     const [left, right] = boxes[at].x;
     // the second map has no column for the base
@@ -87,8 +92,8 @@ function heat(view, width) {
     const [less, none, more] = ["better", "bg", "worse"].map(colour);
     traces.push({
       ...on(at), type: "heatmap", x, y, z, xgap: 1, ygap: 1, showscale: false, zmax: most,
-      zmin: map.text === signed ? -most : 0,
-      colorscale: map.text === signed ? [[0, less], [0.5, none], [1, more]] : [[0, none], [1, more]],
+      zmin: is_change ? -most : 0,
+      colorscale: is_change ? [[0, less], [0.5, none], [1, more]] : [[0, none], [1, more]],
       text: z.map((line) => line.map((value) => (value === null ? "" : map.text(value)))),
       texttemplate: cell >= 34 ? "%{text}" : "", textfont: { size: 10, color: colour("ink") },
       hovertext: tiles.map((line, row) => line.map((tile, column) => (
@@ -157,7 +162,7 @@ function response(view, lines, axis, width) {
     const [least, most] = metric.ends;
     const range = [Math.max(least, low - slack), Math.min(most ?? Infinity, high + slack)];
     const [px, seen] = [(range[1] - range[0]) / 220, {}];
-    addPanel(layout, at, boxes[at], metric.title, xaxis, { range, nticks: 6 });
+    addPanel(layout, at, boxes[at], metric.title, xaxis, axisOf(metric, range));
     if (base) {
       const before = ends.map(() => valueOf(start, metric.name) ?? null);
       traces.push(lineTrace([at], ends.map(unscaled), before, safe(base.label), "muted", "dot", at === 0));

@@ -155,6 +155,8 @@ function showFigures(view) {
   // base models alone are not before and after each other
   const is_trained = view.series.some((item) => !data.cells[item.cell].base);
   $("slopes").closest("section").hidden = !is_trained;
+  // a confidence that is no probability has no calibration
+  for (const id of ["reliability", "heat"]) $(id).closest("section").hidden = !errorOf(view);
   for (const plot of plots) {
     const title = plot.closest("section").querySelector("h2").textContent;
     const shown = `${labelsOf(view).join(", ")}; ${languagesText(view.codes)}`;

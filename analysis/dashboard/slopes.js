@@ -69,7 +69,7 @@ function slopes(view, width) {
     const px = { x: Math.max(last, 1) / (boxes[at].w - room - 24), y: (range[1] - range[0]) / height };
     const [left, right] = last ? [0, last] : [-0.5, 0.5];
     const xaxis = { range: [left - 24 * px.x, right + room * px.x], tickvals: steps, ticktext };
-    addPanel(layout, at, boxes[at], metric.title, xaxis, { range });
+    addPanel(layout, at, boxes[at], metric.title, xaxis, axisOf(metric, range));
     const above = { x: 0.5, y: 1, yshift: 18, font: { color: colour(bucket) } };
     addText(layout, on(at), data.buckets[bucket], above);
     for (const [line, text] of notes[bucket].entries()) {

@@ -260,7 +260,10 @@ def _charts(content: _Content) -> list[Any]:
 
 
 def _panels() -> list[Any]:
-    """For each kind of confidence, a plot of the accuracy against it, and one of the L2 ECE."""
+    """For each kind of confidence, a plot of the accuracy against it, and one of the ECE.
+
+    They show what the runs of the evaluations have logged themselves, so without a macro mean or an L2 ECE.
+    """
     import wandb_workspaces.reports.v2 as wr
 
     panels: list[Any] = []
@@ -273,8 +276,8 @@ def _panels() -> list[Any]:
             layout=wr.Layout(x=0, y=10 * row, w=12, h=10),
         )
         bars = wr.BarPlot(
-            title=f"L2 ECE, {kind}",
-            metrics=[wr.Metric(f"ece_l2_{kind}")],
+            title=f"ECE, {kind}",
+            metrics=[wr.Metric(f"ece_{kind}")],
             layout=wr.Layout(x=12, y=10 * row, w=12, h=10),
         )
         panels += [scatter, bars]

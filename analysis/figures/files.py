@@ -18,7 +18,7 @@ from analysis.figures.data import (
 )
 from analysis.figures.style import PNG_DPI, house_style
 from analysis.figures.values import plot_heat_map, plot_response, plot_slopes
-from analysis.reading.headline import ECE, HEADLINE, has
+from analysis.reading.headline import HEADLINE, L2_ECE, has
 from analysis.reading.loading import load_study
 from analysis.reading.scored import CONFIDENCES
 from analysis.reading.shards import Study
@@ -65,8 +65,8 @@ def write_figures(
 def _figures(study: Study, setting: Setting, shown: tuple[str, ...]) -> dict[str, Figure]:
     """The figures of a setting whose names begin with one of `shown`."""
     names = ["confidence", "slopes"]
-    for kind in (kind for kind in CONFIDENCES if has(setting.test[2], ECE[kind])):
-        names += [f"reliability-languages-{kind}", f"reliability-buckets-{kind}", f"heatmap-ece-{kind}"]
+    for kind in (kind for kind in CONFIDENCES if has(setting.test[2], L2_ECE[kind])):
+        names += [f"reliability-languages-{kind}", f"reliability-buckets-{kind}", f"heatmap-ece-l2-{kind}"]
     return {name: _draw(study, setting, name) for name in names if name.startswith(shown)}
 
 
@@ -76,8 +76,8 @@ def _draw(study: Study, setting: Setting, name: str) -> Figure:
         return plot_languages(prepare_diagrams(study, setting, kind, "language"))
     if figure == "reliability-buckets":
         return plot_buckets(prepare_diagrams(study, setting, kind, "bucket"))
-    if figure == "heatmap-ece":
-        errors = prepare_matrix(study, setting, ECE[kind])
+    if figure == "heatmap-ece-l2":
+        errors = prepare_matrix(study, setting, L2_ECE[kind])
         return plot_heat_map(errors, prepare_changes(errors) if errors.has_base else None)
     if name == "slopes":
         return plot_slopes(

@@ -93,7 +93,7 @@ def plot_slopes(matrices: Sequence[Matrix]) -> Figure:
 def plot_heat_map(matrix: Matrix, changes: Matrix | None) -> Figure:
     """Languages x cells with their numbers; on the right the change against the base, where there is a base.
 
-    Hatched: missing. Blank: not planned.
+    Hatched: missing. Blank: not planned, or a number that the cell does not have.
     """
     from matplotlib.patches import Patch
 
@@ -243,7 +243,7 @@ def _draw_points(
 
     for at, value, marker in zip(x, values, markers, strict=True):
         if value.value is None:
-            if value != NOT_PLANNED:
+            if _is_missing(value):
                 centre, _ = axes.transAxes.inverted().transform(axes.transData.transform((at, 0.0)))
                 look = MISSING | {"edgecolor": colour, "zorder": 0.5, "transform": axes.transAxes}
                 axes.add_patch(Rectangle((centre - room / 2, 0.0), room, 1.0, **look))
@@ -259,7 +259,8 @@ def _draw_heat(axes: Axes, bar: Axes, matrix: Matrix, *, is_change: bool) -> Non
     from matplotlib.patches import Rectangle
 
     known = [value.value for row in matrix.rows for value in row if value.value is not None]
-    largest = max((abs(value) for value in known), default=1.0) or 1.0
+    # an error below 0 has the colour of 0
+    largest = max((abs(value) if is_change else max(value, 0.0) for value in known), default=1.0) or 1.0
     limits = (-largest, largest) if is_change else (0.0, largest)
     grid = np.array([[np.nan if v.value is None else v.value for v in row] for row in matrix.rows])
     colours = matplotlib.colormaps["PuOr_r" if is_change else "viridis"]
@@ -281,7 +282,7 @@ def _draw_heat(axes: Axes, bar: Axes, matrix: Matrix, *, is_change: bool) -> Non
                     column + 0.5, row + 0.5, decimal(value.value, sign=is_change), fontsize=TINY,
                     ha="center", va="center_baseline", color="white" if is_dark else "black",
                 )  # fmt: skip
-            elif value != NOT_PLANNED:
+            elif _is_missing(value):
                 axes.add_patch(Rectangle((column, row), 1, 1, **MISSING))
     for row in range(1, len(matrix.languages)):
         if bucket_of(matrix.languages[row]) != bucket_of(matrix.languages[row - 1]):
@@ -342,4 +343,9 @@ def _interval_mark() -> tuple[Any, str]:
 
 
 def _some_missing(numbers: Iterable[Number]) -> bool:
-    return any(number.missing and number != NOT_PLANNED for number in numbers)
+    return any(map(_is_missing, numbers))
+
+
+def _is_missing(number: Number) -> bool:
+    """Planned, and yet not there; a number without a value may also be one that its cell does not have."""
+    return number.missing is not None and number != NOT_PLANNED

@@ -27,11 +27,9 @@ INTERVALS = (
     "Intervals: 95%, the estimate plus and minus t standard errors, questions from "
     f"{NUM_REPLICATES:,} bootstrap replicates paired by example id over all cells, training seeds from their "
     "spread. L2 ECE: the root-mean-square calibration error over the bins, without the bias that the ECE "
-    "has; "
-    "below 0 where a model shows less than noise alone would; interval by score. Where the answers of a "
-    "cell, "
-    "or of every cell of a mean, are all right, or all wrong, accuracy, gap and L2 ECE have Clopper and "
-    "Pearson's room."
+    "has; below 0 where a model shows less than noise alone would; interval by score. Where the answers of "
+    "a cell, or of every cell of a mean, are all right, or all wrong, accuracy, gap and L2 ECE have Clopper "
+    "and Pearson's room."
 )
 NOTE = (
     f"{BINS_NOTE} raw: probability over the full "

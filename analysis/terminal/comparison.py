@@ -32,16 +32,12 @@ NUMBER_WIDTH = 18
 def _fields(row: ComparedRow, axes: Sequence[str]) -> dict[str, Any]:
     """A row of the CSV, in full precision, with the job ids of both studies in the same order."""
     numbers: dict[str, float | None] = {}
-    for metric, change in row.changes.items():
-        numbers |= {
-            f"{metric}_a": change.a,
-            f"{metric}_b": change.b,
-            f"{metric}_difference": change.difference.value,
-            **{
-                f"{metric}_{name}": getattr(change.difference, name)
-                for name in ("low", "high", "p_value", "holm")
-            },
-        }
+    for metric in (metric.name for metric in COMPARED):
+        change = row.changes.get(metric)
+        of_metric = (change.a, change.b, change.difference.value) if change else (None,) * 3
+        numbers |= dict(zip((f"{metric}_a", f"{metric}_b", f"{metric}_difference"), of_metric, strict=True))
+        for name in ("low", "high", "p_value", "holm"):
+            numbers[f"{metric}_{name}"] = getattr(change.difference, name) if change else None
     return {
         **dict(zip(("benchmark", "split", "protocol"), row.test, strict=True)),
         **{axis: row.cell.get(axis) for axis in axes},
@@ -86,11 +82,10 @@ def _print_tables(comparison: Comparison, console: Console, a_dir: Path, b_dir: 
     sizes = sorted({row.n for row in comparison.rows if row.level == "language"})
     note = (
         f"n = {sizes[0]}{f' to {sizes[-1]}' if len(sizes) > 1 else ''} items a language, the same in both. "
-        "raw: probability over the full vocabulary; ren.: renormalised over the options. ECE: "
-        f"{NUM_BINS} bins of equal width, (lo, hi]; L2 ECE: root mean square, without the bias of the ECE. "
-        "Bucket rows and all: macro means over the languages that both have; seeds are averaged. *: p < "
-        ".05 that there is no difference, paired by example and seed; "
-        "of languages after Holm's correction."
+        "raw: probability over the full vocabulary; ren.: renormalised over the options. L2 "
+        f"ECE: root-mean-square calibration error in {NUM_BINS} bins of equal width, (lo, hi], without bias. "
+        "Bucket rows and all: macro means over the languages that both have; seeds are averaged. *: p < .05 "
+        "that there is no difference, paired by example and seed; of languages after Holm's correction."
     )
     console.print(Text(note, style="dim"))
 
@@ -133,7 +128,7 @@ def _print_table(console: Console, title: str, rows: Sequence[tuple[str, Compare
 def _field(change: Compared | None) -> str:
     """A, B and their difference, with a star where it is significant."""
     if change is None:
-        return f"{'-':>4}"
+        return f"{'-':>5}"
     mark = "*" if change.difference.is_significant else " "
     return f"{short(change.a):>5} {short(change.b):>5} {signed(change.difference.value):>5}{mark}"
 

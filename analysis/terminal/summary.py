@@ -60,8 +60,7 @@ def note(study: Study) -> str:
     return (
         f"{size}raw: probability over the full vocabulary; ren: renormalised over the options. "
         f"L2 ECE: root-mean-square calibration error in {NUM_BINS} bins, without bias. Bucket rows: "
-        "macro mean "
-        "over languages. "
+        "macro mean over languages. "
         f"{len(study.missing)} of {len(study.shards)} shards missing{f' ({why})' if why else ''}."
     )
 

@@ -52,6 +52,7 @@ def test_by_hand(both: tuple[StudyFolder, StudyFolder]) -> None:
     }
     for row in found.rows:
         assert (row.n, row.num_seeds) == (2, 1)
+        assert "ece_l2_raw" not in row.changes  # no bin holds two examples
         for name, numbers in truth.items():
             change = row.changes[name]
             assert (change.a, change.b, change.difference.value) == pytest.approx(numbers, abs=1e-6), name
@@ -289,6 +290,23 @@ def test_csv_has_it_in_full(
                 )
         assert read["job_ids_a"].split() == row.job_ids_a
         assert read["job_ids_b"].split() == row.job_ids_b
+
+
+def test_csv_has_a_column_for_what_some_cells_lack(
+    both: tuple[StudyFolder, StudyFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Raw confidence has no calibration under option_text; where all are right there is no AUROC."""
+    for folder in both:
+        for split, protocol in (("a", "option_text"), ("b", "letter")):
+            rows = [letter([0.5, 0.1], int(split == "b" and number > 3), number) for number in range(6)]
+            if protocol == "option_text":
+                rows = [replace(row, option_mass=None, option_num_tokens=[1, 1]) for row in rows]
+            folder.add(CELL, "en", rows, split=split, protocol=protocol)
+    a, b = both
+    assert main(["compare", str(a.root), str(b.root), "--format", "csv"]) == 0
+    rows_read = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    for name in ("ece_l2_raw_a", "gap_raw_difference", "gap_raw_low", "auroc_raw_b"):
+        assert [row[name] != "" for row in rows_read] == [False] * 3 + [True] * 3, name
 
 
 def test_a_mistake_is_a_sentence(

@@ -25,6 +25,8 @@ def test_decimals(value: float, sign: bool, text: str) -> None:
 
 def test_shares_have_a_width() -> None:
     assert [short(value) for value in (0.1234, 1.0, 0.9996)] == [".123", "1.00", "1.00"]
+    assert [short(value) for value in (-0.0124, -1.0, -0.0001)] == ["-.012", "-1.00", ".000"]
+    assert [short(value, digits=2) for value in (-0.1234, -1.0)] == ["-.12", "-1.0"]
     assert [signed(value) for value in (0.0124, -0.5, 1.0, -0.0001)] == ["+.012", "-.500", "+1.00", "+.000"]
 
 
