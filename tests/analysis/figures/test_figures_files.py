@@ -24,7 +24,7 @@ def test_files_are_the_same_bytes_in_another_process(folder: StudyFolder) -> Non
     first = {path.name: path.read_bytes() for path in paths}
     assert sorted(first) == sorted(path.name for path in (folder.root / "figures").iterdir())
     kinds = (
-        "confidence heatmap-ece-raw heatmap-ece-renormalised reliability-buckets-raw "
+        "confidence heatmap-ece-l2-raw heatmap-ece-l2-renormalised reliability-buckets-raw "
         "reliability-buckets-renormalised reliability-languages-raw reliability-languages-renormalised "
         "response slopes"
     )
@@ -47,8 +47,8 @@ def test_only_what_is_asked_for_is_drawn(folder: StudyFolder) -> None:
     sweep(folder, seeds=1, languages=["en", "sw"])
     complete = {path.name: path.read_bytes() for path in write_figures(folder.root, formats=["png"])}
     shutil.rmtree(folder.root / "figures")
-    some = list(write_figures(folder.root, formats=["png"], shown=("slopes", "heatmap-ece-raw")))
-    assert [path.name for path in some] == ["slopes.png", "heatmap-ece-raw.png"]
+    some = list(write_figures(folder.root, formats=["png"], shown=("slopes", "heatmap-ece-l2-raw")))
+    assert [path.name for path in some] == ["slopes.png", "heatmap-ece-l2-raw.png"]
     assert sorted(some) == sorted((folder.root / "figures").iterdir())
     assert all(complete[path.name] == path.read_bytes() for path in some)
 
