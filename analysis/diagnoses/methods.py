@@ -12,7 +12,7 @@ from pathlib import Path
 from analysis.inference.bootstrap import NUM_REPLICATES
 from analysis.reading.loading import load_study
 from analysis.reading.shards import Study
-from analysis.results.differences import EQUIVALENCE_MARGIN, SIGNIFICANT
+from analysis.results.differences import SIGNIFICANT
 from analysis.results.selection import Selection, select_learning_rates
 from analysis.tables.typesetting import latex_safe
 from study import journal
@@ -30,7 +30,7 @@ INFERENCE = (
     "(paired where they share the order of the data, else Welch). Calibration error: ECE with its floor, and "
     "the root of the squared error estimated without bias (L2 ECE), on which inference rests. Holm within a "
     f"contrast and metric over languages at the level {SIGNIFICANT:g}; false discovery rate over all tests; "
-    f"equivalence by two one-sided tests of {EQUIVALENCE_MARGIN:g}."
+    "equivalence by two one-sided tests."
 )
 WHAT_COUNTS = {"train": "training", "prepare": "training", "evaluate": "evaluation"}
 
@@ -104,7 +104,7 @@ def _card(paths: StudyPaths, plan: Plan, study: Study, selections: Sequence[Sele
     card |= _evaluation(evaluations, study)
     card |= {
         "bins": f"{NUM_BINS} of equal width, (lo, hi]",
-        "inference": INFERENCE,
+        "inference": f"{INFERENCE} Margin of equivalence: {study.equivalence_margin:g}.",
         "compute": _compute(paths, plan),
         "software": _software(paths, plan),
         "missing": f"{len(study.missing)} of {len(study.shards)} evaluations",

@@ -40,7 +40,7 @@ from analysis.reading.cells import (
 from analysis.reading.shards import Cell, Missing, Shard, Study, Test
 from study.errors import UserError
 from study.files import read_json
-from study.jobs.contrasts import DeclaredContrast, declared_contrasts
+from study.jobs.contrasts import EQUIVALENCE_MARGIN, DeclaredContrast, declared_contrasts
 from study.jobs.plan import PLAN_VERSION
 from study.paths import StudyPaths
 
@@ -131,11 +131,12 @@ class _Plan:
     description: str
     shards: tuple[Planned, ...]
     contrasts: tuple[DeclaredContrast, ...]
+    equivalence_margin: float
 
     def study(self, loaded: Mapping[tuple[Path, str], Shard]) -> Study:
         """The study, with the numbers of those shards that are loaded."""
         shards = (loaded.get((self.paths.root, shard.job_id), shard) for shard, _ in self.shards)
-        return Study(self.name, self.description, tuple(shards), self.contrasts)
+        return Study(self.name, self.description, tuple(shards), self.contrasts, self.equivalence_margin)
 
 
 def _planned_work(study_dirs: Sequence[Path]) -> tuple[list[_Plan], list[CellWork]]:
@@ -167,7 +168,8 @@ def _read_plan(paths: StudyPaths) -> _Plan:
         jobs = [job for job in plan["jobs"] if job["kind"] == "evaluate"]
         shards = tuple(_planned(paths, plan, job) for job in jobs)
         contrasts = declared_contrasts(plan.get("contrasts", []), str(paths.plan))
-        read = _Plan(paths, str(plan["study"]), plan.get("description") or "", shards, contrasts)
+        margin = float(plan.get("equivalence_margin", EQUIVALENCE_MARGIN))
+        read = _Plan(paths, str(plan["study"]), plan.get("description") or "", shards, contrasts, margin)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"is not a plan ({error!r})", **again) from None
     if not shards:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from analysis.inference.estimates import Estimate
 from study.bins import Bins
-from study.jobs.contrasts import DeclaredContrast
+from study.jobs.contrasts import EQUIVALENCE_MARGIN, DeclaredContrast
 from study.languages import LANGUAGES
 
 BUCKETS = ("high", "mid", "low", "other")
@@ -139,6 +139,8 @@ class Study:
     shards: tuple[Shard, ...]
     contrasts: tuple[DeclaredContrast, ...] = ()
     """Declared by the grid."""
+    equivalence_margin: float = EQUIVALENCE_MARGIN
+    """A change below this counts as none, in an equivalence test."""
 
     @property
     def missing(self) -> list[Shard]:

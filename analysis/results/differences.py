@@ -26,12 +26,11 @@ from analysis.reading.headline import WITH_DIFFERENCES
 from analysis.reading.shards import Missing, Study
 from analysis.results.contrasts import Contrast, contrasts
 from analysis.results.table import Level, Row, long_table, summarise
+from study.jobs.contrasts import EQUIVALENCE_MARGIN
 
 SIGNIFICANT = 0.05
 APART = ("low", "high")
 """Resource buckets whose changes are compared with each other."""
-EQUIVALENCE_MARGIN = 0.01
-"""A change below this counts as none, in an equivalence test."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Difference:
     false_discovery: float | None = None
     """The p-value adjusted over all tests of the study (Benjamini and Hochberg)."""
     equivalence: float | None = None
-    """The p-value of two one-sided tests that the difference is at least `EQUIVALENCE_MARGIN` either way."""
+    """The p-value of two one-sided tests that the difference is at least the study's margin, either way."""
     standard_error: float | None = None
     degrees_of_freedom: float | None = None
     seed_share: float | None = None
@@ -85,11 +84,11 @@ def has_seeds(row: DifferenceRow) -> bool:
     return all(side is not None and side.num_seeds > 1 for side in (row.a, row.b))
 
 
-def inferred(value: float, of_value: Change | None) -> Difference:
+def inferred(value: float, of_value: Change | None, margin: float = EQUIVALENCE_MARGIN) -> Difference:
     """A difference with what its paired replicates say."""
     if of_value is None:
         return Difference(value, None, None, None)
-    equivalence = equivalence_p(of_value.estimate, EQUIVALENCE_MARGIN)
+    equivalence = equivalence_p(of_value.estimate, margin)
     return Difference(
         of_value.value,
         of_value.low,
@@ -144,7 +143,9 @@ def _rows(study: Study, contrast: Contrast) -> list[DifferenceRow]:
         missing = _why_missing(contrast, a, b)
         differences = {}
         if a and b and missing is None:
-            differences = difference_of_rows(a, b, paired_seeds=contrast.shares_data_order)
+            differences = difference_of_rows(
+                a, b, paired_seeds=contrast.shares_data_order, margin=study.equivalence_margin
+            )
         rows.append(DifferenceRow(contrast, level, name, a, b, missing, differences))
     languages = {row.name: row.differences for row in rows if row.level == "language"}
     rows = [_with_language_sd(row, languages) for row in rows]
@@ -182,13 +183,15 @@ def _interactions(study: Study, contrast: Contrast, rows: Sequence[DifferenceRow
         if metric.is_squared or missing or a is None or a_other is None or b is None or b_other is None:
             continue
         more = interaction((a, a_other), (b, b_other), paired_seeds=contrast.shares_data_order)
-        differences[metric.name] = inferred(more.value, more)
+        differences[metric.name] = inferred(more.value, more, study.equivalence_margin)
     whole = [summarise([*one.shards, *other.shards]) if one and other else None for one, other in sides]
     name = " - ".join(APART)
     return [DifferenceRow(contrast, "bucket", name, whole[0], whole[1], missing, differences)]
 
 
-def difference_of_rows(a: Row, b: Row, *, paired_seeds: bool) -> dict[str, Difference]:
+def difference_of_rows(
+    a: Row, b: Row, *, paired_seeds: bool, margin: float = EQUIVALENCE_MARGIN
+) -> dict[str, Difference]:
     """a - b for each metric; neither is missing. paired_seeds: see `analysis.inference.changes`."""
     differences = {}
     for metric in WITH_DIFFERENCES:
@@ -196,7 +199,7 @@ def difference_of_rows(a: Row, b: Row, *, paired_seeds: bool) -> dict[str, Diffe
         values = a.value(metric.name), b.value(metric.name)
         if values[0] is not None and values[1] is not None:
             of_value = change(ours, theirs, paired_seeds=paired_seeds) if ours and theirs else None
-            differences[metric.name] = inferred(values[0] - values[1], of_value)
+            differences[metric.name] = inferred(values[0] - values[1], of_value, margin)
     return differences
 
 

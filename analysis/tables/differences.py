@@ -12,7 +12,6 @@ from dataclasses import asdict
 from analysis.reading.headline import WITH_DIFFERENCES
 from analysis.reading.shards import Study
 from analysis.results.differences import (
-    EQUIVALENCE_MARGIN,
     SIGNIFICANT,
     DifferenceRow,
     difference_rows,
@@ -32,21 +31,22 @@ NOTE = (
     "methods. low - high: how much more changed in low-resource languages. *: p below .05 that there is no "
     "difference, two-sided, over languages after Holm's correction within a contrast and metric; for buckets "
     "and all languages as it is. false_discovery: p adjusted over all tests of this study (Benjamini and "
-    "Hochberg). equivalence: p of two one-sided tests that the difference is "
-    f"{EQUIVALENCE_MARGIN:g} or more either way. seed_share: of the squared standard error; language_sd: "
+    "Hochberg). equivalence: p of two one-sided tests that the difference is the margin or more, either "
+    "way. seed_share: of the squared standard error; language_sd: "
     "over the languages of a mean. n: examples, of one seed; n seeds: of a."
 )
 
 
-def note_of(rows: Sequence[Fields]) -> str:
+def note_of(study: Study, rows: Sequence[Fields]) -> str:
     """The note, with how many tests there are."""
     tests = [row for row in rows if row["p_value"] is not None]
     families = {(row["benchmark"], row["split"], row["contrast"], row["metric"]) for row in tests}
     found = sum(row["p_value"] < SIGNIFICANT for row in tests)
     after = sum(row["false_discovery"] < SIGNIFICANT for row in tests)
     return (
-        f"{NOTE} This study makes {len(tests):,} tests in {len(families):,} families (contrast and metric): "
-        f"{found:,} have a p below .05, {after:,} also after the correction over the whole study."
+        f"{NOTE} Margin: {study.equivalence_margin:g}. This study makes {len(tests):,} tests in "
+        f"{len(families):,} families (contrast and metric): {found:,} have a p below .05, {after:,} also "
+        "after the correction over the whole study."
     )
 
 
@@ -126,7 +126,7 @@ def for_people(study: Study, rows: Sequence[Fields]) -> Document:
     ]
     return Document(
         study,
-        note_of(rows),
+        note_of(study, rows),
         by_level([row["level"] for row in firsts], columns, keep=["contrast", *shown]),
         origins,
     )

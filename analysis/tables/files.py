@@ -51,7 +51,7 @@ def study_tables(study: Study) -> list[Table]:
     of_cells = Table(study, "calibration", calibration.NOTE, columns, rows, calibration.for_people)
     rows, columns = differences.table_rows(study), differences.table_columns(study)
     of_contrasts = Table(
-        study, "differences", differences.note_of(rows), columns, rows, differences.for_people
+        study, "differences", differences.note_of(study, rows), columns, rows, differences.for_people
     )
     return [of_cells, of_contrasts]
 

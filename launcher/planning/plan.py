@@ -66,7 +66,13 @@ def build_plan(grid: Grid) -> Plan:
     jobs = [*used_prepared.values(), *trains, *evaluations]
     if evaluations:
         jobs.append(analysis_of(evaluations))
-    return Plan(grid.config.study, grid.config.description, tuple(jobs), _contrasts(grid, evaluations))
+    return Plan(
+        grid.config.study,
+        grid.config.description,
+        tuple(jobs),
+        _contrasts(grid, evaluations),
+        grid.config.equivalence_margin,
+    )
 
 
 def _contrasts(grid: Grid, evaluations: Sequence[Job]) -> tuple[DeclaredContrast, ...]:

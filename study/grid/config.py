@@ -23,6 +23,7 @@ from omegaconf.errors import (
 
 from study.errors import UserError, nearest
 from study.grid.yaml_files import load_with_includes, load_yaml, merge_overrides, problem_of
+from study.jobs.contrasts import EQUIVALENCE_MARGIN
 from study.jobs.resources import Resources
 from study.jobs.specs import Hyperparameters
 
@@ -111,6 +112,7 @@ class GridConfig:
 
     grid: axes, whose product is the cells. zip: groups of axes that advance together. exclude: cells to leave
     out. train: constants, with the names of axes. contrasts: see `study.jobs.contrasts`; outside identity.
+    equivalence_margin: a change below it counts as none, in equivalence tests; outside identity.
     """
 
     study: str
@@ -122,6 +124,7 @@ class GridConfig:
     train: dict[str, Any] = field(default_factory=dict)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     contrasts: list[Any] = field(default_factory=list)
+    equivalence_margin: float = EQUIVALENCE_MARGIN
     cluster: str = "local"
     resources: dict[str, Any] = field(default_factory=dict)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -269,6 +272,10 @@ def _suggest_key(schema: type[Any], key: str) -> str:
 
 
 def _check_grid(config: GridConfig, where: str) -> None:
+    if not 0.0 < config.equivalence_margin < 1.0:
+        raise UserError(
+            "out of range", where=f"{where}: equivalence_margin", remedy="give a change between 0 and 1"
+        )
     if not re.fullmatch(r"[A-Za-z0-9][\w.\-]{0,99}", config.study):
         raise UserError(
             f"'{config.study}' cannot name a folder",

@@ -20,6 +20,8 @@ from typing import Any
 
 from study.errors import UserError, nearest
 
+EQUIVALENCE_MARGIN = 0.01
+"""A change below this counts as none, unless the grid says otherwise."""
 CHOSEN = "chosen"
 BASE = "base"
 KEYS = ("name", "a", "b")

@@ -7,13 +7,13 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from operator import attrgetter
 from typing import Any
 
 from study.errors import UserError
 from study.files import canonical, read_json, write_atomic, write_json
-from study.jobs.contrasts import DeclaredContrast, declared_contrasts
+from study.jobs.contrasts import EQUIVALENCE_MARGIN, DeclaredContrast, declared_contrasts
 from study.jobs.job import Job, evaluation_ids, job_from
 from study.jobs.specs import AnalyseSpec, EvalSpec, Source, eval_spec_from, to_dict
 from study.paths import StudyPaths
@@ -29,7 +29,8 @@ class Plan:
     description: str | None
     jobs: tuple[Job, ...]
     contrasts: tuple[DeclaredContrast, ...] = ()
-    """Declared by the grid; outside the identity of jobs."""
+    """Declared by the grid; outside the identity of jobs, as is the margin."""
+    equivalence_margin: float = EQUIVALENCE_MARGIN
 
     def of_kind(self, kind: str) -> list[Job]:
         return [job for job in self.jobs if job.kind == kind]
@@ -87,12 +88,12 @@ def analysis_of(evaluations: Sequence[Job]) -> Job:
 def write_plan(plan: Plan, resolved: str, paths: StudyPaths) -> None:
     """Write plan.json, and grid.yaml with the resolved grid.
 
-    Tables and dashboard belong to one plan: if the previous plan had another analysis, description or
-    contrasts, the analysis of this one loses its DONE marker.
+    Tables and dashboard belong to one plan: if the previous plan had another analysis, description,
+    contrasts or margin, the analysis of this one loses its DONE marker.
     """
     try:
         old = read_plan(paths)
-        same = (old.description, old.contrasts) == (plan.description, plan.contrasts)
+        same = replace(old, jobs=()) == replace(plan, jobs=())
         before = {job.job_id for job in old.of_kind("analyse")} if same else set()
     except UserError:  # there is none, or one of another version
         before = set()
@@ -154,6 +155,11 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "description": plan.description,
         # only where there are some: plans of other grids are as they were
         **({"contrasts": [contrast.to_dict() for contrast in plan.contrasts]} if plan.contrasts else {}),
+        **(
+            {"equivalence_margin": plan.equivalence_margin}
+            if plan.equivalence_margin != EQUIVALENCE_MARGIN
+            else {}
+        ),
         "models": model_entries,
         "shards": shard_entries,
         "jobs": jobs,
@@ -181,7 +187,8 @@ def read_plan(paths: StudyPaths) -> Plan:
         )
     assert jobs is not None
     contrasts = declared_contrasts(data.get("contrasts", []), str(paths.plan))
-    return Plan(data["study"], data["description"], tuple(jobs), contrasts)
+    margin = float(data.get("equivalence_margin", EQUIVALENCE_MARGIN))
+    return Plan(data["study"], data["description"], tuple(jobs), contrasts, margin)
 
 
 def _jobs_from(data: Mapping[str, Any]) -> list[Job]:

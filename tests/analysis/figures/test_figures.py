@@ -41,7 +41,7 @@ def figures_of(study: Study) -> Iterator[tuple[str, Figure]]:
     """Every kind of figure of a study with one setting."""
     setting = only_setting(study)
     raw, renormalised = (prepare_diagrams(study, setting, kind, "bucket") for kind in ("raw", "renormalised"))
-    errors = prepare_matrix(study, setting, BY_NAME["ece_raw"])
+    errors = prepare_matrix(study, setting, BY_NAME["ece_l2_raw"])
     yield "languages", plot_languages(prepare_diagrams(study, setting, "raw", "language"))
     yield "buckets", plot_buckets(raw)
     yield "histograms", plot_histograms(raw, renormalised)
@@ -150,6 +150,32 @@ def test_missing_cells_are_hatched_and_the_legend_says_so() -> None:
     assert "missing" not in [one.get_text() for one in texts(complete)]
 
 
+def test_a_number_that_a_cell_does_not_have_is_not_missing() -> None:
+    """Such as an L2 ECE where no bin holds two examples: nothing is drawn, and nothing hatched."""
+    from matplotlib.patches import Rectangle
+
+    rows = (values(0.1, 0.2), (Number(), *values(0.3)))
+    matrix = Matrix(BY_NAME["ece_l2_raw"], ("en", "sw"), ("base", "SFT"), rows, True, True)
+    with house_style():
+        figures = plot_heat_map(matrix, prepare_changes(matrix)), plot_slopes([matrix])
+    for figure in figures:
+        assert "missing" not in [one.get_text() for one in texts(figure)]
+        assert not [one for one in figure.findobj(Rectangle) if one.get_hatch()]
+
+
+def test_an_error_below_0_has_the_colour_of_0() -> None:
+    metric = BY_NAME["ece_l2_raw"]
+    row = (Number(-0.3), *values(0.2), Number(0.0))
+    matrix = Matrix(metric, ("en",), ("base", "SFT ε=0", "SFT ε=0.1"), (row,), True, True)
+    with house_style():
+        figure = plot_heat_map(matrix, None)
+    (mesh,) = figure.axes[0].collections
+    assert mesh.get_clim() == (0.0, 0.2)
+    below, largest, zero = mesh.to_rgba(np.array([-0.3, 0.2, 0.0])).tolist()
+    assert below == zero != largest
+    assert "−.300" in [one.get_text() for one in texts(figure)]
+
+
 def test_all_missing(folder: StudyFolder) -> None:
     """A study that was only planned: every panel says so, nothing is drawn at 0."""
     cells = [(smoothing, 0, code) for smoothing in (0.0, 0.1) for code in ("en", "sw")]
@@ -235,7 +261,7 @@ def test_several_base_models_are_not_joined_and_have_no_changes(folder: StudyFol
             if name == "slopes":
                 lengths = {len(np.ravel(line.get_xdata())) for axes in figure.axes for line in axes.lines}
                 assert len(names) not in lengths
-        matrix = prepare_matrix(study, only_setting(study), BY_NAME["ece_raw"])
+        matrix = prepare_matrix(study, only_setting(study), BY_NAME["ece_l2_raw"])
         assert not matrix.has_base
         figure = plot_heat_map(matrix, None)
         check_legible("heat map", figure)

@@ -53,6 +53,17 @@ def test_only_what_is_asked_for_is_drawn(folder: StudyFolder) -> None:
     assert all(complete[path.name] == path.read_bytes() for path in some)
 
 
+def test_a_confidence_that_is_no_probability_has_no_calibration_figure(folder: StudyFolder) -> None:
+    """Under option_text, raw confidence is that of an average token."""
+    for cell in ({"model": "m"}, {"model": "m", "dataset": "d"}):
+        rows = random_letters(f"{cell}", 10, 2.0, 0.5, 0.9)
+        rows = [replace(row, option_mass=None, option_num_tokens=[1] * 4) for row in rows]
+        folder.add(cell, "en", rows, protocol="option_text")
+    names = {path.stem for path in write_figures(folder.root, formats=["png"])}
+    kinds = ("heatmap-ece-l2", "reliability-buckets", "reliability-languages")
+    assert names == {"confidence", "slopes", *(f"{kind}-renormalised" for kind in kinds)}
+
+
 def test_a_pdf_has_true_type_fonts_and_no_time(folder: StudyFolder) -> None:
     sweep(folder, seeds=1, languages=["en", "sw"])
     for path in write_figures(folder.root, formats=["pdf"]):

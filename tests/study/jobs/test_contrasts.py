@@ -42,6 +42,15 @@ def test_they_change_no_id_and_come_back_from_the_plan(tmp_path: Path) -> None:
     assert "contrasts" not in StudyPaths(tmp_path).plan.read_text()
 
 
+def test_the_margin_of_equivalence(tmp_path: Path) -> None:
+    plain, wide = planned(tmp_path, "[]"), planned(tmp_path, "[]\nequivalence_margin: 0.02")
+    assert [job.job_id for job in wide.jobs] == [job.job_id for job in plain.jobs]
+    write_plan(wide, "", StudyPaths(tmp_path))
+    assert read_plan(StudyPaths(tmp_path)).equivalence_margin == 0.02
+    with pytest.raises(UserError, match="equivalence_margin: out of range; give a change between 0 and 1"):
+        planned(tmp_path, "[]\nequivalence_margin: 0")
+
+
 @pytest.mark.parametrize(
     ("contrasts", "sentence"),
     [
