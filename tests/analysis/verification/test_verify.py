@@ -81,7 +81,8 @@ def test_every_number_of_a_row_is_compared(written: StudyFolder) -> None:
                 f"level={row['level']} name={row['name']}{average}: {column} is {row[column] + 1e-9!r}, "
                 f"the records give {row[column]!r}"
             )
-    assert len(truth) == 41
+    with_interval = 4 + 2 * 4  # accuracy, NLL, Brier score, option mass; confidence, gap, L2 ECE, AUROC
+    assert len(truth) == 1 + 2 * 2 + 3 * with_interval  # chance, and the ECEs with their floors
     assert sorted(verify(written.root).differences) == sorted(truth)
 
 

@@ -261,6 +261,8 @@ def test_a_row_that_lacks_english_alone_says_its_own_records(folder: StudyFolder
         ("3e-40", "3.00000000001e-40", "p_value", True),
         ("5e-324", "0.0", "p_value", True),
         ("0.04", "0.04000001", "holm", False),
+        ("0.04", "0.04000001", "equivalence", False),
+        ("0.04", "0.04000001", "false_discovery", False),
         ("0.5", "0.5000000000001", "ece", True),
         ("0.5", "0.50000000001", "ece", False),
         ("-1e-17", "0.0", "gap", True),
@@ -271,8 +273,22 @@ def test_a_row_that_lacks_english_alone_says_its_own_records(folder: StudyFolder
         ("1e5", "100000", "job_ids_b", False),
         ("", "0.0", "ece", False),
         ("nan", "nan", "ece", True),
+        # squares of 1e-17 and 0, as another machine may add them up
+        ("3.2e-09", "-3.2e-09", "ece_l2_raw", True),
+        ("3.2e-09", "0.0", "ece_l2_renormalised_low", True),
+        ("0.001", "-0.001", "ece_l2_raw", False),
+        ("0.1", "0.10000000001", "ece_l2_raw_high", False),
+        ("", "0.0", "ece_l2_raw", False),
     ],
 )
 def test_what_is_the_same(one: str, other: str, column: str, is_same: bool) -> None:
     assert same(one, other, column) is is_same
     assert same(other, one, column) is is_same
+
+
+def test_a_difference_of_roots_is_as_uncertain_as_they_are() -> None:
+    for column in ("value", "low", "high", "equivalence"):
+        assert same("0.1000000032", "0.1", column, "ece_l2_raw")
+        assert not same("0.1000000032", "0.1", column, "ece_raw")
+        assert not same("0.10001", "0.1", column, "ece_l2_raw")
+    assert not same("0.1000000032", "0.1", "p_value", "ece_l2_raw")

@@ -18,7 +18,8 @@ pq = pytest.importorskip("pyarrow.parquet")
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        *[("low", "0.5"), ("high", ""), ("p_value", "0.9"), ("holm", "1.0"), ("n", "59"), ("num_bins", "10")],
+        *[("low", "0.5"), ("high", ""), ("p_value", "0.9"), ("holm", "1.0"), ("false_discovery", "0.9")],
+        *[("equivalence", "0.1"), ("paired_seeds", "True"), ("n", "59"), ("num_bins", "10")],
         *[("job_ids_b", "0" * 16), ("record_hash_a", "0" * 16), ("record_hash_b", "")],
     ],
 )
