@@ -6,9 +6,9 @@ A sentence never says more than its interval: where that holds 0, nothing rose o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from analysis.reading.headline import CLAIMED, Metric
+from analysis.reading.headline import CLAIMED, Metric, has
 from analysis.reading.shards import BUCKETS, Study, bucket_of
 from analysis.results.contrasts import Contrast
 from analysis.results.differences import (
@@ -72,10 +72,19 @@ def _sentences(study: Study, mean: DifferenceRow, rows: Sequence[DifferenceRow])
         common = [row.name for row in members if row.missing is None]
         differences = _over_common(study, mean.contrast, common)
         over = _over(len(common), "the ") + " that both have"
+    protocol = mean.contrast.test[2]
     for metric in CLAIMED:
-        change = differences.get(metric.name)
-        said.append(sentence(metric, change, over, [row.differences.get(metric.name) for row in members]))
+        if not has(protocol, metric):
+            continue
+        change, each = differences.get(metric.name), [row.differences.get(metric.name) for row in members]
+        said.append(sentence(_called(metric, protocol), change, over, each))
     return [*said, ONE_SEED] if has_one_seed(mean) else said
+
+
+def _called(metric: Metric, protocol: str) -> Metric:
+    """Under option_text raw confidence is called what it is."""
+    per_token = protocol == "option_text" and metric.confidence == "raw"
+    return replace(metric, confidence="per token of the answer") if per_token else metric
 
 
 def has_one_seed(row: DifferenceRow) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from analysis.reading.loading import load_study
 from analysis.results.claims import ONE_SEED, claims, findings, sentence
 from analysis.results.differences import Difference
 from analysis.results.settings import settings
-from tests.analysis.studies import LANGUAGES, StudyFolder, sweep
+from tests.analysis.studies import LANGUAGES, StudyFolder, random_letters, sweep
 
 
 def change(value: float, low: float, high: float, holm: float | None = None) -> Difference:
@@ -140,3 +141,15 @@ def test_one_seed_compares_checkpoints(folder: StudyFolder) -> None:
             for said in claim.sentences.values():
                 assert (said[-1] == ONE_SEED) == (seeds == 1)
                 assert ONE_SEED not in said[:-1]
+
+
+def test_raw_confidence_under_option_text_is_called_what_it_is(folder: StudyFolder) -> None:
+    """1 / perplexity of a token: it has no gap and no calibration error."""
+    for number, cell in enumerate(({"model": "m"}, {"model": "m", "dataset": "d"})):
+        rows = random_letters("x", 40, 1.0 + number, 0.5, 0.9)
+        texts = [replace(row, option_mass=None, option_num_tokens=[2] * len(row.scores)) for row in rows]
+        folder.add(cell, "en", texts, protocol="option_text")
+    study = load_study(folder.root)
+    said = findings(study, settings(study)[0])
+    assert any("Confidence (per token of the answer) rose" in text for text in said)
+    assert not any("raw" in text or "could be tested" in text for text in said)
