@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from analysis.reading.shards import Cell, Study, Test
 from analysis.results.selection import select_learning_rates
-from analysis.results.settings import COMPARED, Series, settings, varied_axes
+from analysis.results.settings import COMPARED, Series, settings
 from study.axes import axis_text
 
 CHANGES_DATA = (
@@ -74,7 +74,7 @@ def _declared(study: Study) -> Iterator[Contrast]:
     if not study.contrasts:
         return
     groups = study.groups()
-    names = varied_axes([cell for cell in groups if not cell.is_base])
+    names = _varied([cell for cell in groups if not cell.is_base]) or ["model"]
     chosen = [
         dict(cell.axes)
         for selection in select_learning_rates(None, study)
@@ -99,7 +99,7 @@ def _of_axes(study: Study) -> Iterator[Contrast]:
         cells = [cell for cell in study.groups() if study.select(test, cell)]
         trained = [cell for cell in cells if not cell.is_base]
         for of_kind in ([cell for cell in cells if cell.is_base], trained):
-            for axis in varied_axes(of_kind):
+            for axis in _varied(of_kind):
                 if axis not in COMPARED:
                     yield from _of_axis(test, of_kind, axis)
 
@@ -107,7 +107,7 @@ def _of_axes(study: Study) -> Iterator[Contrast]:
 def _of_axis(test: Test, cells: Iterable[Cell], axis: str) -> Iterator[Contrast]:
     """Each value of an axis against the first, all else equal."""
     cells = list(cells)
-    names = varied_axes(cells)
+    names = _varied(cells)
     alike: dict[Cell, list[Cell]] = {}
     for cell in cells:
         alike.setdefault(cell.without(axis), []).append(cell)
@@ -116,7 +116,18 @@ def _of_axis(test: Test, cells: Iterable[Cell], axis: str) -> Iterator[Contrast]
             yield Contrast(test, Series(cell, _label(cell, names)), Series(first, _label(first, names)))
 
 
+def _varied(cells: Iterable[Cell]) -> list[str]:
+    """The axes that take more than one value over these cells; being without, as without a cap, is one."""
+    cells = list(cells)
+    axes = dict.fromkeys(axis for cell in cells for axis, _ in cell.axes)
+    return [axis for axis in axes if len({cell.get(axis) for cell in cells}) > 1]
+
+
 def _label(cell: Cell, names: Iterable[str]) -> str:
     """`SFT lr=2e-05 ε=0.1`: what varies over the study's trained cells; a base model by its name."""
-    texts = [axis_text(axis, cell.get(axis)) for axis in names if cell.get(axis) is not None]
+    texts = [
+        axis_text(axis, "none" if cell.get(axis) is None else cell.get(axis))
+        for axis in names
+        if not cell.is_base or axis == "model"
+    ]
     return " ".join(texts if cell.is_base else ["SFT", *texts])

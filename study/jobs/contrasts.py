@@ -65,7 +65,7 @@ def _is_side(side: Axes | None, cell: Axes, chosen: Sequence[Axes]) -> bool:
     if side.get("learning_rate") == CHOSEN and cell not in chosen:
         return False
     fixed = {axis: value for axis, value in side.items() if value != CHOSEN}
-    return all(axis in cell and cell[axis] == value for axis, value in fixed.items()) and (
+    return all(cell.get(axis) == value for axis, value in fixed.items()) and (
         not is_base or set(side) == {"model"}
     )
 

@@ -336,3 +336,22 @@ def test_smoothing_against_none_each_at_its_own_learning_rate(folder: StudyFolde
     assert values[0] is not None
     assert values[1] is not None
     assert row.value == pytest.approx(values[0]["nll"] - values[1]["nll"])
+
+
+def test_the_axes_of_the_ablations_are_contrasts(folder: StudyFolder) -> None:
+    """A soft-cap of 32, 48 or none, with and without smoothing: each value against the first, by hand."""
+    right: dict[tuple[float, float | None], np.ndarray] = {}
+    for cap in (32.0, 48.0, None):
+        for smoothing in (0.0, 0.1):
+            cell = {"model": "m", "dataset": "d", "label_smoothing": smoothing, "logit_softcap": cap}
+            letters = random_letters(f"{cap}{smoothing}", 40, 2.0, 0.5, 0.9)
+            folder.add({axis: value for axis, value in cell.items() if value is not None}, "sw", letters)
+            right[smoothing, cap] = right_ones(letters)
+    rows = difference_rows(load_study(folder.root))
+    for smoothing in (0.0, 0.1):
+        for cap, text in ((48.0, "48"), (None, "none")):
+            label = f"SFT ε={smoothing:g} logit_softcap={text} - SFT ε={smoothing:g} logit_softcap=32"
+            expected = (right[smoothing, cap] - right[smoothing, 32.0]).mean()
+            assert find(rows, label, "sw", "accuracy").value == pytest.approx(expected)
+    of_smoothing = [row for row in rows if (row.name, row.metric) == ("sw", "accuracy")]
+    assert len(of_smoothing) == 2 * 2 + 3  # and smoothing at each of three caps
