@@ -5,9 +5,11 @@ Every number comes from the plan, the records or the journals of the jobs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.inference.bootstrap import NUM_REPLICATES
 from analysis.reading.loading import load_study
@@ -156,7 +158,7 @@ def _training(trains: Sequence[Job]) -> dict[str, str]:
 def _choice(selections: Sequence[Selection]) -> str:
     several = [selection for selection in selections if len(selection.candidates) > 1]
     if not several:
-        return "none: there is one"
+        return "none: it is fixed"
     chosen = [selection for selection in several if selection.chosen is not None]
     if not chosen:
         return "none: every learning rate is reported"
@@ -195,36 +197,49 @@ def _span(values: Sequence[float]) -> str:
 
 
 def _compute(paths: StudyPaths, plan: Plan) -> str:
-    """Hours of training and evaluation, from the journals of the jobs; jobs of one task share its time."""
-    hours: dict[tuple[str, str], float] = {}
+    """Hours of training and evaluation, from the journals of the jobs.
+
+    Jobs of one task share its devices, so their time counts once; the time before a requeue does not.
+    """
     num_unknown = 0
-    spans: dict[tuple[str, str, str], tuple[float, float]] = {}
+    spans: dict[tuple[str, str, str, int], list[tuple[float, float]]] = {}
     for job in plan.jobs:
         if (what := WHAT_COUNTS.get(job.kind)) is None:
             continue
         folder = paths.job(job.job_id)
-        unit, number = _devices(folder.execution)
+        lines = journal.read(folder.attempts)
+        devices = _devices(folder.execution) if lines else None
         began: dict[str, tuple[float, str]] = {}
-        for line in journal.read(folder.attempts):
+        for line in lines:
             if line["event"] == "begin":
-                began[line["attempt"]] = (float(line["time"]), str(line["task"]))
-            elif line["attempt"] in began:
+                began[line["attempt"]] = (float(line["time"]), str(line["task"] or job.job_id))
+            elif line["attempt"] in began and devices:
                 start, task = began.pop(line["attempt"])
-                key = (what, unit, f"{task} {number}" if task else f"{job.job_id} {number}")
-                low, high = spans.get(key, (start, start))
-                spans[key] = min(low, start), max(high, float(line["time"]))
+                spans.setdefault((what, devices[0], task, devices[1]), []).append(
+                    (start, float(line["time"]))
+                )
         num_unknown += len(began)
-    for (what, unit, task), (start, end) in spans.items():
-        hours[what, unit] = hours.get((what, unit), 0.0) + (end - start) / 3600 * int(task.split()[-1])
+    hours: dict[tuple[str, str], float] = {}
+    for (what, unit, _, number), of_task in spans.items():
+        hours[what, unit] = hours.get((what, unit), 0.0) + _covered(of_task) / 3600 * number
     if not hours:
         return "unknown: no job has ended"
     texts = [f"{value:.2f} {unit}-hours of {what}" for (what, unit), value in sorted(hours.items())]
     return _several(texts) + (f"; {num_unknown} attempts did not say when they ended" if num_unknown else "")
 
 
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Seconds that lie in at least one of the spans."""
+    total, until = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total
+
+
 def _devices(execution: Path) -> tuple[str, int]:
     """`GPU` or `core`, and how many of them a job has."""
-    resources = read_json(execution)["resources"] if execution.is_file() else {}
+    resources = _read(execution).get("resources") or {}
     gpus = int(resources.get("gpus_per_node", 0)) * int(resources.get("nodes", 1))
     if gpus:
         return "GPU", gpus
@@ -232,15 +247,20 @@ def _devices(execution: Path) -> tuple[str, int]:
     return "core", max(cores, 1) * int(resources.get("nodes", 1))
 
 
+def _read(file: Path) -> dict[str, Any]:
+    """Nothing from a file that is not there, or was cut off by a kill."""
+    try:
+        content = read_json(file) if file.is_file() else {}
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _software(paths: StudyPaths, plan: Plan) -> str:
     found: set[str] = set()
     for job in plan.jobs:
         file = paths.job(job.job_id).env
-        try:
-            env = read_json(file) if file.is_file() else {}
-        except ValueError:  # cut off
-            continue
-        versions = env.get("versions") if isinstance(env, dict) else None
+        versions = _read(file).get("versions")
         if isinstance(versions, dict):
             found.add(", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if version))
     return " or ".join(sorted(found)) or "unknown: no job says"

@@ -58,6 +58,30 @@ def test_hours_are_those_of_the_journals(tmp_path: Path, capsys: pytest.CaptureF
     )
 
 
+def test_waiting_for_a_requeue_is_no_compute(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A requeued task keeps its name: an hour, nine hours in the queue, an hour."""
+    paths = planned(tmp_path)
+    job = build_plan(load_grid(ROOT / "examples" / "demo.yaml")).of_kind("train")[0]
+    for began in (0.0, 36000.0):
+        ended(
+            paths, job.job_id, "7_0", began, began + 3600.0, {"resources": {"gpus_per_node": 1, "nodes": 1}}
+        )
+    assert main(["methods", str(paths.root)]) == 0
+    assert "| compute | 2.00 GPU-hours of training |" in capsys.readouterr().out
+
+
+def test_files_that_a_kill_cut_off_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = planned(tmp_path)
+    job = build_plan(load_grid(ROOT / "examples" / "demo.yaml")).of_kind("train")[0]
+    ended(paths, job.job_id, "7_0", 0.0, 3600.0, {"resources": {"gpus_per_node": 1, "nodes": 1}})
+    for file in (paths.job(job.job_id).execution, paths.job(job.job_id).env):
+        file.write_text('{"resources": {"gp')
+    assert main(["methods", str(paths.root)]) == 0
+    said = capsys.readouterr().out
+    assert "| compute | 1.00 core-hours of training |" in said
+    assert "| software | unknown: no job says |" in said
+
+
 def ended(
     paths: StudyPaths, job_id: str, task: str, began: float, end: float, execution: dict[str, dict[str, int]]
 ) -> None:
