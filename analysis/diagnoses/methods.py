@@ -18,7 +18,7 @@ from analysis.results.differences import SIGNIFICANT
 from analysis.results.selection import Selection, select_learning_rates
 from analysis.tables.typesetting import latex_safe
 from study import journal
-from study.axes import value_text
+from study.axes import axis_text, value_text
 from study.bins import NUM_BINS
 from study.files import read_json, write_atomic
 from study.jobs.job import Job
@@ -34,6 +34,8 @@ INFERENCE = (
     f"contrast and metric over languages at the level {SIGNIFICANT:g}; false discovery rate over all tests; "
     "equivalence by two one-sided tests."
 )
+MAX_NAMED = 5
+"""Cells with missing evaluations that the card names."""
 WHAT_COUNTS = {"train": "training", "prepare": "training", "evaluate": "evaluation"}
 
 
@@ -109,7 +111,7 @@ def _card(paths: StudyPaths, plan: Plan, study: Study, selections: Sequence[Sele
         "inference": f"{INFERENCE} Margin of equivalence: {study.equivalence_margin:g}.",
         "compute": _compute(paths, plan),
         "software": _software(paths, plan),
-        "missing": f"{len(study.missing)} of {len(study.shards)} evaluations",
+        "missing": _missing(study),
     }
     return card
 
@@ -188,6 +190,18 @@ def _evaluation(evaluations: Sequence[EvalSpec], study: Study) -> dict[str, str]
             f"{prompting.option_order} order, version {prompting.version} of the prompts"
         )
     return card
+
+
+def _missing(study: Study) -> str:
+    """How many, and which: languages by cell."""
+    languages: dict[str, list[str]] = {}
+    for shard in study.missing:
+        cell = " ".join(axis_text(axis, value) for axis, value in shard.cell.axes)
+        languages.setdefault(f"{cell} on {' '.join(shard.test)}", []).append(shard.language)
+    named = [f"{cell}: {' '.join(codes)}" for cell, codes in languages.items()]
+    count = f"{len(study.missing)} of {len(study.shards)} evaluations"
+    more = f"; and of {len(named) - MAX_NAMED} more cells" if len(named) > MAX_NAMED else ""
+    return f"{count} ({'; '.join(named[:MAX_NAMED])}{more})" if named else count
 
 
 def _span(values: Sequence[float]) -> str:
