@@ -89,8 +89,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "methods":
         from analysis.diagnoses.methods import to_markdown, write_methods
 
-        found, paths = write_methods(options.study_dir)
-        print(to_markdown(found), end="")
+        section, paths = write_methods(options.study_dir)
+        print(to_markdown(section), end="")
         print("\n".join(map(str, paths)), file=sys.stderr)
         return 0
     if options.command == "compare":

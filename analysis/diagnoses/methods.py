@@ -48,46 +48,41 @@ class Methods:
     """By what it is about."""
 
 
-def methods(
-    study_dir: Path, study: Study | None = None, selections: Sequence[Selection] | None = None
-) -> Methods:
-    """The paragraph and the card of a study. study, selections: where they are known already.
+def methods(study_dir: Path) -> Methods:
+    """The paragraph and the card of a study.
 
     Raises UserError where the folder is not a study of this version.
     """
     paths = StudyPaths(Path(study_dir))
-    plan = read_plan(paths)
-    study = study or load_study(study_dir)
-    if selections is None:
-        selections = select_learning_rates(study_dir, study)
-    card = _card(paths, plan, study, selections)
+    plan, study = read_plan(paths), load_study(study_dir)
+    card = _card(paths, plan, study, select_learning_rates(study_dir, study))
     return Methods(_paragraph(plan, study, card), card)
 
 
 def write_methods(study_dir: Path) -> tuple[Methods, list[Path]]:
     """Write tables/methods.md and tables/methods.tex."""
-    found = methods(study_dir)
+    section = methods(study_dir)
     folder = StudyPaths(Path(study_dir)).tables
     written = []
-    for name, text in (("methods.md", to_markdown(found)), ("methods.tex", to_latex(found))):
+    for name, text in (("methods.md", to_markdown(section)), ("methods.tex", to_latex(section))):
         write_atomic(folder / name, text)
         written.append(folder / name)
-    return found, written
+    return section, written
 
 
-def to_markdown(found: Methods) -> str:
+def to_markdown(section: Methods) -> str:
     """The paragraph, and the card as a table."""
-    rows = [f"| {name} | {text.replace('|', chr(92) + '|')} |" for name, text in found.card.items()]
-    return "\n".join([found.paragraph, "", "| what | how |", "| :-- | :-- |", *rows]) + "\n"
+    rows = [f"| {name} | {text.replace('|', chr(92) + '|')} |" for name, text in section.card.items()]
+    return "\n".join([section.paragraph, "", "| what | how |", "| :-- | :-- |", *rows]) + "\n"
 
 
-def to_latex(found: Methods) -> str:
+def to_latex(section: Methods) -> str:
     """The paragraph, and the card as a tabular with booktabs' rules."""
-    rows = [rf"{latex_safe(name)} & {latex_safe(text)} \\" for name, text in found.card.items()]
+    rows = [rf"{latex_safe(name)} & {latex_safe(text)} \\" for name, text in section.card.items()]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
-            latex_safe(found.paragraph),
+            latex_safe(section.paragraph),
             "",
             r"\begin{tabular}{lp{0.7\linewidth}}",
             r"\toprule",
@@ -271,13 +266,15 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _software(paths: StudyPaths, plan: Plan) -> str:
-    found: set[str] = set()
+    stacks: set[str] = set()
     for job in plan.jobs:
         file = paths.job(job.job_id).env
         versions = _read(file).get("versions")
         if isinstance(versions, dict):
-            found.add(", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if version))
-    return " or ".join(sorted(found)) or "unknown: no job says"
+            stacks.add(
+                ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if version)
+            )
+    return " or ".join(sorted(stacks)) or "unknown: no job says"
 
 
 def _paragraph(plan: Plan, study: Study, card: Mapping[str, str]) -> str:

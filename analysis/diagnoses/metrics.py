@@ -56,7 +56,7 @@ exist for renormalised confidence alone. NLL = nll_refinement + nll_calibration.
 chosen option: Brier = reliability - resolution + uncertainty + within.
 """
 P_NORM = 2.0
-"""Of `p_norm_confidence`. Not fitted: a p chosen on the reported examples would flatter it."""
+"""The p of `p_norm_confidence`; not fitted, since one chosen on the reported examples would flatter it."""
 
 
 def metric_rows(records: CellRecords) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.metrics.clustered import mean_over_seeds
+from analysis.inference.clustered import mean_over_seeds
 from analysis.reading.cell_records import CellRecords
 from analysis.reading.shards import BUCKETS, Cell, Shard, Study, Test, bucket_of
 from analysis.results.aggregate import combined_hash

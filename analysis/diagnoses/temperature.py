@@ -18,8 +18,8 @@ from functools import partial
 import numpy as np
 
 from analysis.diagnoses.rows import Row, Table, by_group, language_rows, with_macro
+from analysis.inference.clustered import macro_interval
 from analysis.metrics import floor_over_bins
-from analysis.metrics.clustered import macro_interval
 from analysis.metrics.temperature import (
     MIN_AGREEING,
     NUM_FOLDS,

@@ -37,7 +37,7 @@ class Change:
 
     value: float
     low: float
-    """Of the 95% interval."""
+    """The lower end of the 95% interval."""
     high: float
     p_value: float
     """Two-sided, that nothing changed."""

@@ -43,7 +43,8 @@ class Squared:
     bias: float
     """What noise adds to the plug-in squared error, and was taken off."""
     design_effect: float = 1.0
-    """How many times larger noise is than that of independent rows: see `BinnedSums`."""
+    """How many times larger noise is than that of independent rows: see
+    `analysis.inference.squared.Expansion`."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,9 @@ def _squared_interval(estimate: Estimate, squared: Squared, level: float) -> tup
     _, freedom = estimate.with_seeds(max(linear, quadratic))
     t2 = t_quantile(level, freedom) ** 2
     square, deviation = estimate.value, math.sqrt(quadratic)
-    slopes = [max(linear - quadratic, 0.0) / scale for scale in (max(square, deviation),) if scale > 0.0]
-    slopes += [linear / plug_in for plug_in in (square + squared.bias,) if plug_in > 0.0]
-    slope = max(slopes, default=0.0)
+    # by the estimate, and, where that is near 0, by the plug-in square: the larger of the two
+    over = ((max(linear - quadratic, 0.0), max(square, deviation)), (linear, square + squared.bias))
+    slope = max((variance / scale for variance, scale in over if scale > 0.0), default=0.0)
     centre = square + t2 * slope / 2.0
     half = math.sqrt(t2 * max(t2 * slope**2 / 4.0 + slope * square + at_zero, 0.0))
     low, high = min(centre - half, square), max(centre + half, square)

@@ -25,7 +25,7 @@ class Components:
     question_sd: float
     """Standard deviation of a question's change in one language."""
     correlation: float
-    """Of a question's changes in two languages."""
+    """Correlation between the changes of one question in two languages."""
     seed_sd: float
     """Standard deviation over seeds of the change of the macro mean, of an equal seed on both sides."""
 

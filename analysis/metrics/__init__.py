@@ -22,6 +22,7 @@ from analysis.metrics.binned import floor as floor_over_bins
 from analysis.metrics.hendrycks import hendrycks_rms, mmlu_rms
 from analysis.metrics.p_norm import p_norm_confidence
 from analysis.metrics.smooth import smooth_ece, smooth_ece_relplot
+from analysis.metrics.squared import l2_ece
 from analysis.metrics.temperature import fit_temperature, scaled_log_probs
 from study.bins import (
     NUM_BINS,
@@ -38,9 +39,9 @@ from study.bins import (
 __all__ = [
     "BrierParts", "NllParts", "accuracy", "ace", "aurc", "auroc", "brier", "brier_decomposition",
     "chance_normalised_accuracy", "chance_normalised_confidence", "classwise_ece", "confidence_gap",
-    "debiased_l2", "ece", "floor_over_bins", "hendrycks_rms", "mce", "mean_confidence", "mmlu_rms", "nll",
-    "nll_refinement", "over_confidence", "p_norm_confidence", "rms_ce", "smooth_ece", "smooth_ece_relplot",
-    "top_label_decomposition", "under_confidence",
+    "debiased_l2", "ece", "floor_over_bins", "hendrycks_rms", "l2_ece", "mce", "mean_confidence", "mmlu_rms",
+    "nll", "nll_refinement", "over_confidence", "p_norm_confidence", "rms_ce", "smooth_ece",
+    "smooth_ece_relplot", "top_label_decomposition", "under_confidence",
 ]  # fmt: skip
 
 SUM_TOLERANCE = 5.5e-3

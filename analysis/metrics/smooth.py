@@ -15,7 +15,7 @@ _GRID_STEPS = 1 << 14
 """Steps of the grid over [0, 1]: 16 to the narrowest sigma."""
 _NARROWEST = 2.0**-10
 _PRECISION = 1e-6
-"""Of sigma, and so of the result."""
+"""How exactly sigma is found, and so the result."""
 
 
 def smooth_ece(confidence: ArrayLike, correct: ArrayLike) -> float:

@@ -8,9 +8,10 @@ them, for base models and trained ones alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from analysis.reading.shards import Cell, Study, Test
 from analysis.results.selection import select_learning_rates
@@ -32,7 +33,7 @@ class Contrast:
     a: Series
     b: Series
     name: str | None = None
-    """Of a declared contrast that has one."""
+    """The name that the grid gives it, if any."""
 
     @property
     def label(self) -> str:
@@ -82,12 +83,18 @@ def _declared(study: Study) -> Iterator[Contrast]:
         if cell.without("learning_rate") == selection.cell
         if cell.get("learning_rate") == selection.chosen
     ]
+    contrasts = [replace(one, a=_as_in_cells(one.a), b=_as_in_cells(one.b)) for one in study.contrasts]
     for test in study.tests():
         cells = [cell for cell in groups if study.select(test, cell)]
-        for declared in study.contrasts:
+        for declared in contrasts:
             for a, b in declared.pairs([dict(cell.axes) for cell in cells], chosen):
                 one, two = (Series(cell, _label(cell, names)) for cell in (cells[a], cells[b]))
                 yield Contrast(test, one, two, declared.name)
+
+
+def _as_in_cells(side: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The values of a side as cells have them: a list, such as of excluded sources, is a text there."""
+    return None if side is None else {axis: Cell.of({axis: value}).get(axis) for axis, value in side.items()}
 
 
 def _smoothing(item: Series) -> float:

@@ -52,9 +52,9 @@ class Difference:
     standard_error: float | None = None
     degrees_of_freedom: float | None = None
     seed_share: float | None = None
-    """Of the squared standard error: what comes from training seeds."""
+    """The share of the squared standard error that comes from training seeds."""
     language_sd: float | None = None
-    """Of a mean over languages: the standard deviation of the differences over them, noise included."""
+    """The standard deviation of the differences over the languages of a mean, noise included."""
 
     @property
     def is_significant(self) -> bool:

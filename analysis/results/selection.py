@@ -39,7 +39,7 @@ CRITERIA = (MACRO, ENGLISH)
 METRICS = {"nll": "NLL over the options", "accuracy": "accuracy", "brier": "Brier score"}
 """What may choose, with its name in a sentence; today's first."""
 HIGHEST = ("accuracy",)
-"""Of these the highest is the best."""
+"""Metrics of which the highest is the best; of the others the lowest is."""
 UNCERTAINTY = ("share_chosen", "difference", "difference_low", "difference_high")
 LAST_SHARE = 0.1
 """The last training NLL is the mean over this share of the logged steps: that of one batch is noise."""
@@ -58,7 +58,10 @@ class Candidate:
     job_ids: tuple[str, ...]
     """The evaluations or trainings that were read."""
     share_chosen: float | None = None
-    """Of the replicates; None, as the next three, where nothing is chosen, or without validation items."""
+    """The share of replicates in which it is the best.
+
+    None, as the next three, where nothing is chosen, or without validation items.
+    """
     difference: float | None = None
     """The criterion minus that of the chosen one."""
     difference_low: float | None = None
@@ -88,8 +91,8 @@ def select_learning_rates(
 
     by: `macro`, the mean over the languages of a validation split, or `english` alone. metric: one of
     METRICS; without validation splits only the NLL chooses, and the list is empty for any other. study_dir:
-    needed without validation splits alone, for the logs of the trainings. Raises
-    ValueError for anything else.
+    only needed without validation splits, for the logs of the trainings. Raises ValueError for anything
+    else.
     """
     if by not in CRITERIA:
         raise ValueError(f"by must be one of {', '.join(CRITERIA)}, not {by!r}.")

@@ -14,7 +14,7 @@ from analysis.results.names import decimal
 
 @dataclass(frozen=True)
 class Findable:
-    """Of one metric."""
+    """What a design finds of one metric."""
 
     detectable: float | None
     """The smallest change found with 80% power; None where the questions are not known."""
@@ -24,7 +24,7 @@ class Findable:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of one benchmark, split and protocol."""
+    """What a design finds on one benchmark, split and protocol."""
 
     test: str
     num_languages: int
@@ -89,7 +89,7 @@ def print_forecasts(forecasts: Sequence[Forecast]) -> None:
         console.print(table)
     notes = [
         f"Components {forecasts[0].source}. Tests at the level .05, two-sided, seeds paired.",
-        "A change of the L2 ECE must be about one and a half times that of the gap to be found.",
+        "To be found, a change of the L2 ECE must be larger than one of the gap.",
     ]
     if forecasts[0].num_seeds == 1:
         notes.append("With one seed these are changes between two checkpoints, not between two methods.")

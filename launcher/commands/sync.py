@@ -123,7 +123,7 @@ def sync(plan: Plan, paths: StudyPaths, console: Console) -> SyncResult:
             )
         survey, uploads = survey_of(plan, paths, fresh=True), _Uploads(paths)
         result = SyncResult(note=survey.view.trouble)
-        todo: list[JobRun] = []
+        to_upload: list[JobRun] = []
         for status in survey.statuses:
             folder = paths.job(status.job.job_id)
             files = run_files(folder)
@@ -133,13 +133,13 @@ def sync(plan: Plan, paths: StudyPaths, console: Console) -> SyncResult:
             new = [read_log(file) for file in files if not uploads.has(file)]
             logs = [log for log in new if log.run_id]
             if logs:
-                todo.append(JobRun(status.job, _run_folders(folder, logs)))
+                to_upload.append(JobRun(status.job, _run_folders(folder, logs)))
             elif len(new) < len(files):
                 result.num_before += 1
             elif files:
                 result.empty.append(status.job)
-        if todo:
-            _upload_all(todo, uploads, lock, result, console)
+        if to_upload:
+            _upload_all(to_upload, uploads, lock, result, console)
     return result
 
 
@@ -158,15 +158,15 @@ def _run_folders(folder: JobPaths, logs: Sequence[RunLog]) -> list[RunFolder]:
 
 
 def _upload_all(
-    todo: Sequence[JobRun], uploads: _Uploads, lock: int, result: SyncResult, console: Console
+    to_upload: Sequence[JobRun], uploads: _Uploads, lock: int, result: SyncResult, console: Console
 ) -> None:
     try:
         server = Server()
         if uploads.interrupted:
             time.sleep(SETTLE_S)
         with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-            bar = progress.add_task("uploading runs", total=len(todo))
-            for place, batch in _batches(todo, server):
+            bar = progress.add_task("uploading runs", total=len(to_upload))
+            for place, batch in _batches(to_upload, server):
                 remotes = server.look(place, [run.run_id for run in batch])
                 for number in range(max(len(run.folders) for run in batch)):
                     left = [run for run in batch if number < len(run.folders) and run.problem is None]
@@ -178,10 +178,10 @@ def _upload_all(
     result.num_before += sum(not run.sent and not run.elsewhere for run in result.runs)
 
 
-def _batches(todo: Iterable[JobRun], server: Server) -> Iterator[tuple[str, list[JobRun]]]:
+def _batches(to_upload: Iterable[JobRun], server: Server) -> Iterator[tuple[str, list[JobRun]]]:
     """Runs of one project, a few at a time, so that the SDK starts once for all of them."""
     by_place: dict[str, list[JobRun]] = {}
-    for run in todo:
+    for run in to_upload:
         by_place.setdefault(server.place(run.folders[0].log), []).append(run)
     for place, runs in by_place.items():
         for start in range(0, len(runs), BATCH_RUNS):

@@ -69,30 +69,30 @@ def run_job(study_dir: str, *job_ids: str) -> None:
                 stack.enter_context(locked(paths.job(job_id).lock))
         else:
             _wait_for_rank_0(paths.job(job_ids[0]), attempt)
-        todo = [job_id for job_id in job_ids if not paths.job(job_id).done.is_file()]
-        if not todo:
+        to_run = [job_id for job_id in job_ids if not paths.job(job_id).done.is_file()]
+        if not to_run:
             return
         try:
             if rank == 0:
-                for job_id in todo:
+                for job_id in to_run:
                     _begin(paths.job(job_id), task, attempt)
-            _run(paths, [job_from(read_json(paths.job(job_id).spec)) for job_id in todo])
+            _run(paths, [job_from(read_json(paths.job(job_id).spec)) for job_id in to_run])
         except Stopped as stop:
             logging.getLogger(__name__).warning("%s", stop)
             if rank != 0:
                 sys.exit(0)
-            _end(paths, todo, attempt, "stopped" if stopping.warned() else "terminated")
+            _end(paths, to_run, attempt, "stopped" if stopping.warned() else "terminated")
             sys.exit(STOPPED if stopping.warned() else TERMINATED)
         except BaseException as error:
-            for job_id in todo:  # the first rank that fails reports; the others fail because it is gone
+            for job_id in to_run:  # the first rank that fails reports; the others fail because it is gone
                 _report(paths.job(job_id), error)
             if rank == 0:
-                _end(paths, todo, attempt, "failed")
+                _end(paths, to_run, attempt, "failed")
             if isinstance(error, CalsweepError):
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             raise
         if rank == 0:
-            _end(paths, todo, attempt, "done")
+            _end(paths, to_run, attempt, "done")
 
 
 def _run(paths: StudyPaths, jobs: list[Job]) -> None:

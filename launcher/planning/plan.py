@@ -11,7 +11,7 @@ from launcher.planning.cells import cells
 from study.benchmarks.definition import columns_of, definition_of
 from study.benchmarks.sources import benchmark_source, chosen_languages
 from study.errors import UserError, nearest
-from study.files import digest
+from study.files import canonical, digest
 from study.grid.config import EvaluateConfig, Grid, checked_section
 from study.grid.sources import dataset_source, model_source
 from study.jobs.contrasts import CHOSEN, DeclaredContrast, check_contrasts, declared_contrasts
@@ -78,11 +78,14 @@ def build_plan(grid: Grid) -> Plan:
 def _contrasts(grid: Grid, evaluations: Sequence[Job]) -> tuple[DeclaredContrast, ...]:
     where = f"{grid.path.name}: contrasts"
     contrasts = declared_contrasts(grid.config.contrasts, where)
-    cells: list[Mapping[str, Any]] = []
-    for job in evaluations if contrasts else ():
-        cell = {axis: value for axis, value in job.cell.items() if axis != "seed" and value is not None}
-        if cell not in cells:
-            cells.append(cell)
+    if not contrasts:
+        return ()
+    distinct: dict[str, Mapping[str, Any]] = {}
+    # the jobs of a model share one cell: there may be hundreds of thousands
+    for planned in {id(job.cell): job.cell for job in evaluations}.values():
+        cell = {axis: value for axis, value in planned.items() if axis != "seed" and value is not None}
+        distinct.setdefault(canonical(cell), cell)
+    cells = list(distinct.values())
     check_contrasts(contrasts, cells, dict.fromkeys(axis for cell in cells for axis in cell), where)
     sides = [side or {} for contrast in contrasts for side in (contrast.a, contrast.b)]
     chooses = any(CHOSEN in side.values() for side in sides)

@@ -355,3 +355,16 @@ def test_the_axes_of_the_ablations_are_contrasts(folder: StudyFolder) -> None:
             assert find(rows, label, "sw", "accuracy").value == pytest.approx(expected)
     of_smoothing = [row for row in rows if (row.name, row.metric) == ("sw", "accuracy")]
     assert len(of_smoothing) == 2 * 2 + 3  # and smoothing at each of three caps
+
+
+def test_a_declared_contrast_of_a_list(folder: StudyFolder) -> None:
+    """Excluded sources are a list in the grid, and a text in a cell."""
+    for sources in ([], ["a", "b"]):
+        cell = {"model": "m", "dataset": "d", "exclude_sources": sources}
+        folder.add(cell, "en", random_letters(f"{sources}", 40, 2.0, 0.5, 0.9))
+    folder.contrasts = [
+        {"name": "less data", "a": {"exclude_sources": ["a", "b"]}, "b": {"exclude_sources": []}}
+    ]
+    folder.write_plan()
+    (declared,) = (one for one in contrasts(load_study(folder.root)) if one.name == "less data")
+    assert declared.a.cell.get("exclude_sources") == "a, b"

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.inference.estimates import LEVEL, t_quantile
 from study.bins import FloatArray
-
-LEVEL = 0.95
-HALF_WIDTH = statistics.NormalDist().inv_cdf((1.0 + LEVEL) / 2.0)
-"""Of a normal interval, in deviations."""
 
 
 def macro_interval(
@@ -40,8 +35,8 @@ def macro_interval(
     if count < 2:
         return None
     deviation = float(np.sqrt(count / (count - 1) * np.sum(of_example**2)))
-    centre = float(np.mean(means))
-    return centre - HALF_WIDTH * deviation, centre + HALF_WIDTH * deviation
+    centre, reach = float(np.mean(means)), t_quantile(LEVEL, math.inf) * deviation
+    return centre - reach, centre + reach
 
 
 def mean_over_seeds(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -49,29 +44,10 @@ def mean_over_seeds(values: Sequence[float], intervals: Sequence[tuple[float, fl
 
     Two independent parts, their half-widths added as squares: that of the questions, the mean of those given
     (all seeds answered the same questions, so it cannot be more), and the spread over seeds, by Student's t.
+    Without replicates of the seeds, the luck of each with the questions is in both parts: the interval is
+    somewhat wider than that of `analysis.inference.estimates.over_seeds`.
     """
     centre = float(np.mean(values))
-    of_seeds = student(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    of_seeds = t_quantile(LEVEL, len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     reach = math.hypot(float(np.mean([(high - low) / 2.0 for low, high in intervals])), of_seeds)
     return centre - reach, centre + reach
-
-
-@lru_cache
-def student(freedom: int) -> float:
-    """The half-width of a 95% interval by Student's t, in deviations: 12.71 for one degree of freedom."""
-
-    def inside(angle: float) -> float:
-        """P(|t| < x), x = sqrt(freedom) tan(angle): a finite sum (Abramowitz and Stegun, 26.7.3 and 4)."""
-        is_odd = freedom % 2
-        total, term = 0.0, math.cos(angle) if is_odd else 1.0
-        for k in range(is_odd, freedom - 1, 2):
-            total += term
-            term *= (k + 1) / (k + 2) * math.cos(angle) ** 2
-        total *= math.sin(angle)
-        return (angle + total) * 2.0 / math.pi if is_odd else total
-
-    low, high = 0.0, math.pi / 2.0
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if inside(middle) < LEVEL else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
