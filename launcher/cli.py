@@ -27,8 +27,13 @@ COMMANDS = {
     "sync": "upload to W&B what jobs logged without a network",
     "doctor": "check that the installed stack computes the right loss and gradient",
 }
-MODULES = {"gc": "cleaning"}
-"""Commands whose module has another name: `gc` is taken by Python."""
+MODULES = {
+    "doctor": "preparation.doctor",
+    "gc": "cleaning",  # Python has a module `gc`
+    "power": "preparation.power",
+    "prefetch": "preparation.prefetch",
+}
+"""Commands whose module is not simply named after them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

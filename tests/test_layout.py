@@ -85,9 +85,14 @@ MAY_IMPORT = {
     "launcher/cost": {*STUDY, "launcher/planning"},
     "launcher/cluster": {*STUDY, "launcher/planning", "launcher/job"},
     "launcher/state": {*STUDY, "launcher/planning", "launcher/job", "launcher/cluster"},
-    "launcher/commands": {
+    "launcher/commands/preparation": {
         *STUDY,
         *("training", "training/engine", "analysis/terminal"),
+        *("launcher/planning", "launcher/cost", "launcher/cluster", "launcher/state"),
+    },
+    "launcher/commands": {
+        *STUDY,
+        *("analysis/terminal", "launcher/commands/preparation"),
         *("launcher/planning", "launcher/job", "launcher/cost", "launcher/cluster", "launcher/state"),
     },
     "launcher": {

@@ -22,7 +22,7 @@ import pytest
 
 from evaluation.items.load import load_items, load_shots
 from launcher.cli import main
-from launcher.commands.prefetch import Wanted, wanted
+from launcher.commands.preparation.prefetch import Wanted, wanted
 from study.benchmarks.definition import Columns, columns_of, definition_of, definitions
 from study.grid.sources import dataset_source
 from study.jobs.specs import Benchmark, Hyperparameters, Source
@@ -174,7 +174,7 @@ from pathlib import Path
 from rich.console import Console
 from evaluation.items.load import load_items
 from evaluation.prompts import context
-from launcher.commands.prefetch import prefetch, wanted
+from launcher.commands.preparation.prefetch import prefetch, wanted
 from launcher.planning.plan import build_plan
 from launcher.planning.sites import load_site
 from study.grid.config import load_grid

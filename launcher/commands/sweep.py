@@ -18,7 +18,7 @@ from launcher.cluster import ledger, local, scheduler
 from launcher.cluster.advance import NextStep, next_step, note_found_arrays, submit_step
 from launcher.cluster.scheduler import Queue
 from launcher.cluster.snapshot import take_snapshot
-from launcher.commands.dry_run import print_matrix, print_open_revisions, print_scripts, scripts
+from launcher.commands.preparation.dry_run import print_matrix, print_open_revisions, print_scripts, scripts
 from launcher.cost.budget import check_budget, print_forecast, to_json
 from launcher.cost.forecast import forecast
 from launcher.planning.pilot import pilot_grid

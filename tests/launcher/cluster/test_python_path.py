@@ -13,7 +13,7 @@ from rich.console import Console
 
 from launcher.cluster import local, sbatch
 from launcher.cluster.sbatch import TaskArray
-from launcher.commands import prefetch
+from launcher.commands.preparation import prefetch
 from launcher.planning.tasks import Task
 from study.errors import CalsweepError
 from study.paths import StudyPaths

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from launcher.cli import main
-from launcher.commands import doctor
-from launcher.commands.doctor import Case, Checks
+from launcher.commands.preparation import doctor
+from launcher.commands.preparation.doctor import Case, Checks
 
 LAST = "[a] sentence"
 

@@ -32,7 +32,7 @@ import sys
 from rich.console import Console
 from launcher.planning.sites import ClusterProfile, SlurmSite, load_site
 from launcher.planning.plan import build_plan
-from launcher.commands.prefetch import prefetch
+from launcher.commands.preparation.prefetch import prefetch
 from study.grid.config import load_grid
 from study.errors import CalsweepError
 from pathlib import Path

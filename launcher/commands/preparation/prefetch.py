@@ -130,7 +130,8 @@ def _fetched(
     if not console.is_terminal:
         env["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     # -P: with -c alone, folders of the working directory would come before ROOT
-    command = [sys.executable, "-P", "-c", "from launcher.commands.prefetch import fetch_all; fetch_all()"]
+    code = "from launcher.commands.preparation.prefetch import fetch_all; fetch_all()"
+    command = [sys.executable, "-P", "-c", code]
     with subprocess.Popen(
         command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     ) as child:
