@@ -15,7 +15,8 @@ from tests.training import accidents
 from tests.training.attempts import KILLED, assert_same_run, end, finish, paths_of, start
 from tests.waiting import eventually
 
-STEPS = 30
+STEPS = 90
+"""A run of 30 steps, a tenth of a second each, was at times complete before the last kill."""
 KILLS = 10
 UP_TO_S = 0.5
 SAVE_S = 0.03
