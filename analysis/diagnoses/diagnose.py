@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from analysis.diagnoses import answers, correlations, decomposition, metrics, slices, temperature
+from analysis.diagnoses import answers, correlations, decomposition, metrics, multiverse, slices, temperature
 from analysis.diagnoses.manifest import MANIFEST_NAME, manifest
 from analysis.diagnoses.rows import Row, Table, hashes_of, with_hashes
 from analysis.diagnoses.selection import selection_rows
@@ -42,6 +42,7 @@ TABLES: tuple[Table, ...] = (
 FILES = (
     *(f"{table.name}.csv" for table in TABLES if not table.is_shown),
     *(f"{table.name}.md" for table in TABLES if table.to_markdown),
+    *("multiverse.csv", "multiverse.md"),
     *(f"{table.name}.csv" for table in TABLES if table.is_shown),
 )
 """The tables that are written, beside the manifest and, where there is a choice, selection.csv."""
@@ -132,6 +133,9 @@ def diagnosed(study_dir: Path, read: StudyPass, *, select_by: str = MACRO) -> Di
         if table.to_markdown is not None:
             lines = rows[table.name]
             contents[f"{table.name}.md"] = table.to_markdown(study, lines) if lines else ""
+    of_multiverse = multiverse.multiverse_rows(study, rows[metrics.TABLE.name])
+    contents["multiverse.csv"] = _csv(with_hashes(of_multiverse, hashes))
+    contents["multiverse.md"] = multiverse.to_markdown(study, of_multiverse) if of_multiverse else ""
     contents |= {f"{table.name}.csv": _joined(long[table.name]) for table in TABLES if table.is_shown}
     contents["selection.csv"] = _csv(with_hashes(selection_rows(study_dir, study), hashes))
     notes = {f"{table.name}.md": table.note for table in TABLES}

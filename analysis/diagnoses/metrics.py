@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from analysis import metrics
+from analysis.diagnoses.multiverse import MORE_BINS
 from analysis.diagnoses.rows import Row, Table, language_rows, with_macro
 from analysis.metrics import binned
 from analysis.metrics.hendrycks import BETA
@@ -29,7 +30,9 @@ COLUMNS = (
     "confidence_gap",
     "ece",
     "ece_floor",
+    *(f"ece_{number}" for number in MORE_BINS),
     "ace",
+    *(f"ace_{number}" for number in MORE_BINS),
     "mce",
     "rms_ce",
     "debiased_l2",
@@ -51,9 +54,10 @@ COLUMNS = (
     "uncertainty",
     "within",
 )
-"""`ace`: the ECE over bins of equal mass. `classwise_ece`, `nll_...` and `..._p_norm` need all options: they
-exist for renormalised confidence alone. NLL = nll_refinement + nll_calibration. The last five describe the
-chosen option: Brier = reliability - resolution + uncertainty + within.
+"""`ace`: the ECE over bins of equal mass. `ece_10`, `ace_10`, ...: over so many bins instead of 15.
+`classwise_ece`, `nll_...` and `..._p_norm` need all options: they exist for renormalised confidence alone.
+NLL = nll_refinement + nll_calibration. The last five describe the chosen option: Brier = reliability -
+resolution + uncertainty + within.
 """
 P_NORM = 2.0
 """The p of `p_norm_confidence`; not fitted, since one chosen on the reported examples would flatter it."""
@@ -87,6 +91,8 @@ def all_metrics(scored: Scored, examples: PerExample, kind: str) -> Row:
         "ece": error_over_bins(bins),
         "ece_floor": binned.floor(bins),
         "ace": metrics.ace(conf, correct),
+        **{f"ece_{number}": metrics.ece(conf, correct, num_bins=number) for number in MORE_BINS},
+        **{f"ace_{number}": metrics.ace(conf, correct, num_bins=number) for number in MORE_BINS},
         "mce": binned.mce(bins),
         "rms_ce": binned.rms_ce(bins),
         "smooth_ece": metrics.smooth_ece(conf, correct),

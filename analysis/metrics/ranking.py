@@ -36,3 +36,28 @@ def auroc_values(confidence: ArrayLike, correct: ArrayLike) -> FloatArray:
     values = np.empty(len(hit))
     values[order] = area + (placement - area) / share
     return values
+
+
+def aurc_values(confidence: ArrayLike, correct: ArrayLike) -> FloatArray:
+    """(N,) numbers whose mean is the AURC, and whose deviations from it are each example's influence on it.
+
+    With R_k the share of errors among the k most confident examples, the AURC is the mean of all R_k; an
+    example of rank r, with error e of 0 or 1, has R_r + sum over k >= r of (e - R_k) / k. Examples of equal
+    confidence share the means over their ranks. confidence, correct: (N,). Raises ValueError for bad input.
+    """
+    conf, hit = check_predictions(confidence, correct)
+    order = np.argsort(-conf, kind="stable")
+    ordered, error = conf[order], 1.0 - hit[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=2.0))  # of each group of equal confidences
+    sizes = np.diff(starts, append=len(ordered))
+
+    def shared(values: FloatArray) -> FloatArray:
+        return np.asarray(np.repeat(np.add.reduceat(values, starts) / sizes, sizes), dtype=np.float64)
+
+    ranks = np.arange(1, len(ordered) + 1)
+    risk = np.cumsum(shared(error)) / ranks
+    later = np.cumsum((1.0 / ranks)[::-1])[::-1]
+    later_risk = np.cumsum((risk / ranks)[::-1])[::-1]
+    values = np.empty(len(hit))
+    values[order] = shared(risk) + error * shared(later) - shared(later_risk)
+    return values

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.metrics.ranking import auroc_values
+from analysis.metrics.ranking import aurc_values, auroc_values
 from analysis.reading.scored import CONFIDENCES, PerExample, Scored
 from study.bins import FloatArray
 
@@ -117,12 +117,16 @@ def _of_confidence(kind: str) -> tuple[Metric, ...]:
             return None
         return auroc_values(examples.confidence[kind], examples.correct)
 
+    def aurc(scored: Scored, examples: PerExample) -> FloatArray:
+        return aurc_values(examples.confidence[kind], examples.correct)
+
     return (
         Metric("confidence", "Confidence", "conf.", (0.0, 1.0), "everywhere", kind, confidence),
         Metric("gap", "Gap", "gap", (-1.0, 1.0), "claims", kind),
         Metric("ece", "ECE", "ECE", (0.0, 1.0), "differences", kind, has_interval=False, has_floor=True),
         Metric("ece_l2", "L2 ECE", "L2 ECE", (-1.0, 1.0), "everywhere", kind, is_squared=True),
         Metric("auroc", "AUROC", "AUROC", (0.0, 1.0), "differences", kind, auroc),
+        Metric("aurc", "AURC", "AURC", (0.0, 1.0), "differences", kind, aurc),
     )
 
 
@@ -136,9 +140,10 @@ METRICS: tuple[Metric, ...] = (
 )
 """In the order of the columns of CSV and Parquet. `chance` is the accuracy of a guess, `gap` the mean
 confidence minus the accuracy, `ece` the plug-in ECE, which is biased upward and so has a floor instead of an
-interval, `ece_l2` the root of the squared error without bias (`analysis/inference/squared.py`), `option_mass`
-the mean probability on the option letters; NLL in nats. AUROC over all examples together is the mean over
-languages, by their numbers of examples."""
+interval, `ece_l2` the root of the squared error without bias (`analysis/inference/squared.py`), `aurc` the
+area under the risk-coverage curve (small is good), `option_mass` the mean probability on the option letters;
+NLL in nats. AUROC and AURC over all examples together are means over languages, by their numbers of examples.
+"""
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 

@@ -1,4 +1,4 @@
-"""AUROC as a mean of influences: against scikit-learn, and against what leaving an example out does."""
+"""AUROC and AURC as means of influences: against scikit-learn, and against re-weighted examples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.metrics.ranking import auroc_values
+from analysis.metrics import aurc
+from analysis.metrics.ranking import aurc_values, auroc_values
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
@@ -39,3 +40,23 @@ def test_answers_that_are_all_right_have_none() -> None:
     for correct in (np.ones(3), np.zeros(3)):
         with pytest.raises(ValueError, match="a right answer and a wrong one"):
             auroc_values([0.2, 0.3, 0.9], correct)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 80), st.sampled_from([3, 1000]))
+def test_the_mean_is_the_aurc(seed: int, size: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    confidence, correct = rng.integers(0, levels + 1, size) / levels, rng.uniform(size=size) < 0.6
+    assert np.mean(aurc_values(confidence, correct)) == pytest.approx(aurc(confidence, correct), abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [10, 10**6])
+def test_the_values_have_the_standard_error_of_the_bootstrap(levels: int) -> None:
+    """The AURC is computed anew for each of 2,000 resampled sets of examples."""
+    rng = np.random.default_rng(7)
+    size = 500
+    confidence = np.round(rng.uniform(size=size) * levels) / levels
+    correct = rng.uniform(size=size) < 0.3 + 0.6 * confidence
+    draws = rng.integers(0, size, (2000, size))
+    resampled = np.std([aurc(confidence[draw], correct[draw]) for draw in draws], ddof=1)
+    values = aurc_values(confidence, correct)
+    assert np.std(values) / np.sqrt(size) == pytest.approx(resampled, rel=0.06)  # 4 errors of 2,000 draws

@@ -67,6 +67,7 @@ def by_hand(records: list[Prediction]) -> dict[str, float]:
         result[f"ece_{kind}"] = ece(pairs)
         result[f"ece_l2_{kind}"] = l2_ece(pairs, [record.example_id for record in records])
         result[f"auroc_{kind}"] = auroc(pairs)
+        result[f"aurc_{kind}"] = aurc(pairs)
     return result
 
 
@@ -91,6 +92,12 @@ def auroc(pairs: list[tuple[float, bool]]) -> float:
     right, wrong = ([c for c, correct in pairs if correct is side] for side in (True, False))
     won = [(a > b) + (a == b) / 2 for a in right for b in wrong]
     return sum(won) / len(won) if won else math.nan
+
+
+def aurc(pairs: list[tuple[float, bool]]) -> float:
+    """The errors among the k most confident, for each k; no two confidences are equal."""
+    correct = [correct for _, correct in sorted(pairs, reverse=True)]
+    return sum(1 - sum(correct[:k]) / k for k in range(1, len(correct) + 1)) / len(correct)
 
 
 def test_letter_by_hand(folder: StudyFolder) -> None:
@@ -239,7 +246,7 @@ def test_macro_and_micro(folder: StudyFolder) -> None:
         mean = (one[name] + two[name]) / 2
         if "ece_l2" in name:
             mean = signed_root((one[name] * abs(one[name]) + two[name] * abs(two[name])) / 2)
-        if "auroc" in name:  # within languages
+        if name.startswith("au"):  # within languages
             value = (40 * one[name] + 160 * two[name]) / 200
         assert value_of(micro.metrics, name) == pytest.approx(value, abs=1e-6), name
         assert value_of(macro.metrics, name) == pytest.approx(mean, abs=1e-6), name
