@@ -20,7 +20,7 @@ from analysis.tables.typesetting import latex_safe
 from study import journal
 from study.axes import axis_text, value_text
 from study.bins import NUM_BINS
-from study.files import read_json, write_atomic
+from study.files import read_json, write_atomic, write_json
 from study.jobs.job import Job
 from study.jobs.plan import Plan, read_plan
 from study.jobs.specs import VALIDATION_SPLITS, EvalSpec, Source, TrainSpec
@@ -60,14 +60,13 @@ def methods(study_dir: Path) -> Methods:
 
 
 def write_methods(study_dir: Path) -> tuple[Methods, list[Path]]:
-    """Write tables/methods.md and tables/methods.tex."""
+    """Write tables/methods.md, methods.tex and methods.json, the card for programs."""
     section = methods(study_dir)
     folder = StudyPaths(Path(study_dir)).tables
-    written = []
-    for name, text in (("methods.md", to_markdown(section)), ("methods.tex", to_latex(section))):
-        write_atomic(folder / name, text)
-        written.append(folder / name)
-    return section, written
+    write_atomic(folder / "methods.md", to_markdown(section))
+    write_atomic(folder / "methods.tex", to_latex(section))
+    write_json(folder / "methods.json", section.card)
+    return section, [folder / f"methods.{end}" for end in ("md", "tex", "json")]
 
 
 def to_markdown(section: Methods) -> str:
@@ -182,7 +181,7 @@ def _evaluation(evaluations: Sequence[EvalSpec], study: Study) -> dict[str, str]
         )
         card[f"{where}, prompts"] = (
             f"scaffold {prompting.scaffold}, {prompting.num_shots} shots, options in "
-            f"{prompting.option_order} order, version {prompting.version} of the prompts"
+            f"{prompting.option_order} order, hash of the prompts' texts {prompting.version}"
         )
     return card
 
@@ -266,14 +265,17 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _software(paths: StudyPaths, plan: Plan) -> str:
+    """The code and libraries that jobs ran with, each combination once."""
     stacks: set[str] = set()
     for job in plan.jobs:
-        file = paths.job(job.job_id).env
-        versions = _read(file).get("versions")
+        env = _read(paths.job(job.job_id).env)
+        versions, code = env.get("versions"), env.get("code")
         if isinstance(versions, dict):
-            stacks.add(
-                ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if version)
-            )
+            texts = [f"{name} {version}" for name, version in sorted(versions.items()) if version]
+            if isinstance(code, dict):
+                commit = f" (commit {str(code['git_commit'])[:12]})" if code.get("git_commit") else ""
+                texts.insert(0, f"calsweep code {code.get('code')}{commit}")
+            stacks.add(", ".join(texts))
     return " or ".join(sorted(stacks)) or "unknown: no job says"
 
 

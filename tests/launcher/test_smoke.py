@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.diagnoses.methods import methods
 from study.jobs.plan import read_plan
 from study.paths import StudyPaths
 from study.records import read_predictions
@@ -41,6 +42,31 @@ def test_every_job_is_done_and_its_records_are_whole(study: StudyPaths) -> None:
             table, info = read_predictions(folder.predictions)
             assert info.language == job["spec"]["language"]
             assert table.num_rows > 200
+
+
+def test_its_methods_are_those_of_its_files(study: StudyPaths) -> None:
+    """Numbers of the reporting card against the records, the journals' times and env.json."""
+    card = methods(study.root).card
+    jobs = read_plan(study).jobs
+    evaluations = [job for job in jobs if job.kind == "evaluate"]
+    sizes = {read_predictions(study.job(job.job_id).predictions)[0].num_rows for job in evaluations}
+    assert len(sizes) == 1
+    evaluation = next(text for name, text in card.items() if name.startswith("evaluation: "))
+    assert "2 languages (en, sw)" in evaluation
+    assert f"questions of a language: {sizes.pop()};" in evaluation
+    assert card["missing"] == "0 of 4 evaluations"
+    env = json.loads(study.job(evaluations[0].job_id).env.read_text())
+    assert card["software"].startswith(f"calsweep code {env['code']['code']}")
+    assert f"torch {env['versions']['torch']}" in card["software"]
+    core_seconds = 0.0
+    for job in jobs:
+        if job.kind in ("prepare", "train"):
+            folder = study.job(job.job_id)
+            begin, end = (json.loads(line)["time"] for line in folder.attempts.read_text().splitlines())
+            core_seconds += (end - begin) * json.loads(folder.execution.read_text())["resources"][
+                "cpus_per_task"
+            ]
+    assert f"{core_seconds / 3600:.2f} core-hours of training" in card["compute"]
 
 
 def test_wandb_runs_of_every_kind_read_back(study: StudyPaths) -> None:
