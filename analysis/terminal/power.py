@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,12 @@ class Findable:
     """What a design finds of one metric."""
 
     detectable: float | None
-    """The smallest change found with 80% power; None where the questions are not known."""
+    """The smallest change found with 80% power; infinite where none is, None where the number of questions is
+    not known."""
     seeds_needed: int | None
     """For the change that was asked for; None where no number of seeds is enough, or it is not known."""
+    level: float | None = None
+    """Of an L2 ECE, the value from which it rises."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def forecast(
             continue
         design = Design(num_languages, num_items, num_seeds)
         smallest = detectable(components[metric], design)
-        metrics[metric] = Findable(smallest, seeds_needed(components[metric], design, change))
+        needed = seeds_needed(components[metric], design, change)
+        metrics[metric] = Findable(smallest, needed, getattr(components[metric], "level", None))
     return Forecast(test, num_languages, num_items, num_seeds, change, source, metrics)
 
 
@@ -84,12 +89,16 @@ def print_forecasts(forecasts: Sequence[Forecast]) -> None:
         table.add_column(f"seeds to find {decimal(one.change)}", justify="right")
         for metric, found in one.metrics.items():
             smallest = "unknown" if found.detectable is None else decimal(found.detectable, digits=4)
+            smallest = "none" if found.detectable == math.inf else smallest
             needed = f"more than {MAX_SEEDS}" if found.seeds_needed is None else str(found.seeds_needed)
-            table.add_row(METRICS[metric], smallest, "unknown" if found.detectable is None else needed)
+            needed = "unknown" if found.detectable is None else needed
+            title = METRICS[metric] + (
+                "" if found.level is None else f", from {decimal(found.level)} upwards"
+            )
+            table.add_row(title, smallest, needed)
         console.print(table)
     notes = [
         f"Components {forecasts[0].source}. Tests at the level .05, two-sided, seeds paired.",
-        "To be found, a change of the L2 ECE must be larger than one of the gap.",
     ]
     if forecasts[0].num_seeds == 1:
         notes.append("With one seed these are changes between two checkpoints, not between two methods.")

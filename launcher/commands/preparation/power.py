@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +83,12 @@ def _as_json(one: Forecast) -> dict[str, Any]:
         "components_from": one.source,
         "change": one.change,
         "metrics": [
-            {"metric": name, "detectable": found.detectable, "seeds_for_change": found.seeds_needed}
+            {
+                "metric": name,
+                "detectable": None if found.detectable == math.inf else found.detectable,
+                "seeds_for_change": found.seeds_needed,
+                "from_level": found.level,
+            }
             for name, found in one.metrics.items()
         ],
     }

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 
 from analysis.inference.bootstrap import resample
 from analysis.inference.changes import assess
+from analysis.inference.changes import change as change_of
 from analysis.inference.estimates import Estimate, mean, over_seeds
-from analysis.inference.power import Components, Design, detectable, seeds_needed
+from analysis.inference.power import (
+    Components,
+    Design,
+    SquaredComponents,
+    detectable,
+    seeds_needed,
+    squared_components,
+)
+from tests.analysis.inference.worlds import Model, cells, draw, truth
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -55,3 +65,39 @@ def test_the_fewest_seeds() -> None:
     assert detectable(components, Design(13, 500, needed)) <= 0.01
     assert detectable(components, Design(13, 500, needed - 1)) > 0.01
     assert seeds_needed(Components(3.0, 1.0, 0.01), design, 0.001) is None  # more seeds ask no more questions
+
+
+@pytest.mark.slow
+def test_a_change_of_the_l2_ece_is_found_as_often_as_forecast() -> None:
+    """Components from pilots of the same world, with fewer languages and questions than are planned."""
+    models, number = (Model(slope=0.65), Model(slope=0.8)), 200
+    rng = np.random.default_rng(5)
+    pilots = [squared_components(*_pairs(rng, 200, 4, models)) for _ in range(20)]
+    medians = np.median([astuple(pilot) for pilot in pilots if pilot is not None], axis=0)
+    components = SquaredComponents(*medians.tolist())
+    after, before = (truth(model).ece_l2 for model in models)
+    assert components.level == pytest.approx(before, abs=0.01)
+    design, change = Design(6, 300, 1), after - before
+    power = next(
+        power / 100 for power in range(5, 100) if detectable(components, design, power=power / 100) > change
+    )
+    assert 0.3 < power < 0.95
+    found = 0
+    for _ in range(number):
+        _, (a, b) = _pairs(rng, 300, 6, models)
+        found += change_of(a, b).p_value < 0.05
+    # beside the error of the simulation, that of the components
+    assert found / number == pytest.approx(power, abs=0.05 + 2 * math.sqrt(power * (1 - power) / number))
+
+
+def _pairs(
+    rng: np.random.Generator, items: int, languages: int, models: tuple[Model, Model]
+) -> tuple[list[tuple[Estimate, Estimate]], tuple[Estimate, Estimate]]:
+    """The L2 ECEs of both models in each language, and of their macro means."""
+    confidence, correct = draw(rng, items, languages, models)
+    resamples = resample([f"{k:03d}" for k in range(items)], num_replicates=200)
+    a, b = ([of["ece_l2"] for of in cells(resamples, confidence[:, :, m], correct[:, :, m])] for m in (0, 1))
+    whole = mean(a), mean(b)
+    assert whole[0] is not None
+    assert whole[1] is not None
+    return list(zip(a, b, strict=True)), (whole[0], whole[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.inference.power import Components
 from analysis.results.components import ASSUMED
 from launcher.cli import main
 from study.paths import ROOT
@@ -37,6 +38,7 @@ def test_components_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (found,) = json.loads(capsys.readouterr().out)
     assert found["components_from"] == f"measured in {folder.root}"
     assumed = ASSUMED["accuracy"]
+    assert isinstance(assumed, Components)
     (accuracy,) = (one for one in found["metrics"] if one["metric"] == "accuracy")
     assert accuracy["detectable"] > 3 * assumed.question_sd / (13 * 205) ** 0.5
     assert main(["power", DEMO, "--from", str(tmp_path)]) == 2
